@@ -1,0 +1,18 @@
+"""Data: named sets and files, their preprocessing, and batches on the device."""
+
+__all__ = [
+    "AsIs",
+    "Batch",
+    "Binarize",
+    "Data",
+    "Dequantize",
+    "Examples",
+    "Preprocessing",
+    "RawBatch",
+    "Standardize",
+    "load_data",
+]
+
+from pyrovae.data.examples import Batch, Examples, RawBatch
+from pyrovae.data.loading import Data, load_data
+from pyrovae.data.preprocessing import AsIs, Binarize, Dequantize, Preprocessing, Standardize

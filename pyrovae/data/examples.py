@@ -1,0 +1,224 @@
+"""Examples: one split of a data set, kept on the device in its own units and batched there."""
+
+__all__ = ["Batch", "Examples", "RawBatch"]
+
+import random
+from collections.abc import Iterator, Sequence
+from copy import copy
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pyrovae.data.preprocessing import AsIs, Preprocessing
+from pyrovae.errors import InputError
+from pyrovae.randomness import draw_key, generator
+
+
+class Batch(NamedTuple):
+    """What a program sees: x of shape (N, x) in float32, and labels (N,) where there are any."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+class RawBatch(NamedTuple):
+    """Rows of a data set in its own units, before preprocessing."""
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor | None
+
+
+class Examples:
+    """The examples of one split, ready to be batched.
+
+    Tensors stay in their own dtype (an 8-bit image takes a byte per pixel) and are indexed,
+    and preprocessed, on the device: no DataLoader, no Python per example. A `Dataset` streams
+    through DataLoader workers instead; whatever its items draw is a function of the seed, the
+    epoch and the example, for any number of workers.
+
+    Args:
+        x: The observations, a tensor (N, x), or a `Dataset` of x or of (x, y).
+        y: The labels of a tensor, with shape (N,).
+        preprocessing: How they become the program's x.
+        split: What the examples are for; it keys their fixed noise.
+        seed: The seed of their fixed noise.
+        num_workers: The number of DataLoader workers of a streamed `Dataset`.
+
+    Raises:
+        InputError: If there is no example, or the labels are not one for each.
+
+    Example:
+        >>> train = Examples(torch.arange(6.0).reshape(3, 2))
+        >>> [batch.x.shape for batch in train.in_order(2)]
+        [torch.Size([2, 2]), torch.Size([1, 2])]
+    """
+
+    def __init__(
+        self,
+        x: "Tensor | Dataset[Any]",
+        y: Tensor | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        split: str = "train",
+        seed: int = 0,
+        num_workers: int = 2,
+    ) -> None:
+        self._x = x
+        self._y = y
+        self.preprocessing: Preprocessing = preprocessing or AsIs()
+        self.split = split
+        self.seed = seed
+        self.num_workers = num_workers
+        self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+
+        if len(self) == 0:
+            raise InputError(f"The {split} set is empty.", "Give data with at least one example.")
+        if y is not None and len(y) != len(self):
+            raise InputError(
+                f"The {split} set has {len(self)} examples and {len(y)} labels.",
+                "Give one label for each example.",
+            )
+
+    def __len__(self) -> int:
+        return len(self._x)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the examples are read as they are needed."""
+        return not isinstance(self._x, Tensor)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return tuple(self.raw([0]).x.shape[1:])
+
+    @property
+    def y(self) -> Tensor | None:
+        """The labels, with shape (N,), of examples in memory."""
+        return self._y
+
+    def to(self, device: torch.device) -> "Examples":
+        """These examples on a device, or with their batches made there."""
+        moved = copy(self)
+        moved.device = device
+        moved.__dict__.pop("_settled", None)
+        if isinstance(self._x, Tensor):
+            moved._x = self._x.to(device)
+            moved._y = None if self._y is None else self._y.to(device)
+        return moved
+
+    def raw(self, rows: Tensor | list[int]) -> RawBatch:
+        """Some examples in the data's own units."""
+        rows = torch.as_tensor(rows)
+        if isinstance(self._x, Tensor):
+            index = rows.to(self.device)
+            return RawBatch(rows, self._x[index], None if self._y is None else self._y[index])
+
+        seen = _Seeded(self._x, self.seed, 0)
+        return self._move(rows, *_collate([seen[i] for i in rows.tolist()]))
+
+    def shuffled(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[RawBatch]:
+        """The batches of a training epoch, their order a function of (seed, epoch)."""
+        order = torch.randperm(len(self), generator=generator(seed, "permutation", epoch))
+
+        return self.raw_batches(order.split(batch_size), seed=seed, epoch=epoch)
+
+    def in_order(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+        """The examples as they stand, with the same noise at every call: for reported numbers."""
+        count = len(self) if limit is None else min(limit, len(self))
+
+        for raw in self.raw_batches(torch.arange(count).split(batch_size), seed=self.seed):
+            yield self._fix(raw)
+
+    def head(self, count: int) -> Batch:
+        """The first examples, as `in_order` gives them."""
+        return next(self.in_order(count, limit=count))
+
+    def prepare(self, raw: RawBatch) -> Batch:
+        """What a program is trained on: noise, where it is redrawn, from the global generator."""
+        if self.preprocessing.redraws:
+            noise = torch.rand(raw.x.shape, device=raw.x.device)
+            return Batch(self.preprocessing.apply(raw.x, noise), raw.y)
+
+        if self.preprocessing.needs_noise and not self.streams:
+            return Batch(self._settled[raw.rows.to(self.device)].float(), raw.y)
+
+        return self._fix(raw)
+
+    @cached_property
+    def _settled(self) -> Tensor:
+        """Every example after a static binarisation, a byte per value."""
+        return torch.cat([batch.x.byte() for batch in self.in_order(1000)])
+
+    def _fix(self, raw: RawBatch) -> Batch:
+        """Preprocesses with noise from (seed, split, index): the same on every device."""
+        if not self.preprocessing.needs_noise:
+            return Batch(self.preprocessing.apply(raw.x, None), raw.y)
+
+        source = torch.Generator()
+        noise = [
+            torch.rand(
+                raw.x.shape[1:],
+                generator=source.manual_seed(draw_key(self.seed, self.split, row)),
+            )
+            for row in raw.rows.tolist()
+        ]
+        return Batch(self.preprocessing.apply(raw.x, torch.stack(noise).to(raw.x.device)), raw.y)
+
+    def raw_batches(
+        self, groups: Sequence[Tensor], *, seed: int, epoch: int = 0
+    ) -> Iterator[RawBatch]:
+        """Groups of rows in the data's own units; (seed, epoch) key what a `Dataset` draws."""
+        if isinstance(self._x, Tensor):
+            yield from map(self.raw, groups)
+            return
+
+        loader = DataLoader(
+            _Seeded(self._x, seed, epoch),
+            batch_sampler=[rows.tolist() for rows in groups],
+            num_workers=self.num_workers,
+            collate_fn=_collate,
+        )
+        for rows, (x, y) in zip(groups, loader, strict=True):
+            yield self._move(rows, x, y)
+
+    def _move(self, rows: Tensor, x: Tensor, y: Tensor | None) -> RawBatch:
+        return RawBatch(rows, x.to(self.device), None if y is None else y.to(self.device))
+
+
+class _Seeded(Dataset[tuple[Tensor, Tensor | None]]):
+    """A data set whose items draw their noise from (seed, epoch, index), in any process."""
+
+    def __init__(self, dataset: "Dataset[Any]", seed: int, epoch: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
+        key = draw_key(self.seed, "item", self.epoch, index)
+        # Users' transforms draw from any of the three global generators.
+        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            random.seed(key)
+            np.random.seed(key % 2**32)  # noqa: NPY002
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(key)
+                item = self.dataset[index]
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+        x, y = item if isinstance(item, tuple | list) else (item, None)
+        return torch.as_tensor(x), None if y is None else torch.as_tensor(y)
+
+
+def _collate(items: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    x = torch.stack([x for x, _ in items])
+    labels = [y for _, y in items if y is not None]
+
+    return x, torch.stack(labels) if labels else None

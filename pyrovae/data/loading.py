@@ -1,0 +1,318 @@
+"""Loading: from a name, a file or an array to three splits with their preprocessing."""
+
+__all__ = ["Data", "load_data"]
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pyrovae.data import sources
+from pyrovae.data.examples import Examples
+from pyrovae.data.preprocessing import (
+    BINARIZE_MODES,
+    AsIs,
+    Binarize,
+    Dequantize,
+    Preprocessing,
+    Standardize,
+)
+from pyrovae.errors import InputError
+from pyrovae.randomness import generator
+
+# The seed of splits and of fixed noise is one for all runs, so that their numbers compare.
+DATA_SEED = 0
+# A `Dataset` that takes up less than this is read into memory once.
+MEMORY_LIMIT = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in three splits, with one preprocessing.
+
+    Attributes:
+        name: The name or path that it was asked for by, or "array".
+        train: The training examples.
+        valid: The validation examples.
+        test: The test examples.
+        values: What the values are: binary, grey, unit (real, within [0, 1]) or real.
+        split_rule: The rule that made the splits.
+        fingerprint: A sha256 over shapes and values, or None for data that stream.
+    """
+
+    name: str
+    train: Examples
+    valid: Examples
+    test: Examples
+    values: str
+    split_rule: str
+    fingerprint: str | None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the data become the program's x."""
+        return self.train.preprocessing
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one observation: (X,) or (C, H, W)."""
+        return self.train.x_shape
+
+    def to(self, device: torch.device) -> "Data":
+        """The three splits on a device."""
+        moved = {split: getattr(self, split).to(device) for split in sources.SPLITS}
+        return Data(**{**vars(self), **moved})
+
+
+def load_data(
+    source: "str | os.PathLike[str] | np.ndarray | Tensor | Dataset[Any]",
+    y: "np.ndarray | Tensor | None" = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    binarize: str | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Data:
+    """Loads data by name, from a file, or from an array, with defaults that follow from them.
+
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) and become (N, C, H, W); vectors are
+    (N, X). A source with splits of its own keeps them; else a seeded permutation, the same for
+    every run, gives 80 % to training and 10 % each to validation and test.
+
+    | data | preprocessing |
+    |---|---|
+    | digits and the MNIST family | dynamic binarisation |
+    | values in {0, 1} | as they are |
+    | other 8-bit images | dequantised: (value + u) / 256 |
+    | real images within [0, 1] | as they are |
+    | other real values | standardised by the training moments |
+
+    Args:
+        source: A name (digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces), the
+            path of a .npy or .npz file, an array, a tensor, or a torch `Dataset`.
+        y: Labels (N,) of an array or a tensor.
+        data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
+        binarize: none, threshold, static or dynamic, instead of the default of the table.
+        preprocessing: A preprocessing to apply as it is, as stored in a run.
+
+    Raises:
+        InputError: If the data are missing, unreadable, empty, of a shape or dtype that is not
+            understood, or hold NaN or infinity.
+
+    Example:
+        >>> data = load_data("digits")
+        >>> len(data.train), len(data.valid), len(data.test), data.x_shape
+        (1437, 180, 180, (1, 8, 8))
+        >>> data.preprocessing
+        Binarize(mode='dynamic', maximum=16)
+    """
+    if isinstance(source, Dataset):
+        return _from_dataset(source, preprocessing)
+
+    if isinstance(source, str | os.PathLike):
+        name, raw = str(source), sources.read(str(source), data_dir)
+    else:
+        name = "array"
+        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
+        raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
+
+    tensors = {split: (_as_tensor(x, name), _as_labels(y)) for split, (x, y) in raw.splits.items()}
+    fingerprint = _fingerprint(tensors)
+    splits, rule = _three_splits(tensors)
+    train_x = splits["train"][0]
+    values = _kind(train_x, raw.maximum)
+    if preprocessing is None:
+        preprocessing = _choose(train_x, values, raw, binarize)
+
+    examples = {
+        split: Examples(x, y, preprocessing=preprocessing, split=split, seed=DATA_SEED)
+        for split, (x, y) in splits.items()
+    }
+    return Data(name, **examples, values=values, split_rule=rule, fingerprint=fingerprint)
+
+
+# ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
+
+
+def _as_tensor(array: np.ndarray, name: str) -> Tensor:
+    """A tensor (N, X) or (N, C, H, W) of bytes or of float32."""
+    if array.dtype.kind not in "buif":
+        raise InputError(
+            f"{name} holds values of dtype {array.dtype}.", "Give integers or real numbers."
+        )
+    if array.ndim not in (2, 3, 4):
+        raise InputError(
+            f"{name} has shape {array.shape}.",
+            "Give vectors (N, X), or images (N, H, W), (N, H, W, C) or (N, C, H, W).",
+        )
+    if 0 in array.shape:
+        raise InputError(
+            f"{name} is empty: its shape is {array.shape}.", "Give at least one example."
+        )
+
+    array = _small_integers_as_bytes(np.asarray(array))
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32)
+        _refuse_non_finite(array, name)
+
+    return torch.from_numpy(_channels_first(array, name).copy())
+
+
+def _small_integers_as_bytes(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    is_integer = array.dtype.kind in "bui"
+    if is_integer and array.min() >= 0 and array.max() <= 255:
+        return array.astype(np.uint8)
+    return array
+
+
+def _refuse_non_finite(array: np.ndarray, name: str) -> None:
+    finite = np.isfinite(array.reshape(len(array), -1)).all(1)
+    if not finite.all():
+        first = int(np.flatnonzero(~finite)[0])
+        raise InputError(
+            f"{name} holds NaN, infinite or overflowing values, first in example {first} "
+            f"({int((~finite).sum())} of {len(array)} examples).",
+            "Remove these examples, or fill in their values.",
+        )
+
+
+def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 2:
+        return array
+    if array.ndim == 3:
+        return array[:, None]
+
+    first, last = array.shape[1] in (1, 3, 4), array.shape[3] in (1, 3, 4)
+    if first == last:
+        raise InputError(
+            f"In images of shape {array.shape[1:]} the channels cannot be told from the sides.",
+            "Give images (N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels.",
+        )
+    return array if first else array.transpose(0, 3, 1, 2)
+
+
+def _as_labels(y: np.ndarray | None) -> Tensor | None:
+    return None if y is None else torch.from_numpy(np.array(y, dtype=np.int64))
+
+
+# ── Splits and defaults ──────────────────────────────────────────────────────────────────────
+
+Tensors = Mapping[str, tuple[Tensor, Tensor | None]]
+
+
+def _three_splits(found: Tensors) -> tuple[Tensors, str]:
+    """The source's own splits, completed by a seeded rule where one is missing."""
+    if set(found) >= {"train", "valid", "test"}:
+        return found, "the source's own splits"
+
+    x, y = found["train"]
+    own_test = found.get("test")
+    shares = {"valid": 0.1} if own_test else {"valid": 0.1, "test": 0.1}
+    if "valid" in found:
+        shares = {"test": 0.1}
+
+    if len(x) < 10:
+        raise InputError(
+            f"{len(x)} examples are too few to split into training, validation and test.",
+            "Give at least 10, or an .npz file with the arrays train, valid and test.",
+        )
+    order = torch.randperm(len(x), generator=generator(DATA_SEED, "split"))
+    splits = dict(found)
+    for split, share in shares.items():
+        count = round(share * len(x))
+        rows, order = order[-count:], order[:-count]
+        splits[split] = _rows((x, y), rows)
+    splits["train"] = _rows((x, y), order)
+
+    kept = [split for split in ("valid", "test") if split in found]
+    rule = f"{' and '.join(shares)}: a seeded 10 % of the examples each"
+    return splits, f"{rule}; {kept[0]}: the source's own" if kept else rule
+
+
+def _rows(split: tuple[Tensor, Tensor | None], rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    x, y = split
+    return x[rows], None if y is None else y[rows]
+
+
+def _kind(x: Tensor, maximum: float | None) -> str:
+    if bool(((x == 0) | (x == 1)).all()):
+        return "binary"
+    if x.dtype == torch.uint8:
+        return "grey" if x.dim() > 2 or maximum else "real"
+    return "unit" if x.dim() > 2 and 0 <= float(x.min()) and float(x.max()) <= 1 else "real"
+
+
+def _choose(x: Tensor, values: str, raw: sources.Raw, binarize: str | None) -> Preprocessing:
+    mode = binarize or (raw.binarize if values != "binary" else None) or "none"
+    if mode not in ("none", *BINARIZE_MODES):
+        raise InputError(
+            f"There is no binarisation {mode!r}.",
+            f"Take one of none, {', '.join(BINARIZE_MODES)}.",
+        )
+
+    if mode != "none":
+        maximum = {"binary": 1.0, "unit": 1.0, "grey": raw.maximum or 255.0}.get(values)
+        if maximum is None:
+            raise InputError(
+                f"Real values from {float(x.min()):.3g} to {float(x.max()):.3g} have no "
+                "grey scale to binarise.",
+                "Scale them to [0, 1] first, or take --binarize none.",
+            )
+        return Binarize(mode, maximum)
+
+    if values == "grey":
+        return Dequantize(int(raw.maximum or 255) + 1)
+    return Standardize.of(x) if values == "real" else AsIs()
+
+
+def _fingerprint(tensors: Tensors) -> str:
+    digest = sha256()
+    for split, (x, _) in sorted(tensors.items()):
+        digest.update(f"{split} {tuple(x.shape)} {x.dtype}".encode())
+        digest.update(x.numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ── Datasets ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _from_dataset(dataset: "Dataset[Any]", preprocessing: Preprocessing | None) -> Data:
+    """Reads a `Dataset` into memory where it fits, and streams it where it does not."""
+    size = len(dataset)  # pyright: ignore[reportArgumentType]
+    if size == 0:
+        raise InputError("The Dataset is empty.", "Give data with at least one example.")
+
+    whole = Examples(dataset)
+    first = whole.raw([0]).x
+    if size * first.numel() * first.element_size() <= MEMORY_LIMIT:
+        batches = list(whole.raw_batches(torch.arange(size).split(1000), seed=DATA_SEED))
+        y = [batch.y for batch in batches if batch.y is not None]
+        x = torch.cat([batch.x for batch in batches])
+        return load_data(x, torch.cat(y) if y else None, preprocessing=preprocessing)
+
+    order = torch.randperm(size, generator=generator(DATA_SEED, "split"))
+    tenth = size // 10
+    rows = {"test": order[:tenth], "valid": order[tenth : 2 * tenth], "train": order[2 * tenth :]}
+    examples = {
+        split: Examples(
+            torch.utils.data.Subset(dataset, some.tolist()),
+            preprocessing=preprocessing,
+            split=split,
+            seed=DATA_SEED,
+        )
+        for split, some in rows.items()
+    }
+    return Data(
+        "dataset",
+        **examples,
+        values="real",
+        split_rule="valid and test: a seeded 10 % of the examples each",
+        fingerprint=None,
+    )

@@ -1,0 +1,205 @@
+r"""Preprocessing: from the data's own units to the x that a program sees, and back.
+
+Each is a small frozen object, stored in the run and applied to whatever data a later command is
+given. One that needs noise is a pure function of it: uniform on [0, 1), of the data's shape.
+"""
+
+__all__ = ["AsIs", "Binarize", "Dequantize", "Preprocessing", "Standardize"]
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import InputError
+
+BINARIZE_MODES = ("threshold", "static", "dynamic")
+
+
+class Preprocessing(ABC):
+    """What the rest of the package asks of a preprocessing."""
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether `apply` takes noise."""
+        return False
+
+    @property
+    def redraws(self) -> bool:
+        """Whether training draws the noise anew at every visit of an example.
+
+        Validation and test never do: there an example's noise is a function of its index.
+        """
+        return False
+
+    @property
+    def log_cell_volume(self) -> float | None:
+        r"""The log-volume in x of one discrete value of the data, None where they are real.
+
+        $\log P(\text{data}) \ge \log p(x) + \text{dims} \times$ this (Theis et al., 2016,
+        arXiv:1511.01844).
+        """
+        return None
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """A phrase for the first lines of a run."""
+
+    @abstractmethod
+    def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
+        """The program's x, in float32."""
+
+    @abstractmethod
+    def invert(self, x: Tensor) -> Tensor:
+        """Back to the data's own units."""
+
+
+@dataclass(frozen=True)
+class AsIs(Preprocessing):
+    """The data as they are."""
+
+    @property
+    def summary(self) -> str:
+        """A phrase for the first lines of a run."""
+        return "as they are"
+
+    def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
+        """The data in float32."""
+        return raw.float()
+
+    def invert(self, x: Tensor) -> Tensor:
+        """The same values."""
+        return x
+
+
+@dataclass(frozen=True)
+class Binarize(Preprocessing):
+    r"""Grey values in [0, maximum] made binary.
+
+    `threshold` asks whether the value is above one half; `static` and `dynamic` draw
+    $x \sim \mathrm{Bernoulli}(\text{value} / \text{maximum})$, once, or anew at every visit.
+
+    Args:
+        mode: One of threshold, static, dynamic.
+        maximum: The value that stands for one: 255 for 8-bit images.
+    """
+
+    mode: str
+    maximum: float = 255.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in BINARIZE_MODES:
+            raise InputError(
+                f"There is no binarisation {self.mode!r}.",
+                f"Take one of {', '.join(BINARIZE_MODES)}.",
+            )
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether values are drawn."""
+        return self.mode != "threshold"
+
+    @property
+    def redraws(self) -> bool:
+        """Whether training draws them anew at every visit."""
+        return self.mode == "dynamic"
+
+    @property
+    def summary(self) -> str:
+        """A phrase for the first lines of a run."""
+        return f"binarised ({self.mode})"
+
+    def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
+        """Zeros and ones."""
+        probability = raw / self.maximum
+        # 0.5 rather than the mean: P(noise < p) = p, and p > 0.5 is the threshold.
+        return (probability > (0.5 if noise is None else noise)).float()
+
+    def invert(self, x: Tensor) -> Tensor:
+        """Probabilities back to the grey scale."""
+        return x * self.maximum
+
+
+@dataclass(frozen=True)
+class Dequantize(Preprocessing):
+    r"""Integers 0 .. levels - 1 spread over [0, 1): $x = (\text{value} + u) / \text{levels}$.
+
+    With $u \sim U[0, 1)$ a density of x bounds the probability of the integers from below.
+
+    Args:
+        levels: The number of integers: 256 for 8-bit images.
+    """
+
+    levels: int = 256
+
+    @property
+    def needs_noise(self) -> bool:
+        """The fraction of a level that is added."""
+        return True
+
+    @property
+    def redraws(self) -> bool:
+        """The fractions are drawn anew at every visit."""
+        return True
+
+    @property
+    def log_cell_volume(self) -> float:
+        """One integer is 1 / levels wide."""
+        return -math.log(self.levels)
+
+    @property
+    def summary(self) -> str:
+        """A phrase for the first lines of a run."""
+        return f"{self.levels} levels dequantised to [0, 1)"
+
+    def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
+        """Values in [0, 1)."""
+        assert noise is not None
+        # A sum just under `levels` may round up to it in float32.
+        return ((raw + noise) / self.levels).clamp(max=1 - 2**-24)
+
+    def invert(self, x: Tensor) -> Tensor:
+        """The integers, as real numbers in [0, levels - 1]."""
+        return (x * self.levels - 0.5).clamp(0, self.levels - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardize(Preprocessing):
+    r"""Real values to mean zero and standard deviation one: $x = (\text{value} - m) / s$.
+
+    Densities and bounds are then of the standardised values: subtract $\sum_i \log s_i$ for
+    those of the data in their own units.
+
+    Args:
+        mean: The training mean, of the shape of one observation or broadcasting to it.
+        scale: The training standard deviation, likewise.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @property
+    def summary(self) -> str:
+        """A phrase for the first lines of a run."""
+        return "standardised by the training moments"
+
+    @classmethod
+    def of(cls, raw: Tensor) -> "Standardize":
+        """The moments of vectors (N, X) feature by feature, of images over all pixels."""
+        dims = 0 if raw.dim() == 2 else tuple(range(raw.dim()))
+        values = raw.double()
+        scale = values.std(dims, correction=0)
+        # A constant feature stays where it is rather than becoming 0 / 0.
+        scale = torch.where(scale > 0, scale, 1.0)
+        return cls(values.mean(dims).float(), scale.float())
+
+    def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
+        """Standardised values."""
+        return (raw.float() - self.mean.to(raw.device)) / self.scale.to(raw.device)
+
+    def invert(self, x: Tensor) -> Tensor:
+        """The data's own units."""
+        return x * self.scale.to(x.device) + self.mean.to(x.device)

@@ -1,0 +1,41 @@
+r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution over $(D,)$."""
+
+__all__ = ["GaussianEncoder"]
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae.networks import smooth_clamp
+
+# Bounds on log σ. In float32 they keep σ² and 1/σ² far from overflow, and they are wider than
+# any posterior that data at a sensible scale can ask for.
+LOG_SCALE_BOUNDS = (-7.0, 3.5)
+
+
+class GaussianEncoder(nn.Module):
+    r"""The encoder $q(z \mid x) = \mathcal{N}(z \mid \mu(x), \mathrm{diag}(\sigma^2(x)))$.
+
+    The network's output is read as $(\mu, \log \sigma)$, with $\log \sigma$ kept smoothly
+    within (-7, 3.5).
+
+    Args:
+        net: A network mapping $(*, x)$ to $(*, 2 D)$.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+
+        self.net = net
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        """The approximate posterior, with batch shape $(*)$ and event shape $(D,)$.
+
+        Args:
+            x: The observation, with shape $(*, x)$.
+        """
+        loc, log_scale = self.net(x).chunk(2, dim=-1)
+
+        return dist.Normal(loc, smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).exp()).to_event(1)

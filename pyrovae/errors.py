@@ -1,0 +1,30 @@
+"""What can go wrong, each said in one sentence of cause and one of remedy."""
+
+__all__ = ["CheckpointError", "InputError", "NonFiniteError", "PyrovaeError"]
+
+
+class PyrovaeError(Exception):
+    """An error that the user can act on.
+
+    Args:
+        cause: One sentence: what is wrong, and with which value.
+        remedy: One sentence: what to do about it.
+    """
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause} {remedy}")
+
+        self.cause = cause
+        self.remedy = remedy
+
+
+class InputError(PyrovaeError, ValueError):
+    """The data, a program, a name or an option cannot be used as given."""
+
+
+class NonFiniteError(PyrovaeError, ArithmeticError):
+    """A loss or a gradient became NaN or infinite; no weight has been changed by it."""
+
+
+class CheckpointError(PyrovaeError, RuntimeError):
+    """A checkpoint cannot be written, or none that is whole can be found."""

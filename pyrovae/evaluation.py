@@ -1,0 +1,296 @@
+r"""Measuring a program: per example, in nats, with error bars.
+
+All of it comes from the same K draws $z_k \sim q(z \mid x)$ and their importance weights
+$\log w_k = \log p(x, z_k) - \log q(z_k \mid x)$:
+
+$$\mathrm{ELBO} = \tfrac1K \sum_k \log w_k, \qquad \log \hat p(x) = \log \tfrac1K \sum_k w_k.$$
+"""
+
+__all__ = ["Evaluation", "evaluate", "pareto_k"]
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Batch, Examples
+from pyrovae.programs import (
+    Program,
+    Structure,
+    check_support,
+    evaluating,
+    inspect_program,
+    observation_site,
+    trace_pair,
+)
+from pyrovae.randomness import seeded
+from pyrovae.terms import Terms, draw_terms
+
+# How many values of x are decoded at a time: what bounds the memory of an evaluation.
+CHUNK = {"cpu": 2**22, "cuda": 2**27}
+ACTIVE_VARIANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    r"""What an evaluation found. Every tensor is per example, (N,), in nats, at weight 1.
+
+    Attributes:
+        elbo: The evidence lower bound.
+        log_likelihood: Its first term, $E_q[\log p(x \mid z)]$.
+        kl: Its second term, $\mathrm{KL}(q(z \mid x) \,\|\, p(z))$.
+        log_evidence: $\log p(x)$ by importance sampling; a lower bound in expectation.
+        log_evidence_error: Its Monte Carlo standard error, by the delta method.
+        pareto_k: The tail index of the weights: above 0.7 neither the estimate nor its error can
+            be trusted for that example. NaN where there are too few draws to tell.
+        kl_per_dim: The mean KL of every dimension of each latent vector, (D,), of those whose
+            prior and posterior factorise over dimensions.
+        latent_means: $E_q[z \mid x]$ of each latent vector, (N, D).
+        labels: The labels of the examples, where there are any.
+        num_samples: The number K of draws.
+        seconds: How long it took.
+        log_cell_volume: What turns $\log p(x)$ into the log-probability of discrete data, per
+            dimension of x: 0 for a discrete likelihood, and None where there is no such thing.
+        dims: The number of dimensions of x.
+    """
+
+    elbo: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+    log_evidence: Tensor
+    log_evidence_error: Tensor
+    pareto_k: Tensor
+    kl_per_dim: dict[str, Tensor]
+    latent_means: dict[str, Tensor]
+    labels: Tensor | None
+    num_samples: int
+    seconds: float
+    log_cell_volume: float | None
+    dims: int
+
+    @property
+    def num_examples(self) -> int:
+        """The number N of examples."""
+        return len(self.elbo)
+
+    @property
+    def active_units(self) -> int:
+        r"""The latent dimensions with $\mathrm{Var}_x(E_q[z_d \mid x]) > 0.01$ (Burda et al., 2016)."""
+        means = self.latent_means.values()
+        return sum(int((m.var(0, correction=0) > ACTIVE_VARIANCE).sum()) for m in means)
+
+    @property
+    def latent_dims(self) -> int:
+        """The number of latent dimensions that `active_units` counts among."""
+        return sum(means.shape[-1] for means in self.latent_means.values())
+
+    @property
+    def bits_per_dim(self) -> float | None:
+        r"""$-\log_2 P(x)$ per dimension, for discrete or dequantised data alone; else None."""
+        if self.log_cell_volume is None:
+            return None
+        nats = self.log_evidence.mean().item() / self.dims + self.log_cell_volume
+        return -nats / math.log(2)
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """The part of the error of the mean log-evidence that more draws would remove."""
+        return self.log_evidence_error.square().sum().sqrt().item() / self.num_examples
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers in plain Python: means over examples, with their standard errors."""
+        return {
+            "elbo": self.elbo.mean().item(),
+            "elbo_se": standard_error(self.elbo),
+            "log_likelihood": self.log_likelihood.mean().item(),
+            "kl": self.kl.mean().item(),
+            "log_evidence": self.log_evidence.mean().item(),
+            "log_evidence_se": standard_error(self.log_evidence),
+            "log_evidence_monte_carlo_se": self.monte_carlo_error,
+            "pareto_k_above_0.7": (self.pareto_k > 0.7).float().mean().item(),
+            "num_samples": self.num_samples,
+            "num_examples": self.num_examples,
+            "active_units": self.active_units,
+            "bits_per_dim": self.bits_per_dim,
+            "seconds": self.seconds,
+        }
+
+
+def standard_error(values: Tensor) -> float:
+    """The standard error of a mean over examples; NaN for a single one."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def evaluate(
+    program: Program,
+    examples: Examples | Tensor,
+    *,
+    num_samples: int = 1000,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measures a program on examples, in memory that depends on neither their number nor K.
+
+    Args:
+        program: Any program of `pyrovae.programs`.
+        examples: N examples, with the same noise at every call, or the program's x itself.
+        num_samples: The number K of draws from the guide for each example.
+        limit: How many examples to measure, the first ones.
+        seed: The seed of the draws. Batching does not change the examples' own noise.
+
+    Raises:
+        InputError: If the program has a global latent, or an example lies outside the support
+            of its likelihood.
+    """
+    start = time.perf_counter()
+    if isinstance(examples, Tensor):
+        examples = Examples(examples)
+    first = examples.head(3)
+    structure = inspect_program(program, first)
+    check_support(program, examples.in_order(1000, limit=limit))
+
+    dims = first.x[0].numel()
+    rows = max(1, CHUNK[examples.device.type] // dims)
+    batch_size = min(rows, 500)
+    parts: list[_Part] = []
+    with evaluating(program):
+        for index, batch in enumerate(examples.in_order(batch_size, limit=limit)):
+            with seeded(seed, "evaluate", index, device=examples.device):
+                parts.append(_measure(program, batch, num_samples, rows, structure))
+        log_cell_volume = _log_cell_volume(program, examples, first)
+
+    def join(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts]).cpu()
+
+    sites = parts[0].latent_means
+    return Evaluation(
+        **{name: join(name) for name in _PER_EXAMPLE},
+        kl_per_dim={
+            n: torch.cat([p.kl_per_dim[n] for p in parts]).mean(0).cpu()
+            for n in parts[0].kl_per_dim
+        },
+        latent_means={n: torch.cat([part.latent_means[n] for part in parts]).cpu() for n in sites},
+        labels=None if parts[0].labels is None else join("labels"),
+        num_samples=num_samples,
+        seconds=time.perf_counter() - start,
+        log_cell_volume=log_cell_volume,
+        dims=dims,
+    )
+
+
+_PER_EXAMPLE = (
+    "elbo",
+    "log_likelihood",
+    "kl",
+    "log_evidence",
+    "log_evidence_error",
+    "pareto_k",
+)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An evaluation of one batch."""
+
+    elbo: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+    log_evidence: Tensor
+    log_evidence_error: Tensor
+    pareto_k: Tensor
+    kl_per_dim: dict[str, Tensor]
+    latent_means: dict[str, Tensor]
+    labels: Tensor | None
+
+
+def _measure(
+    program: Program, batch: Batch, num_samples: int, rows: int, structure: Structure
+) -> _Part:
+    """Draws the particles of one batch a few at a time, and keeps only their weights."""
+    at_once = max(1, rows // len(batch.x))
+    counts = [min(at_once, num_samples - done) for done in range(0, num_samples, at_once)]
+    chunks = [draw_terms(program, batch, count, structure) for count in counts]
+
+    def averaged(chosen: list[Tensor]) -> Tensor:
+        shares = torch.tensor(counts, dtype=chosen[0].dtype, device=chosen[0].device)
+        return torch.einsum("c,c...->...", shares / num_samples, torch.stack(chosen))
+
+    log_weight = torch.cat([chunk.log_weight for chunk in chunks]).double()
+    log_likelihood = torch.cat([chunk.log_likelihood for chunk in chunks]).double().mean(0)
+    log_evidence = log_weight.logsumexp(0) - math.log(num_samples)
+    elbo = log_weight.mean(0)
+
+    return _Part(
+        elbo=elbo,
+        log_likelihood=log_likelihood,
+        kl=log_likelihood - elbo,
+        log_evidence=log_evidence,
+        log_evidence_error=_delta_error(log_weight, log_evidence),
+        pareto_k=pareto_k(log_weight),
+        kl_per_dim=_by_site(chunks, "kl_per_dim", averaged),
+        latent_means=_by_site(chunks, "latent_means", averaged),
+        labels=batch.y,
+    )
+
+
+def _by_site(chunks: list[Terms], name: str, averaged: Any) -> dict[str, Tensor]:
+    return {
+        site: averaged([getattr(chunk, name)[site] for chunk in chunks])
+        for site in getattr(chunks[0], name)
+    }
+
+
+def _delta_error(log_weight: Tensor, log_evidence: Tensor) -> Tensor:
+    r"""The standard error of $\log \tfrac1K \sum_k w_k$: that of the mean weight over the mean."""
+    relative = (log_weight - log_evidence).exp()
+    if len(relative) < 2:
+        return torch.full_like(log_evidence, math.nan)
+    return relative.std(0) / math.sqrt(len(relative))
+
+
+def _log_cell_volume(program: Program, examples: Examples, first: Batch) -> float | None:
+    model_trace, _ = trace_pair(program, first)
+    support: Any = observation_site(model_trace)["fn"].support
+
+    return 0.0 if support.is_discrete else examples.preprocessing.log_cell_volume
+
+
+def pareto_k(log_weight: Tensor) -> Tensor:
+    r"""The tail index $\hat k$ of importance weights, for each column of a (K, N) tensor.
+
+    A generalised Pareto distribution is fitted to the largest $\min(K / 5, 3 \sqrt K)$ weights
+    by the method of Zhang & Stephens (2009), with the prior of Vehtari et al. that pulls small
+    samples towards 0.5. With fewer than 5 in the tail it is NaN.
+
+    References:
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), arXiv:1507.02646.
+    """
+    size = int(min(len(log_weight) / 5, 3 * math.sqrt(len(log_weight))))
+    if size < 5:
+        return torch.full_like(log_weight[0], math.nan)
+
+    top = log_weight.double().topk(size + 1, dim=0, sorted=True).values
+    # Exceedances over the largest weight outside the tail, ascending, scaled by the maximum.
+    tail = ((top[:-1] - top[0]).exp() - (top[-1] - top[0]).exp()).flip(0).T
+    k = _fit_tail(tail.clamp(min=1e-300))
+
+    return torch.where(tail[:, -1] > 0, (k * size + 5) / (size + 10), -math.inf)
+
+
+def _fit_tail(x: Tensor) -> Tensor:
+    """Zhang & Stephens' estimate of the shape for sorted exceedances (N, M) -> (N,)."""
+    size = x.shape[1]
+    grid = torch.arange(1, 31 + int(math.sqrt(size)), dtype=x.dtype, device=x.device) - 0.5
+    steps = 1 - ((len(grid)) / grid).sqrt()
+    quartile = x[:, int(size / 4 + 0.5) - 1, None]
+    b = 1 / x[:, -1:] + steps / (3 * quartile)
+
+    k = torch.log1p(-b[..., None] * x[:, None]).mean(-1)
+    log_profile = size * ((-b / k).log() - k - 1)
+    posterior = torch.softmax(log_profile, dim=-1)
+    b = (posterior * b).sum(-1, keepdim=True)
+
+    return torch.log1p(-b * x).mean(-1)

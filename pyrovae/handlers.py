@@ -1,0 +1,79 @@
+"""Effect handlers and store-keeping that Pyro lacks."""
+
+__all__ = ["isolated_store", "kl_weight", "register"]
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pyro
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor, nn
+
+from pyrovae.errors import InputError
+
+_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_numbers = itertools.count()
+
+
+def register(module: nn.Module) -> None:
+    """Lets a stock `pyro.infer.SVI` find the trainable parameters of a module.
+
+    It is `pyro.module` under a name that no other module of the process bears, copies
+    included. With a fixed name the second of two modules would silently never train: the
+    parameter store would hand Pyro's optimizer the tensors of the first.
+
+    Raises:
+        InputError: If the store, loaded from elsewhere, holds other tensors under the name.
+    """
+    if module not in _names:
+        _names[module] = f"{type(module).__name__}_{next(_numbers)}"
+
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            full_name = f"{_names[module]}$$${name}"
+            if pyro.param(full_name, parameter) is not parameter:
+                raise InputError(
+                    f"Pyro's parameter store already holds another tensor as {full_name!r}.",
+                    "Call pyro.clear_param_store(), and restore weights with load_state_dict.",
+                )
+
+
+@contextmanager
+def isolated_store(*, empty: bool = False) -> Iterator[None]:
+    """Leaves Pyro's global parameter store afterwards as it was before.
+
+    Args:
+        empty: Whether the block starts from an empty store rather than from a copy.
+    """
+    store = pyro.get_param_store()
+    with store.scope(None if empty else store.get_state()):
+        yield
+
+
+class _KLWeight(Messenger):
+    def __init__(self, weight: float | Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not isinstance(msg["fn"], _Subsample):
+            msg["scale"] = msg["scale"] * self.weight
+
+
+def kl_weight(weight: float | Tensor) -> Any:
+    r"""A handler that multiplies the log-probability of every latent site by a weight.
+
+    Around a model and around its guide it turns the ELBO into
+    $E_q \log p(x \mid z) - \beta \, \mathrm{KL}(q \,\|\, p)$. `poutine.scale` round the
+    latent sites does the same, except that it refuses a weight of zero, where a warm-up starts.
+    Both sides need it: `TraceMeanField_ELBO` reads the weight of the guide's sites alone, and
+    `Trace_ELBO` that of each side for itself.
+
+    Args:
+        weight: The weight $\beta \ge 0$, a number or a 0-dimensional tensor.
+    """
+    return _KLWeight(weight)

@@ -1,0 +1,209 @@
+r"""Networks: tensors to tensors, under any number of leading batch dimensions.
+
+They know no probability. A network is told the shape of one input and of one output, and maps
+$(*, \text{in}) \to (*, \text{out})$; particles may therefore add dimensions on the left.
+"""
+
+__all__ = ["MLP", "ConvNet", "DeconvNet", "smooth_clamp", "smooth_floor"]
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def smooth_floor(value: Tensor, low: float) -> Tensor:
+    r"""A smooth $\max(\text{value}, \text{low})$: $\ell + \mathrm{softplus}(v - \ell)$.
+
+    The gradient never vanishes altogether, where that of a hard clamp is exactly zero.
+    """
+    return low + F.softplus(value - low)
+
+
+def smooth_clamp(value: Tensor, low: float, high: float) -> Tensor:
+    r"""Keeps a value smoothly within (low, high); nearly the identity well inside.
+
+    Example:
+        >>> smooth_clamp(torch.tensor([-1e9, 0.0, 1e9]), -7.0, 3.5)
+        tensor([-7.0000, -0.0289,  3.5000])
+    """
+    return high - F.softplus(high - smooth_floor(value, low))
+
+
+class MLP(nn.Module):
+    r"""A fully connected network $(*, \text{in}) \to (*, \text{out})$.
+
+    Args:
+        in_shape: The shape of one input; an image is flattened.
+        out_shape: The shape of one output.
+        hidden: The widths of the hidden layers.
+        activation: The class of the nonlinearity.
+
+    Example:
+        >>> MLP((1, 28, 28), (50,), hidden=(400,))(torch.zeros(3, 5, 1, 28, 28)).shape
+        torch.Size([3, 5, 50])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: Sequence[int] = (400,),
+        activation: type[nn.Module] = nn.Softplus,
+    ) -> None:
+        super().__init__()
+
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+        self.hidden = tuple(hidden)
+        self.activation = activation
+
+        widths = (math.prod(self.in_shape), *self.hidden, math.prod(self.out_shape))
+        layers: list[nn.Module] = []
+        for wide, narrow in pairwise(widths):
+            layers += [nn.Linear(wide, narrow), activation()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps $(*, in)$ to $(*, out)$."""
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+
+
+class ConvNet(nn.Module):
+    r"""A convolutional network $(*, C, H, W) \to (*, \text{out})$ for images of any size.
+
+    Convolutions of width 3 with "same" padding, a dense layer, and a linear read-out. The
+    defaults are the stack that most VAE tutorials use on 28x28 images: 32 channels, then 64 with
+    stride 2, 64 and 64, and 32 dense units.
+
+    Args:
+        in_shape: The shape (C, H, W) of one image.
+        out_shape: The shape of one output.
+        channels: The channels of each convolution.
+        strides: The stride of each convolution.
+        hidden: The width of the dense layer.
+        activation: The class of the nonlinearity.
+
+    Example:
+        >>> ConvNet((3, 17, 23), (4,))(torch.zeros(2, 5, 3, 17, 23)).shape
+        torch.Size([2, 5, 4])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (32, 64, 64, 64),
+        strides: Sequence[int] = (1, 2, 1, 1),
+        hidden: int = 32,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+        self.channels = tuple(channels)
+        self.strides = tuple(strides)
+        self.hidden = hidden
+        self.activation = activation
+
+        depth, height, width = self.in_shape
+        layers: list[nn.Module] = []
+        for wide, stride in zip(self.channels, self.strides, strict=True):
+            layers += [nn.Conv2d(depth, wide, 3, stride=stride, padding=1), activation()]
+            depth, height, width = wide, -(-height // stride), -(-width // stride)
+
+        self.convolutions = nn.Sequential(*layers)
+        self.dense = nn.Sequential(
+            nn.Linear(depth * height * width, hidden),
+            activation(),
+            nn.Linear(hidden, math.prod(self.out_shape)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps $(*, C, H, W)$ to $(*, out)$."""
+        batch_shape = x.shape[:-3]
+        features = self.convolutions(x.reshape(-1, *self.in_shape)).flatten(1)
+
+        return self.dense(features).reshape(*batch_shape, *self.out_shape)
+
+
+class DeconvNet(nn.Module):
+    r"""A transposed convolutional network $(*, \text{in}) \to (*, C, H, W)$ for any image size.
+
+    A dense layer makes a coarse map, transposed convolutions of width 3 enlarge it, and a
+    convolution reads it out without a nonlinearity. The defaults are the decoder of the same
+    tutorials as `ConvNet`: a coarse map of 64 channels, then 32 with stride 2.
+
+    Args:
+        in_shape: The shape of one input.
+        out_shape: The shape (C, H, W) of one output.
+        coarse: The channels of the coarse map.
+        channels: The channels of each transposed convolution.
+        strides: The stride of each transposed convolution.
+        activation: The class of the nonlinearity.
+
+    Example:
+        >>> DeconvNet((2,), (3, 17, 23))(torch.zeros(2, 5, 2)).shape
+        torch.Size([2, 5, 3, 17, 23])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        coarse: int = 64,
+        channels: Sequence[int] = (32,),
+        strides: Sequence[int] = (2,),
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+        self.coarse = coarse
+        self.channels = tuple(channels)
+        self.strides = tuple(strides)
+        self.activation = activation
+
+        # The sizes on the way down decide the output padding on the way back up.
+        sizes = [self.out_shape[1:]]
+        for stride in reversed(self.strides):
+            sizes.append(tuple(-(-side // stride) for side in sizes[-1]))
+        sizes.reverse()
+
+        self.map_shape = (coarse, *sizes[0])
+        self.dense = nn.Sequential(
+            nn.Linear(math.prod(self.in_shape), math.prod(self.map_shape)), activation()
+        )
+
+        layers: list[nn.Module] = []
+        depth = coarse
+        for wide, stride, small, large in zip(
+            self.channels, self.strides, sizes[:-1], sizes[1:], strict=True
+        ):
+            height, width = (
+                big - (stride * (side - 1) + 1) for side, big in zip(small, large, strict=True)
+            )
+            layers += [
+                nn.ConvTranspose2d(
+                    depth, wide, 3, stride, padding=1, output_padding=(height, width)
+                ),
+                activation(),
+            ]
+            depth = wide
+        self.convolutions = nn.Sequential(
+            *layers, nn.Conv2d(depth, self.out_shape[0], 3, padding=1)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Maps $(*, in)$ to $(*, C, H, W)$."""
+        flat = z.flatten(-len(self.in_shape))
+        coarse = self.dense(flat).reshape(-1, *self.map_shape)
+
+        return self.convolutions(coarse).reshape(*flat.shape[:-1], *self.out_shape)

@@ -1,0 +1,305 @@
+r"""What pyrovae asks of a program, and what it can learn from any program's traces.
+
+**The contract.** A *program* is any object with a `model`, a `guide` and parameters: an
+`nn.Module` with these two methods, or any object whose attributes are the two functions and the
+modules that they use.
+
+- `model(x)` samples its latents and observes x under `pyro.plate("data", len(x))`. It need only
+  use `len(x)` and `obs=x`, so that `poutine.uncondition(model)` on a template of n rows draws n
+  new examples. `guide(x)` samples the latents under the same plate.
+- Where a signature has `y`, labels are passed.
+- Which sites are latent or observed, local (inside the plate `data`) or global, is read from
+  the trace. The site `"x"`, or else the only observed one, is the observation.
+- Whatever `poutine.scale`, beta or a warm-up do enters the training loss alone. Everything
+  here is at weight 1, in nats, one number per example. `poutine.mask` counts everywhere.
+"""
+
+__all__ = [
+    "Program",
+    "Structure",
+    "as_module",
+    "check_support",
+    "data_frame",
+    "evaluating",
+    "inspect_program",
+    "labels",
+    "observation_site",
+    "sample_sites",
+    "sites",
+    "trace_pair",
+]
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any, Protocol
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyrovae.data import Batch
+from pyrovae.errors import InputError
+from pyrovae.handlers import isolated_store
+
+PLATE = "data"
+Site = Any  # a dict; Pyro types its traces more loosely than they are
+
+
+class Program(Protocol):
+    """Any object with a model and a guide over the same latent sites."""
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What one run of a program shows of it.
+
+    Attributes:
+        latents: The latent sites that the guide samples inside the plate, in its order.
+        global_latents: The latent sites outside the plate.
+        observed: The observed sites.
+        full_size: The plate's traced size: what a loss summed by Pyro is divided by to get nats
+            per example. It is None where the plate has the size of the batch.
+        depth: The number of batch dimensions that the program's plates take up.
+        vectorizes: Whether the program runs under particles as one more dimension on the left.
+    """
+
+    latents: tuple[str, ...]
+    global_latents: tuple[str, ...]
+    observed: tuple[str, ...]
+    full_size: int | None
+    depth: int
+    vectorizes: bool
+
+
+# ── Running a program ────────────────────────────────────────────────────────────────────────
+
+
+def as_module(program: Program) -> nn.Module:
+    """The parameters of a program, as one module.
+
+    Raises:
+        InputError: If the program lacks a model or a guide.
+    """
+    name = type(program).__name__
+    if not all(callable(getattr(program, method, None)) for method in ("model", "guide")):
+        raise InputError(
+            f"A {name} has no methods model and guide.",
+            "Give a program: an nn.Module with both methods, such as pyrovae.VAE.",
+        )
+
+    if isinstance(program, nn.Module):
+        module: nn.Module = program
+    else:
+        attributes = getattr(program, "__dict__", {}).items()
+        module = nn.ModuleDict({k: v for k, v in attributes if isinstance(v, nn.Module)})
+
+    return module
+
+
+def labels(function: Callable[..., Any], batch: Batch) -> dict[str, Tensor | None]:
+    """The keyword arguments of a model or a guide: its labels, where its signature has y.
+
+    Raises:
+        InputError: If it needs labels and the batch has none.
+    """
+    parameters = signature(function).parameters
+    if "y" not in parameters:
+        return {}
+
+    if batch.y is None and parameters["y"].default is parameters["y"].empty:
+        raise InputError(
+            "The program needs labels y and the data have none.",
+            "Give data with labels, or make y optional in model and guide.",
+        )
+    return {"y": batch.y}
+
+
+def trace_pair(
+    program: Program, batch: Batch, *, within: AbstractContextManager[Any] | None = None
+) -> tuple[Trace, Trace]:
+    """Runs the guide, then the model on the guide's latents: (model trace, guide trace).
+
+    Args:
+        program: The program.
+        batch: The examples.
+        within: A context round both, such as a plate of particles.
+    """
+    with within or nullcontext():
+        guide_trace = poutine.trace(program.guide).get_trace(
+            batch.x, **labels(program.guide, batch)
+        )
+        model = poutine.replay(program.model, trace=guide_trace)
+        model_trace = poutine.trace(model).get_trace(batch.x, **labels(program.model, batch))
+
+    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+@contextmanager
+def evaluating(program: Program) -> Iterator[None]:
+    """Runs a block without gradients, in evaluation mode, leaving no trace of it.
+
+    Every submodule's training flag and Pyro's parameter store are afterwards what they were.
+    """
+    modules = list(as_module(program).modules())
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad(), isolated_store(), pyro.validation_enabled(False):
+            yield
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+
+
+# ── Reading its traces ───────────────────────────────────────────────────────────────────────
+
+
+def sample_sites(trace: Trace) -> dict[str, Site]:
+    """The sample sites of a trace by name."""
+    nodes: dict[str, Site] = dict(trace.nodes)
+    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+
+
+def sites(trace: Trace, *, observed: bool) -> dict[str, Site]:
+    """The observed, or the latent, sample sites of a trace by name."""
+    return {
+        name: site for name, site in sample_sites(trace).items() if site["is_observed"] == observed
+    }
+
+
+def data_frame(site: Site) -> Any:
+    """The plate `data` of a site, or None where the site stands outside it."""
+    return next((f for f in site["cond_indep_stack"] if f.name == PLATE), None)
+
+
+def observation_site(trace: Trace) -> Site:
+    """The site of the observation x: the one named "x", or else the only observed one.
+
+    It reads a trace of the model, also one in which `poutine.uncondition` drew the observation.
+    """
+    observed = {
+        name: site
+        for name, site in sample_sites(trace).items()
+        if site["is_observed"] or site["infer"].get("was_observed")
+    }
+    if "x" not in observed and len(observed) != 1:
+        raise InputError(
+            f"None of the observed sites {sorted(observed)} is named 'x'.",
+            "Name the observation of the model 'x'.",
+        )
+    return observed["x"] if "x" in observed else next(iter(observed.values()))
+
+
+def inspect_program(program: Program, batch: Batch) -> Structure:
+    """Runs a program once on a few examples and reads its structure.
+
+    Raises:
+        InputError: If it observes nothing, observes outside the plate, has a latent in the
+            guide that the model lacks, or cannot explain these examples.
+    """
+    few = Batch(batch.x[:3], None if batch.y is None else batch.y[:3])
+    with evaluating(program), torch.random.fork_rng(devices=[]):
+        model_trace, guide_trace = trace_pair(program, few)
+        structure = _structure(model_trace, guide_trace, len(few.x))
+        _check_supports(model_trace, first_row=0)
+        vectorizes = not structure.global_latents and _vectorizes(program, few, structure)
+
+    return replace(structure, vectorizes=vectorizes)
+
+
+def check_support(program: Program, batches: Iterable[Batch]) -> None:
+    """Refuses data that a program's likelihood cannot have produced.
+
+    Raises:
+        InputError: If a value lies outside its support, naming the site and the example.
+    """
+    with evaluating(program), torch.random.fork_rng(devices=[]):
+        first_row = 0
+        for batch in batches:
+            model_trace, _ = trace_pair(program, batch)
+            _check_supports(model_trace, first_row)
+            first_row += len(batch.x)
+
+
+def _check_supports(model_trace: Trace, first_row: int) -> None:
+    for name, site in sites(model_trace, observed=True).items():
+        distribution, value = site["fn"], site["value"]
+        inside = distribution.support.check(value)
+        if not inside.all():
+            row = int((~inside.reshape(len(value), -1)).any(1).nonzero()[0])
+            bounds = f"from {float(value.min()):.3g} to {float(value.max()):.3g}"
+            raise InputError(
+                f"The observation {name!r} has values {bounds}, outside the support of its "
+                f"{_family(distribution)} likelihood, first in example {first_row + row}.",
+                "Binarise grey values (--binarize dynamic) for a Bernoulli, or take a likelihood "
+                "that has them in its support, such as the continuous Bernoulli on [0, 1] "
+                "(--decoder continuous-bernoulli) or a Gaussian (--decoder gaussian).",
+            )
+
+
+def _family(distribution: Any) -> str:
+    """The name of a distribution under whatever independence and masks are wrapped round it."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
+
+
+def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Structure:
+    observed = sites(model_trace, observed=True)
+    if not observed:
+        raise InputError("The model observes nothing.", "Give its likelihood obs=x.")
+
+    for name, site in observed.items():
+        if data_frame(site) is None:
+            raise InputError(
+                f"The observed site {name!r} is outside the plate 'data'.",
+                "Put it inside pyro.plate('data', len(x)).",
+            )
+
+    latents = sites(guide_trace, observed=False)
+    missing = [n for n in latents if n not in model_trace and not _is_auxiliary(latents[n])]
+    if missing:
+        raise InputError(
+            f"The guide samples {missing[0]!r}, which the model does not.",
+            "Give the latent the same name in model and guide.",
+        )
+
+    everything = {**sites(model_trace, observed=False), **latents}
+    frame = data_frame(next(iter(observed.values())))
+    full_size = getattr(frame, "full_size", None) or frame.size
+    stacks = [s["cond_indep_stack"] for s in (*everything.values(), *observed.values())]
+
+    return Structure(
+        latents=tuple(name for name, site in latents.items() if data_frame(site)),
+        global_latents=tuple(name for name, site in everything.items() if not data_frame(site)),
+        observed=tuple(observed),
+        full_size=None if full_size == batch_size else full_size,
+        depth=max(-f.dim for stack in stacks for f in stack if f.vectorized),
+        vectorizes=False,
+    )
+
+
+def _is_auxiliary(site: Site) -> bool:
+    return bool(site["infer"].get("is_auxiliary"))
+
+
+def _vectorizes(program: Program, batch: Batch, structure: Structure) -> bool:
+    """Whether the program runs with two particles on the left, its shapes validated."""
+    particles = pyro.plate("particles", 2, dim=-1 - structure.depth)
+    try:
+        with pyro.validation_enabled(True), warnings.catch_warnings(action="ignore"):
+            for trace in trace_pair(program, batch, within=particles):
+                trace.compute_log_prob()
+    except Exception:  # whatever a network raises that does not take the dimension
+        return False
+    return True

@@ -1,0 +1,159 @@
+r"""One step of stochastic variational inference at a time, guarded.
+
+The parameters come from the program's modules and Pyro's parameter store is left alone. The
+first step runs under Pyro's validation of shapes and supports; the others, which have the same
+structure, without it.
+"""
+
+__all__ = ["GuardedStep", "StepResult"]
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from pyrovae.data import Batch
+from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.handlers import kl_weight
+from pyrovae.programs import Program, Structure, as_module, labels, sample_sites, trace_pair
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Bound(Protocol):
+    """What is asked of an estimator: Pyro's `ELBO` objects with a differentiable loss."""
+
+    def differentiable_loss(self, model: object, guide: object, *args: object) -> Tensor:
+        """The loss summed over the plate, such that its gradient is the estimator's."""
+        ...
+
+
+class StepResult(NamedTuple):
+    """What a step found before it updated the weights.
+
+    Attributes:
+        loss: The training loss, in nats per example.
+        grad_norm: The norm of its gradient, before any clipping.
+    """
+
+    loss: float
+    grad_norm: float
+
+
+class GuardedStep:
+    """Loss, gradient, guard, update.
+
+    Args:
+        program: The program to train.
+        structure: What `inspect_program` found.
+        bound: The estimator of the bound.
+        make_optimizer: Called with the trainable parameters.
+        clip_norm: The norm that gradients are scaled down to, where they exceed it.
+
+    Raises:
+        InputError: If there is nothing to train, or the bound has no differentiable loss.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        structure: Structure,
+        bound: Bound,
+        make_optimizer: MakeOptimizer,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        if not hasattr(bound, "differentiable_loss"):
+            raise InputError(
+                f"{type(bound).__name__} has no differentiable_loss, which training needs.",
+                "Take pyro.infer.Trace_ELBO or TraceMeanField_ELBO.",
+            )
+        self.program = program
+        self.structure = structure
+        self.bound = bound
+        self.clip_norm = clip_norm
+
+        named = as_module(program).named_parameters()
+        self.parameters = {name: p for name, p in named if p.requires_grad}
+        if not self.parameters:
+            raise InputError(
+                f"The program {type(program).__name__} has no parameter to train.",
+                "Make it an nn.Module, or keep the modules that it uses as its attributes.",
+            )
+        self.optimizer = make_optimizer(self.parameters.values())
+        self._validate = True
+
+    def __call__(self, batch: Batch, weight: float, replay: Callable[[], None]) -> StepResult:
+        """Takes one step.
+
+        Args:
+            batch: The examples.
+            weight: The weight of the KL term.
+            replay: Called before the step is run again to find the cause of a NaN; it resets
+                the random generators to where they were before the step.
+
+        Raises:
+            NonFiniteError: If the loss or a gradient is not finite, naming the site or the
+                parameter. The weights and the optimizer are as they were before the step.
+        """
+        with pyro.validation_enabled(self._validate):
+            loss = self._loss(batch, weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        found = torch.stack([loss.detach(), norm]).tolist()
+        if not all(map(torch.isfinite, torch.tensor(found))):
+            replay()
+            raise self._diagnose(batch)
+
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters.values(), self.clip_norm, norm)
+        self.optimizer.step()
+        self._validate = False
+
+        return StepResult(*found)
+
+    def _loss(self, batch: Batch, weight: float) -> Tensor:
+        model, guide = self.program.model, self.program.guide
+        if "y" in labels(model, batch) or "y" in labels(guide, batch):
+            model, guide = _with_labels(model, batch), _with_labels(guide, batch)
+        if weight != 1:
+            handler = kl_weight(weight)
+            model, guide = handler(model), handler(guide)
+
+        total = self.bound.differentiable_loss(model, guide, batch.x)
+        return total / (self.structure.full_size or len(batch.x))
+
+    def _diagnose(self, batch: Batch) -> NonFiniteError:
+        """Finds what is not finite, on a graph of its own: first a site, then a gradient."""
+        remedy = (
+            "Weights are as they were before it; try a lower learning rate, gradient clipping "
+            "(clip_norm), or a larger floor under a learned scale."
+        )
+        with torch.no_grad(), pyro.validation_enabled(False):
+            model_trace, guide_trace = trace_pair(self.program, batch)
+
+        for trace in (guide_trace, model_trace):
+            for name, site in sample_sites(trace).items():
+                bad = ~torch.isfinite(site["fn"].log_prob(site["value"]))
+                if bad.any():
+                    row = int(bad.reshape(-1, len(batch.x)).any(0).nonzero()[0])
+                    return NonFiniteError(
+                        f"The log-probability of site {name!r} is not finite, first in row "
+                        f"{row} of the batch.",
+                        remedy,
+                    )
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                return NonFiniteError(f"The gradient of {name!r} is not finite.", remedy)
+        return NonFiniteError("The training loss is not finite.", remedy)
+
+
+def _with_labels(function: Callable[..., object], batch: Batch) -> Callable[..., object]:
+    extra = labels(function, batch)
+    return lambda x: function(x, **extra)
