@@ -78,7 +78,7 @@ class Evaluation:
 
     @property
     def active_units(self) -> int:
-        r"""The latent dimensions with $\mathrm{Var}_x(E_q[z_d \mid x]) > 0.01$ (Burda et al., 2016)."""
+        r"""The dimensions with $\mathrm{Var}_x(E_q[z_d \mid x]) > 0.01$ (Burda et al., 2016)."""
         means = self.latent_means.values()
         return sum(int((m.var(0, correction=0) > ACTIVE_VARIANCE).sum()) for m in means)
 

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -182,15 +182,20 @@ def data_frame(site: Site) -> Any:
     return next((f for f in site["cond_indep_stack"] if f.name == PLATE), None)
 
 
-def observation_site(trace: Trace) -> Site:
+def observation_site(trace: Trace, *, given: Collection[str] = ()) -> Site:
     """The site of the observation x: the one named "x", or else the only observed one.
 
-    It reads a trace of the model, also one in which `poutine.uncondition` drew the observation.
+    Args:
+        trace: A trace of the model, also one in which `poutine.uncondition` drew x.
+        given: Latent sites that were conditioned on, which look observed.
+
+    Raises:
+        InputError: If none is named "x" and there are several.
     """
     observed = {
         name: site
         for name, site in sample_sites(trace).items()
-        if site["is_observed"] or site["infer"].get("was_observed")
+        if (site["is_observed"] or site["infer"].get("was_observed")) and name not in given
     }
     if "x" not in observed and len(observed) != 1:
         raise InputError(

@@ -1,0 +1,198 @@
+"""Checkpoints: whole or ignored, and never a pickle.
+
+A checkpoint is a folder `step-N` of safetensors files and a `MANIFEST.json` with the sha256 and
+size of each, plain values, and the sha256 of itself. It is written under a temporary name,
+synced to the disk file by file, and renamed: a folder under its final name is complete. What a
+run resumes from is the newest folder that verifies, found by looking, not by a pointer.
+"""
+
+__all__ = ["Checkpoint", "load_newest", "save"]
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from pyrovae.errors import CheckpointError
+
+MANIFEST = "MANIFEST.json"
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved.
+
+    Attributes:
+        step: The number of steps taken.
+        weights: The state of the program's modules.
+        state: Whatever else training needs, a tree of dicts, lists, plain values and tensors.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Writes a checkpoint into a folder of checkpoints, and keeps the last two.
+
+    Raises:
+        CheckpointError: If it cannot be written; what stood before stands as it was.
+    """
+    tensors, plain = _split(checkpoint.state)
+    final = folder / f"step-{checkpoint.step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    files = {
+        "model.safetensors": save_tensors(_storable(checkpoint.weights)),
+        "state.safetensors": save_tensors(_storable(tensors)),
+    }
+    manifest = {
+        "step": checkpoint.step,
+        "state": plain,
+        "files": {
+            name: {"sha256": sha256(b).hexdigest(), "bytes": len(b)} for name, b in files.items()
+        },
+    }
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, content in (*files.items(), (MANIFEST, _seal(manifest))):
+            _write_synced(temporary / name, content)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
+        _sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"The checkpoint {final} cannot be written ({error.strerror or error}).",
+            "Free some space or choose another --run-dir; earlier checkpoints are untouched.",
+        ) from error
+
+    for old in _folders(folder)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_newest(folder: Path) -> Checkpoint:
+    """The newest checkpoint that is whole.
+
+    Raises:
+        CheckpointError: If there is none, naming what is wrong with the newest.
+    """
+    first_error: CheckpointError | None = None
+    for candidate in _folders(folder):
+        try:
+            return _load(candidate)
+        except CheckpointError as error:
+            first_error = first_error or error
+
+    if first_error is not None:
+        raise first_error
+    raise CheckpointError(
+        f"There is no checkpoint in {folder}.", "Check the path, or train the run first."
+    )
+
+
+def _load(path: Path) -> Checkpoint:
+    try:
+        manifest = _unseal((path / MANIFEST).read_bytes())
+        contents = {}
+        for name in ("model.safetensors", "state.safetensors"):
+            content = (path / name).read_bytes()
+            if sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
+                raise ValueError(f"{name} does not match its sha256")
+            contents[name] = load_tensors(content)
+        state = _join(manifest["state"], contents["state.safetensors"])
+        return Checkpoint(manifest["step"], contents["model.safetensors"], state)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} is damaged ({error}).",
+            "Restore it, or remove it so that the one before it is used.",
+        ) from error
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+# ── The manifest seals itself ────────────────────────────────────────────────────────────────
+
+
+def _seal(manifest: dict[str, Any]) -> bytes:
+    """A manifest with the sha256 of its own text, so that an edit of it is seen too."""
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    return json.dumps({"sha256": sha256(text.encode()).hexdigest(), "manifest": text}).encode()
+
+
+def _unseal(content: bytes) -> dict[str, Any]:
+    sealed = json.loads(content)
+    if sha256(sealed["manifest"].encode()).hexdigest() != sealed["sha256"]:
+        raise ValueError(f"{MANIFEST} does not match its sha256")
+    return json.loads(sealed["manifest"])
+
+
+# ── Files ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ── Trees of tensors and plain values ────────────────────────────────────────────────────────
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: safetensors refuses tensors that share their memory."""
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def _split(tree: Any) -> tuple[dict[str, Tensor], Any]:
+    """Takes the tensors out of a tree, leaving their numbers in their places."""
+    tensors: dict[str, Tensor] = {}
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            name = str(len(tensors))
+            tensors[name] = node
+            return {"tensor": name}
+        if isinstance(node, Mapping):
+            # Pairs rather than an object: an optimizer's keys are integers.
+            return {"pairs": [[key, walk(value)] for key, value in node.items()]}
+        if isinstance(node, list | tuple):
+            return [walk(item) for item in node]
+        return node
+
+    return tensors, walk(tree)
+
+
+def _join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(plain, list):
+        return [_join(item, tensors) for item in plain]
+    if isinstance(plain, dict):
+        if "tensor" in plain:
+            return tensors[plain["tensor"]]
+        return {key: _join(value, tensors) for key, value in plain["pairs"]}
+    return plain

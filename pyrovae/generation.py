@@ -1,0 +1,233 @@
+r"""Generating: samples, reconstructions, interpolations, traversals, the 2-D manifold.
+
+Every function works on any program: it conditions or unconditions the sites of the model and
+reads the likelihood's mean. A likelihood without a mean is shown by the mean of its draws, and
+`shown_by` says so.
+"""
+
+__all__ = [
+    "Generated",
+    "decode",
+    "interpolate",
+    "manifold",
+    "posterior_means",
+    "reconstruct",
+    "sample",
+    "traverse",
+]
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.data import Batch
+from pyrovae.errors import InputError
+from pyrovae.programs import (
+    Program,
+    evaluating,
+    labels,
+    observation_site,
+    sites,
+    trace_pair,
+)
+from pyrovae.randomness import seeded
+
+# The draws that stand in for a mean where a likelihood has none.
+DRAWS = 64
+
+
+class Generated(NamedTuple):
+    """Generated observations, in the program's x.
+
+    Attributes:
+        x: One for each row, or for each cell of a grid.
+        shown_by: "mean", "mean of 64 draws" or "draw".
+    """
+
+    x: Tensor
+    shown_by: str
+
+
+def sample(
+    program: Program, template: Batch, count: int, *, draw: bool = False, seed: int = 0
+) -> Generated:
+    r"""New examples: $z \sim p(z)$, and then the mean of $p(x \mid z)$, or a draw from it.
+
+    Args:
+        program: Any program of `pyrovae.programs`.
+        template: A batch of at least one row, for its shapes and device; its values are not
+            used, except labels, which are repeated.
+        count: How many.
+        draw: Whether to draw x from its likelihood rather than to take the mean.
+        seed: The seed of the draws.
+    """
+    rows = _repeat(template, count)
+    with evaluating(program), seeded(seed, "sample", device=rows.x.device):
+        return _run_model(program, rows, {}, draw=draw)
+
+
+def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> Generated:
+    r"""The mean of $p(x \mid z)$ for given latents.
+
+    Args:
+        program: Any program of `pyrovae.programs`.
+        latents: A value for each latent site, (N, D); those left out are drawn from the prior.
+        template: As in `sample`.
+    """
+    count = len(next(iter(latents.values())))
+    with evaluating(program):
+        return _run_model(program, _repeat(template, count), latents, draw=False)
+
+
+def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
+    """The mean of every latent site under the guide, or a draw where it has none: (N, D)."""
+    with evaluating(program):
+        _, guide_trace = trace_pair(program, batch)
+
+    def mean(site: Any) -> Tensor:
+        try:
+            return site["fn"].mean
+        except NotImplementedError:
+            return site["value"]
+
+    return {name: mean(site) for name, site in sites(guide_trace, observed=False).items()}
+
+
+def reconstruct(program: Program, batch: Batch) -> Generated:
+    """Each example decoded from the mean of its latents."""
+    return decode(program, posterior_means(program, batch), batch)
+
+
+def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) -> Generated:
+    """Straight lines in latent space between pairs of examples.
+
+    Args:
+        program: Any program of `pyrovae.programs`.
+        start: N examples to start from.
+        end: N examples to arrive at.
+        steps: The number of points on each line, its ends included.
+
+    Returns:
+        x of shape (N, steps, x): row by row from start to end.
+    """
+    first, last = posterior_means(program, start), posterior_means(program, end)
+    shares = torch.linspace(0, 1, steps, device=start.x.device)
+
+    def line(a: Tensor, b: Tensor) -> Tensor:
+        return torch.lerp(a[:, None], b[:, None], shares.view(1, -1, *[1] * (a.dim() - 1)))
+
+    points = {name: line(first[name], last[name]).flatten(0, 1) for name in first}
+    found = decode(program, points, _each(start, steps))
+    return Generated(found.x.unflatten(0, (len(start.x), steps)), found.shown_by)
+
+
+def traverse(
+    program: Program,
+    example: Batch,
+    *,
+    site: str = "z",
+    dims: list[int] | None = None,
+    steps: int = 9,
+    reach: float = 2.5,
+) -> Generated:
+    """One latent dimension at a time moved from -reach to reach, the others held.
+
+    Args:
+        program: Any program of `pyrovae.programs`.
+        example: The example, the first row of the batch, whose latents are the starting point.
+        site: The latent site.
+        dims: The dimensions to move, all if None.
+        steps: The number of values.
+        reach: The largest value.
+
+    Returns:
+        x of shape (dims, steps, x).
+
+    Raises:
+        InputError: If there is no such site or dimension.
+    """
+    one = _repeat(example, 1)
+    means = posterior_means(program, one)
+    if site not in means:
+        raise InputError(f"There is no latent site {site!r}.", f"Take one of {', '.join(means)}.")
+    size = means[site].shape[-1]
+    dims = list(range(size)) if dims is None else dims
+    if any(not 0 <= dim < size for dim in dims):
+        raise InputError(f"The site {site!r} has the dimensions 0 to {size - 1}.", "Name these.")
+
+    values = torch.linspace(-reach, reach, steps, device=one.x.device)
+    points = means[site].expand(len(dims), steps, size).clone()
+    for row, dim in enumerate(dims):
+        points[row, :, dim] = values
+
+    count = len(dims) * steps
+    latents = {name: mean.expand(count, *mean.shape[1:]) for name, mean in means.items()}
+    found = decode(program, {**latents, site: points.flatten(0, 1)}, one)
+    return Generated(found.x.unflatten(0, (len(dims), steps)), found.shown_by)
+
+
+def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 20) -> Generated:
+    r"""The decoder over the plane of a two-dimensional latent.
+
+    The grid is the inverse Gaussian CDF of equally spaced probabilities, so that under a
+    standard normal prior every cell stands for the same probability (Kingma & Welling, fig. 4).
+
+    Args:
+        program: Any program of `pyrovae.programs`.
+        template: As in `sample`.
+        site: The latent site.
+        side: The number of points along each axis.
+
+    Returns:
+        x of shape (side, side, x); the second latent falls from row to row, as on a plot.
+
+    Raises:
+        InputError: If the site is not two-dimensional.
+    """
+    size = posterior_means(program, _repeat(template, 1))[site].shape[-1]
+    if size != 2:
+        raise InputError(
+            f"The latent {site!r} has {size} dimensions; a manifold can be drawn for 2.",
+            "Train with --latent-dim 2, or traverse single dimensions.",
+        )
+    probabilities = (torch.arange(side, device=template.x.device) + 0.5) / side
+    axis = torch.special.ndtri(probabilities)
+    rows, columns = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+    points = torch.stack([columns, rows], dim=-1).flatten(0, 1)
+
+    found = decode(program, {site: points}, template)
+    return Generated(found.x.unflatten(0, (side, side)), found.shown_by)
+
+
+# ── Running the model without its observation ────────────────────────────────────────────────
+
+
+def _run_model(
+    program: Program, template: Batch, latents: Mapping[str, Tensor], *, draw: bool
+) -> Generated:
+    """The model with its observation freed and its latents given."""
+    model = poutine.condition(poutine.uncondition(program.model), data=dict(latents))
+    extra = labels(program.model, template)
+    trace = poutine.trace(model).get_trace(template.x, **extra)
+    site = observation_site(trace, given=latents)
+    if draw:
+        return Generated(site["value"], "draw")
+    try:
+        return Generated(site["fn"].mean, "mean")
+    except NotImplementedError:
+        return Generated(site["fn"].sample((DRAWS,)).mean(0), f"mean of {DRAWS} draws")
+
+
+def _repeat(template: Batch, count: int) -> Batch:
+    """As many rows as asked, the template's own again and again."""
+    rows = torch.arange(count, device=template.x.device) % len(template.x)
+    return Batch(template.x[rows], None if template.y is None else template.y[rows])
+
+
+def _each(batch: Batch, times: int) -> Batch:
+    """Every row several times in a row."""
+    y = None if batch.y is None else batch.y.repeat_interleave(times, 0)
+    return Batch(batch.x.repeat_interleave(times, 0), y)
