@@ -61,7 +61,7 @@ def to_config(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"tensor": value.tolist()}
     if isinstance(value, type) and ACTIVATIONS.get(value.__name__) is value:
-        return {"activation": value.__name__}
+        return {"type": value.__name__}
 
     name = type(value).__name__
     if PARTS.get(name) is not type(value):
@@ -89,8 +89,8 @@ def from_config(config: Any) -> Any:
         return config
     if "tensor" in config:
         return torch.tensor(config["tensor"])
-    if "activation" in config:
-        return _look_up(ACTIVATIONS, config["activation"])
+    if "type" in config:
+        return _look_up(ACTIVATIONS, config["type"])
 
     arguments = {key: from_config(value) for key, value in config.items() if key != "part"}
     cls = _look_up(PARTS, config.get("part"))

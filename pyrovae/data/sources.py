@@ -211,7 +211,7 @@ def _binarized_mnist(folder: Path) -> Raw:
     if not all(texts.values()):
         raise InputError(
             f"Larochelle's binarised MNIST is not under {folder}, and has no automatic source.",
-            "Put binarized_mnist_train.amat, _valid.amat and _test.amat, or the packed .npz, there.",
+            "Put binarized_mnist_{train,valid,test}.amat, or the packed .npz, there.",
         )
     return Raw(
         {

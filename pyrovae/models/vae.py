@@ -11,7 +11,7 @@ from pyrovae.handlers import kl_weight, register
 class VAE(nn.Module):
     r"""A variational autoencoder: $z \sim p(z)$, $x \sim p_\theta(x \mid z)$, $q_\phi(z \mid x)$.
 
-    $$\mathcal{L} = E_{q(z \mid x)}[\log p(x \mid z)] - \beta \, \mathrm{KL}(q(z \mid x) \,\|\, p(z))$$
+    $$\mathcal{L} = E_{q(z | x)}[\log p(x | z)] - \beta \, \mathrm{KL}(q(z | x) \,\|\, p(z))$$
 
     For $\beta = 1$ it bounds $\log p(x)$ from below. Nats, summed over the dimensions of x and z.
 
