@@ -18,6 +18,7 @@ __all__ = [
     "Program",
     "Structure",
     "as_module",
+    "check_parameters",
     "check_support",
     "data_frame",
     "evaluating",
@@ -234,6 +235,25 @@ def check_support(program: Program, batches: Iterable[Batch]) -> None:
             model_trace, _ = trace_pair(program, batch)
             _check_supports(model_trace, first_row)
             first_row += len(batch.x)
+
+
+def check_parameters(program: Program, batch: Batch) -> None:
+    """Refuses a parameter that no module of the program holds: training would miss it.
+
+    Raises:
+        InputError: If the model or the guide creates one with `pyro.param`.
+    """
+    held = {id(parameter) for parameter in as_module(program).parameters()}
+    with evaluating(program), torch.random.fork_rng(devices=[]):
+        for trace in trace_pair(program, batch):
+            nodes: dict[str, Site] = dict(trace.nodes)
+            for name, site in nodes.items():
+                if site["type"] == "param" and id(site["value"].unconstrained()) not in held:
+                    raise InputError(
+                        f"The program creates the parameter {name!r} with pyro.param, and no "
+                        "module of it holds that.",
+                        "Make it an nn.Parameter, or a PyroParam of a PyroModule, of the program.",
+                    )
 
 
 def _check_supports(model_trace: Trace, first_row: int) -> None:

@@ -4,7 +4,7 @@ __all__ = ["Data", "load_data"]
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -44,6 +44,8 @@ class Data:
         values: What the values are: binary, grey, unit (real, within [0, 1]) or real.
         split_rule: The rule that made the splits.
         fingerprint: A sha256 over shapes and values, or None for data that stream.
+        source: The name or path to load it again by, or None for an array.
+        data_dir: The folder of named sets, as it was given.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Data:
     values: str
     split_rule: str
     fingerprint: str | None
+    source: str | None
+    data_dir: str | None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -64,10 +68,14 @@ class Data:
         """The shape of one observation: (X,) or (C, H, W)."""
         return self.train.x_shape
 
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """The three splits by name."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
     def to(self, device: torch.device) -> "Data":
         """The three splits on a device."""
-        moved = {split: getattr(self, split).to(device) for split in sources.SPLITS}
-        return Data(**{**vars(self), **moved})
+        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
 
 
 def load_data(
@@ -133,7 +141,15 @@ def load_data(
         split: Examples(x, y, preprocessing=preprocessing, split=split, seed=DATA_SEED)
         for split, (x, y) in splits.items()
     }
-    return Data(name, **examples, values=values, split_rule=rule, fingerprint=fingerprint)
+    return Data(
+        name,
+        **examples,
+        values=values,
+        split_rule=rule,
+        fingerprint=fingerprint,
+        source=None if name == "array" else name,
+        data_dir=None if data_dir is None else str(data_dir),
+    )
 
 
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
@@ -315,4 +331,6 @@ def _from_dataset(dataset: "Dataset[Any]", preprocessing: Preprocessing | None) 
         values="real",
         split_rule="valid and test: a seeded 10 % of the examples each",
         fingerprint=None,
+        source=None,
+        data_dir=None,
     )

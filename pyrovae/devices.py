@@ -1,0 +1,81 @@
+"""The device that a command runs on, and what a run says of its machine."""
+
+__all__ = ["describe_environment", "resolve_device"]
+
+import os
+import platform
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from pyrovae.errors import InputError
+
+
+def resolve_device(name: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or else CUDA where it works, or else the CPU.
+
+    A GPU that this torch cannot use is a warning with its remedy.
+
+    Raises:
+        InputError: If a device was asked for by name and cannot be used.
+    """
+    if name is not None:
+        try:
+            device = torch.device(name)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"The device {str(name)!r} cannot be used ({reason}).", "Take --device cpu."
+            ) from error
+        return device
+
+    problem = _cuda_problem()
+    if problem is None:
+        return torch.device("cuda")
+    if problem:
+        warnings.warn(
+            f"There is a GPU that torch {torch.__version__} cannot use ({problem}), so the CPU is "
+            "used. Update the NVIDIA driver, or install a torch built for it.",
+            stacklevel=2,
+        )
+    return torch.device("cpu")
+
+
+def _cuda_problem() -> str | None:
+    """None where CUDA works, "" where there is no GPU, and else what is wrong with it."""
+    if not torch.cuda.is_available():
+        return "no usable driver" if Path("/dev/nvidia0").exists() else ""
+    try:
+        torch.zeros(1, device="cuda").add_(1).item()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def describe_environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware, as a run records them."""
+    packages = ("pyrovae", "torch", "pyro-ppl", "numpy")
+    hardware = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    )
+    return {
+        "device": str(device),
+        "hardware": hardware,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,435 @@
+"""Runs: a trained program with its data, its numbers and its pictures; in memory or in a folder.
+
+A run directory holds `config.json` (plain data, enough to build the program again or to name
+the file that does), `environment.json`, `metrics.jsonl`, `checkpoints/`, and what later
+commands add: `evaluation.json`, pictures, `report.html`.
+"""
+
+__all__ = ["Run", "load"]
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import checkpoint, evaluation, generation, plots, report, user_programs
+from pyrovae.data import Batch, Examples, Preprocessing, load_data
+from pyrovae.devices import describe_environment, resolve_device
+from pyrovae.errors import InputError
+from pyrovae.evaluation import Evaluation
+from pyrovae.generation import Generated
+from pyrovae.parts import from_config
+from pyrovae.plots import Picture
+from pyrovae.programs import Program, as_module
+from pyrovae.report import Section
+
+CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
+CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
+# How many examples a report looks at: enough for stable numbers and a full scatter plot.
+REPORT_EXAMPLES = 1000
+
+
+@dataclass
+class Run:
+    """A trained program and everything that can be asked of it.
+
+    Attributes:
+        program: The trained program.
+        splits: Its examples under train and, where they were given, valid and test.
+        metrics: One record for each epoch.
+        config: What the run was told, as plain data.
+        environment: The versions and the hardware that trained it.
+        path: The run directory, or None for a run that writes nothing.
+    """
+
+    program: Program
+    splits: Mapping[str, Examples]
+    metrics: list[dict[str, Any]]
+    config: dict[str, Any]
+    environment: dict[str, str]
+    path: Path | None = None
+    evaluation: Evaluation | None = field(default=None, repr=False)
+
+    # ── Numbers ──
+
+    def evaluate(
+        self,
+        examples: Examples | Tensor | None = None,
+        *,
+        num_samples: int = 1000,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> Evaluation:
+        """Measures the program; see `pyrovae.evaluate`.
+
+        Without examples it measures the test set, or the validation set where there is no test
+        set, and keeps the numbers for the report (and as `evaluation.json` in the directory).
+        """
+        found = evaluation.evaluate(
+            self.program,
+            self.held_out if examples is None else examples,
+            num_samples=num_samples,
+            limit=limit,
+            seed=seed,
+        )
+        if examples is None:
+            self.evaluation = found
+            self._write(EVALUATION, json.dumps(found.summary(), indent=1) + "\n")
+        return found
+
+    @property
+    def held_out(self) -> Examples:
+        """The test set, or else the validation set, or else the training set."""
+        for split in ("test", "valid", "train"):
+            if split in self.splits:
+                return self.splits[split]
+        raise InputError(
+            "The run's data are not at hand: they were passed to Python as arrays.",
+            "Give them again: pyrovae.load(run, data=...).",
+        )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the data become the program's x."""
+        return from_config(self.config["data"]["preprocessing"])
+
+    # ── Pictures, in the data's own units ──
+
+    def sample(self, count: int = 16, *, draw: bool = False, seed: int = 0) -> Picture:
+        """New examples from the prior; see `pyrovae.sample`."""
+        found = generation.sample(self.program, self._template, count, draw=draw, seed=seed)
+        laid_out = _in_rows(found, min(count, 8 if count <= 16 else 12))
+        return self._picture(laid_out, f"Samples from the prior, {_shown(found)}")
+
+    def reconstruct(self, count: int = 10) -> Picture:
+        """The first held-out examples above their reconstructions."""
+        batch = self.held_out.head(count)
+        found = generation.reconstruct(self.program, batch)
+        both = found._replace(x=torch.stack([batch.x, found.x]))
+        return self._picture(
+            both,
+            f"Held-out examples above their reconstructions, {_shown(found)}",
+            rows=["original", "reconstruction"],
+        )
+
+    def interpolate(self, start: int = 0, end: int = 1, *, steps: int = 10) -> Picture:
+        """From one held-out example to another along a straight line in latent space."""
+        batch = self.held_out.head(max(start, end, 0) + 1)
+        found = generation.interpolate(
+            self.program, _row(batch, start), _row(batch, end), steps=steps
+        )
+        return self._picture(found, f"From example {start} to example {end}, {_shown(found)}")
+
+    def traverse(
+        self, example: int = 0, *, site: str | None = None, dims: list[int] | None = None
+    ) -> Picture:
+        """Single latent dimensions moved from -2.5 to 2.5; without `dims` the most informative."""
+        batch = _row(self.held_out.head(max(example, 0) + 1), example)
+        site = site or self._main_site
+        dims = self._informative(site, 10) if dims is None else dims
+        found = generation.traverse(self.program, batch, site=site, dims=dims)
+        return self._picture(
+            found,
+            f"Latents {site} from -2.5 to 2.5, one a row, {_shown(found)}",
+            rows=[f"{site}[{dim}]" for dim in dims],
+        )
+
+    def manifold(self, *, site: str | None = None, side: int = 20) -> Picture:
+        """The decoder over a two-dimensional latent; see `pyrovae.manifold`."""
+        found = generation.manifold(
+            self.program, self._template, site=site or self._main_site, side=side
+        )
+        return self._picture(found, f"The plane of the two latents, {_shown(found)}")
+
+    # ── The report ──
+
+    def report(self) -> Path:
+        """Writes `report.html` into the run directory and returns its path.
+
+        Raises:
+            InputError: If the run has no directory.
+        """
+        if self.path is None:
+            raise InputError(
+                "This run has no directory to write a report into.",
+                "Give fit a run_dir, or show single pictures: run.sample(16).",
+            )
+        if self.evaluation is None:
+            self.evaluate(limit=REPORT_EXAMPLES)
+        assert self.evaluation is not None
+
+        numbers = self.evaluation
+        return report.write_report(
+            self.path / REPORT,
+            title=self.config["data"]["name"],
+            lead=_lead(self),
+            facts=_facts(self),
+            numbers=_tiles(numbers),
+            sections=_sections(self, numbers),
+            provenance=_provenance(self),
+        )
+
+    # ── What the methods share ──
+
+    @property
+    def _template(self) -> Batch:
+        """One row that stands for the shapes of the data."""
+        if self.splits:
+            return self.held_out.head(1)
+        device = next(as_module(self.program).parameters()).device
+        return Batch(torch.zeros(1, *self.config["data"]["x_shape"], device=device))
+
+    @property
+    def _main_site(self) -> str:
+        means = generation.posterior_means(self.program, self.held_out.head(1))
+        return "z" if "z" in means else next(iter(means))
+
+    def _informative(self, site: str, count: int) -> list[int]:
+        """The dimensions whose posterior means vary most over examples."""
+        means = generation.posterior_means(self.program, self.held_out.head(500))[site]
+        return means.var(0, correction=0).argsort(descending=True)[:count].tolist()
+
+    def _picture(
+        self, found: Generated, caption: str, *, rows: list[str] | None = None
+    ) -> Picture:
+        x = self.preprocessing.invert(found.x).cpu()
+        figure = plots.grid(x, rows=rows)
+        return Picture(x, figure, caption)
+
+    def _write(self, name: str, text: str) -> None:
+        if self.path is not None:
+            (self.path / name).write_text(text)
+
+
+# ── Pictures of batches ──────────────────────────────────────────────────────────────────────
+
+
+def _row(batch: Batch, index: int) -> Batch:
+    """One example of a batch, as a batch.
+
+    Raises:
+        InputError: If there is no such example.
+    """
+    if not 0 <= index < len(batch.x):
+        raise InputError(
+            f"There is no held-out example {index}.", "Take an index from 0, and a smaller one."
+        )
+    rows = slice(index, index + 1)
+    return Batch(batch.x[rows], None if batch.y is None else batch.y[rows])
+
+
+def _in_rows(found: Generated, columns: int) -> Generated:
+    """Examples laid out in rows; a last row that is short is filled up with blanks."""
+    count = -(-len(found.x) // columns) * columns
+    blanks = found.x.new_full((count - len(found.x), *found.x.shape[1:]), math.nan)
+    return found._replace(x=torch.cat([found.x, blanks]).unflatten(0, (-1, columns)))
+
+
+def _shown(found: Generated) -> str:
+    return "one draw of x each" if found.shown_by == "draw" else f"shown by the {found.shown_by}"
+
+
+# ── The content of a report ──────────────────────────────────────────────────────────────────
+
+
+def _tiles(found: Evaluation) -> list[tuple[str, str, str]]:
+    numbers = found.summary()
+    tiles = [
+        (label, f"{numbers[key]:.2f}", f"± {numbers[f'{key}_se']:.2f} nats per example")
+        for label, key in (("Test ELBO", "elbo"), ("log p(x)", "log_evidence"))
+    ]
+    tiles.append(
+        ("Active units", f"{found.active_units}", f"of {found.latent_dims} latent dimensions")
+    )
+    if found.bits_per_dim is not None:
+        kind = "discrete data" if found.log_cell_volume == 0 else "dequantised: an upper bound"
+        tiles.append(("Bits per dim", f"{found.bits_per_dim:.3f}", kind))
+    return tiles
+
+
+def _sections(run: Run, found: Evaluation) -> list[Section]:
+    sections = [
+        Section(
+            "Training",
+            "The ELBO at weight 1 by one draw for each example, whatever the training loss was.",
+            plots.curves(run.metrics),
+        ),
+        *_picture_sections(run),
+    ]
+    if found.latent_means:
+        site, means = next(iter(found.latent_means.items()))
+        sections.append(
+            Section(
+                "Latent space",
+                f"The posterior means of {site} of {len(means):,} held-out examples.",
+                plots.latent_scatter(means, found.labels),
+            )
+        )
+    text = "Above the line the dimension carries information; the others equal the prior."
+    if found.kl_per_dim:
+        sections.append(Section("KL per dimension", text, plots.kl_bars(found.kl_per_dim)))
+    text = (
+        f"log p(x) by {found.num_samples:,} importance samples, and the ELBO that bounds it. "
+        f"Monte Carlo error of the mean {found.monte_carlo_error:.3f} nats; Pareto k-hat above "
+        f"0.7 for {(found.pareto_k > 0.7).float().mean():.0%} of the examples."
+    )
+    return [*sections, Section("Evidence per example", text, plots.weights(found))]
+
+
+def _picture_sections(run: Run) -> list[Section]:
+    pictures = {
+        "Reconstructions": run.reconstruct(),
+        "Samples": run.sample(60),
+    }
+    latents = generation.posterior_means(run.program, run.held_out.head(1))
+    if latents[run._main_site].dim() == 2:
+        pictures["Latent traversals"] = run.traverse()
+        if latents[run._main_site].shape[-1] == 2:
+            pictures["Latent plane"] = run.manifold()
+    return [Section(title, found.caption, found.figure) for title, found in pictures.items()]
+
+
+def _lead(run: Run) -> str:
+    program = run.config["program"]
+    name = program.get("part") or program.get("function") or program.get("class")
+    epochs = len(run.metrics)
+    return f"{name}, trained for {epochs} epochs on {len(run.splits['train']):,} examples."
+
+
+def _facts(run: Run) -> dict[str, str]:
+    sizes = " / ".join(f"{len(split):,}" for split in run.splits.values())
+    return {
+        "Data": f"{run.config['data']['name']}, {run.preprocessing.summary}",
+        "Splits": f"{sizes} ({' / '.join(run.splits)})",
+        "Parameters": f"{sum(p.numel() for p in as_module(run.program).parameters()):,}",
+    }
+
+
+def _provenance(run: Run) -> dict[str, str]:
+    told = {k: v for k, v in run.config["training"].items() if v is not None}
+    return {
+        "Command": run.config.get("command", "pyrovae.fit(...)"),
+        "Training": ", ".join(f"{key} {value}" for key, value in told.items()),
+        "Data sha256": str(run.config["data"]["fingerprint"]),
+        "Seconds of training": f"{sum(r['seconds'] for r in run.metrics):.1f}",
+        "Written": f"{datetime.now():%Y-%m-%d %H:%M}",
+        **{key.capitalize(): value for key, value in run.environment.items()},
+    }
+
+
+# ── Loading ──────────────────────────────────────────────────────────────────────────────────
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    program: Program | None = None,
+    data: Any = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+) -> Run:
+    """Gives a trained run back, data splits and all.
+
+    Args:
+        path: The run directory.
+        program: The program, for a run of a class that no configuration can name; its weights
+            are replaced by the run's.
+        data: The data, for a run on arrays that were passed to Python. They are split and
+            preprocessed as they were, and refused if they are others.
+        data_dir: Where named sets lie, if not where they lay in training.
+        device: The device; CUDA where there is one if None.
+
+    Raises:
+        InputError: If it is no run directory, or the program or the data are not those of the
+            run.
+        CheckpointError: If no checkpoint is whole.
+    """
+    path = Path(path)
+    config = _read_config(path)
+    target = resolve_device(device)
+    newest = checkpoint.load_newest(path / CHECKPOINTS)
+
+    program = _build(config["program"], config["data"]["x_shape"]) if program is None else program
+    module = as_module(program).to(target)
+    try:
+        module.load_state_dict(newest.weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"The weights of {path} do not fit the program ({_last_line(error)}).",
+            "Give the program that was trained: pyrovae.load(run, program=...).",
+        ) from error
+
+    return Run(
+        program=program,
+        splits=_splits(config["data"], data, data_dir, target),
+        metrics=_read_lines(path / METRICS),
+        config=config,
+        environment=describe_environment(target),
+        path=path,
+    )
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).splitlines()[-1].strip()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / CONFIG).read_text())
+        if not isinstance(config, dict) or not {"program", "data"} <= set(config):
+            raise ValueError("it does not describe a run")
+        return config
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a run directory ({error}).",
+            "Give the folder that pyrovae train printed as its run directory.",
+        ) from error
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a last line that was cut off is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _build(config: dict[str, Any], x_shape: list[int]) -> Program:
+    if "file" in config:
+        return user_programs.build(config, tuple(x_shape))
+    if "part" in config:
+        return from_config(config)
+    raise InputError(
+        f"The run's program, {config.get('class')}, is not one of pyrovae's own parts.",
+        "Give it again: pyrovae.load(run, program=...).",
+    )
+
+
+def _splits(
+    config: dict[str, Any], data: Any, data_dir: Any, device: torch.device
+) -> dict[str, Examples]:
+    source = data if data is not None else config["source"]
+    if source is None:
+        return {}
+
+    loaded = load_data(
+        source,
+        data_dir=data_dir or config["data_dir"],
+        preprocessing=from_config(config["preprocessing"]),
+    )
+    if loaded.fingerprint != config["fingerprint"]:
+        raise InputError(
+            f"The data under {loaded.name!r} are not those that the run was trained on.",
+            "Restore them, or name their folder with --data-dir.",
+        )
+    return loaded.to(device).splits

@@ -1,0 +1,487 @@
+r"""Training: epochs, schedules, validation, early stopping and checkpoints round one SVI step."""
+
+__all__ = ["fit"]
+
+import copy
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from pyrovae import checkpoint
+from pyrovae.checkpoint import Checkpoint
+from pyrovae.data import Batch, Data, Examples
+from pyrovae.devices import describe_environment, resolve_device
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.handlers import isolated_store
+from pyrovae.parts import to_config
+from pyrovae.programs import (
+    Program,
+    Structure,
+    as_module,
+    check_parameters,
+    check_support,
+    evaluating,
+    inspect_program,
+)
+from pyrovae.randomness import draw_key, seeded
+from pyrovae.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, Run
+from pyrovae.schedules import Schedule, constant, linear
+from pyrovae.svi import Bound, GuardedStep, MakeOptimizer
+from pyrovae.terms import draw_terms
+
+# How often a running training saves itself. A checkpoint at every epoch would cost small data
+# more than the training does.
+SAVE_SECONDS = 30.0
+# How many examples the training ELBO of an epoch is measured on, at most.
+MONITOR_EXAMPLES = 10_000
+ADAM: MakeOptimizer = partial(torch.optim.Adam, lr=1e-3, fused=True)
+
+Given = Data | Examples | Tensor | np.ndarray | Dataset[Any]
+
+
+def fit(
+    program: Program,
+    train: Given,
+    *,
+    valid: Given | None = None,
+    test: Given | None = None,
+    bound: Bound | None = None,
+    optimizer: MakeOptimizer = ADAM,
+    epochs: int = 20,
+    batch_size: int = 128,
+    kl_warmup: float = 0.0,
+    lr_schedule: Schedule | None = None,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    config: dict[str, Any] | None = None,
+) -> Run:
+    r"""Trains a program by stochastic variational inference.
+
+    Each step minimises the bound's loss over a batch, divided by the traced size of the plate
+    `data`: nats per example. The parameters come from the program's modules, and Pyro's
+    parameter store is afterwards what it was. Every random number of a step is a function of
+    the seed and the step.
+
+    Args:
+        program: Any program of `pyrovae.programs`, such as `pyrovae.VAE`. It is trained in
+            place.
+        train: The training data: what `load_data` returns (then its validation and test sets
+            are used too), examples, a tensor or array of the program's x, or a `Dataset`.
+        valid: The validation data, of the same kinds.
+        test: The test data, kept for `Run.evaluate`.
+        bound: The estimator, `pyro.infer.Trace_ELBO()` if None.
+        optimizer: Called with the trainable parameters, such as
+            `partial(torch.optim.Adam, lr=1e-3)`.
+        epochs: How often to visit every training example.
+        batch_size: How many examples make a step.
+        kl_warmup: Over how many epochs the weight of the KL term rises from 0 to 1.
+        lr_schedule: A factor on the optimizer's learning rate for each step.
+        clip_norm: The norm that gradients are scaled down to where they exceed it.
+        patience: Stop after so many epochs without a better validation ELBO, and keep the
+            weights of the best. If None, train all epochs and keep the last weights.
+        seed: The seed of order and noise.
+        device: The device; CUDA where there is one if None.
+        run_dir: A new folder for checkpoints, metrics and what the run is asked for later. If
+            None nothing is written.
+        progress: Whether to show a progress bar, or a line per epoch where there is no terminal.
+        config: What to record of the run besides what is known here.
+
+    Returns:
+        The run. Interrupted from the keyboard, it saves what it has and raises
+        `KeyboardInterrupt`.
+
+    Raises:
+        InputError: If the program, the data or an option cannot be used, before the first step.
+        NonFiniteError: If a loss or gradient is not finite, naming the site and the batch, with
+            the weights as they were before that step.
+        CheckpointError: If a checkpoint cannot be written.
+
+    Example:
+        >>> import pyrovae
+        >>> data = pyrovae.load_data("digits")
+        >>> vae = pyrovae.VAE(
+        ...     prior=pyrovae.StandardNormal(4),
+        ...     decoder=pyrovae.BernoulliDecoder(pyrovae.MLP((4,), data.x_shape)),
+        ...     encoder=pyrovae.GaussianEncoder(pyrovae.MLP(data.x_shape, (8,))),
+        ... )
+        >>> run = fit(vae, data, epochs=1, progress=False)
+        >>> sorted(run.metrics[0])[:4]
+        ['epoch', 'examples_per_second', 'grad_norm', 'kl']
+    """
+    _check_options(epochs=epochs, batch_size=batch_size, kl_warmup=kl_warmup, patience=patience)
+    target = resolve_device(device)
+    data = train if isinstance(train, Data) else None
+    splits = {name: split.to(target) for name, split in _as_splits(train, valid, test).items()}
+    if patience is not None and "valid" not in splits:
+        raise InputError("Early stopping needs validation data.", "Give valid, or no patience.")
+
+    module = as_module(program).to(target)
+    with isolated_store(empty=True), torch.random.fork_rng(devices=_cuda(target)):
+        structure = _check_program(program, splits)
+        steps = -(-len(splits["train"]) // batch_size)
+        options = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "kl_warmup": kl_warmup,
+            "clip_norm": clip_norm,
+            "patience": patience,
+            "seed": seed,
+        }
+        loop = _Loop(
+            program=program,
+            splits=splits,
+            structure=structure,
+            step=GuardedStep(
+                program, structure, bound or Trace_ELBO(), optimizer, clip_norm=clip_norm
+            ),
+            kl_weight=linear(0.0, 1.0, round(kl_warmup * steps)),
+            lr_schedule=lr_schedule or constant(),
+            batch_size=batch_size,
+            seed=seed,
+            run=Run(
+                program=program,
+                splits=splits,
+                metrics=[],
+                config={
+                    "program": _describe_program(program),
+                    "data": _describe_data(data, splits["train"]),
+                    "training": options,
+                    **(config or {}),
+                },
+                environment=describe_environment(target),
+                path=_new_directory(run_dir),
+            ),
+        )
+        module.train()
+        try:
+            loop.train(epochs, patience, _Progress(epochs, steps, shown=progress))
+        finally:
+            module.eval()
+
+    return loop.run
+
+
+# ── The loop ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class _Loop:
+    program: Program
+    splits: dict[str, Examples]
+    structure: Structure
+    step: GuardedStep
+    kl_weight: Schedule
+    lr_schedule: Schedule
+    batch_size: int
+    seed: int
+    run: Run
+    taken: int = 0
+    best: "_Best | None" = None
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def train(self, epochs: int, patience: int | None, progress: "_Progress") -> None:
+        """Trains, and saves what there is however the training ends."""
+        self._start_directory()
+        monitors = {
+            name: self._monitor(name) for name in ("train", "valid") if name in self.splits
+        }
+        rates = [group["lr"] for group in self.step.optimizer.param_groups]
+        try:
+            with progress:
+                for epoch in range(1, epochs + 1):
+                    record = self._epoch(epoch, rates, progress)
+                    record |= self._bounds(monitors)
+                    self._record(record)
+                    progress.epoch(record)
+                    if self._should_stop(record, patience):
+                        break
+                    if time.monotonic() - self.saved_at > SAVE_SECONDS:
+                        self._save()
+        except (KeyboardInterrupt, NonFiniteError):
+            self._save()
+            raise
+
+        if patience is not None and self.best is not None:
+            as_module(self.program).load_state_dict(self.best.weights)
+            self.run.config["best_epoch"] = self.best.epoch
+        self._save()
+
+    def _epoch(self, epoch: int, rates: list[float], progress: "_Progress") -> dict[str, Any]:
+        """The steps of one epoch: the training loss, the gradient's norm, the speed."""
+        start = time.perf_counter()
+        losses, norms, seen = 0.0, 0.0, 0
+        train = self.splits["train"]
+        weight = 1.0
+
+        for index, raw in enumerate(train.shuffled(self.batch_size, seed=self.seed, epoch=epoch)):
+            weight = self.kl_weight(self.taken)
+            for group, rate in zip(self.step.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * self.lr_schedule(self.taken)
+
+            self._seed_step()
+            batch = train.prepare(raw)
+            try:
+                result = self.step(batch, weight, partial(self._replay, raw))
+            except NonFiniteError as error:
+                where = f"In epoch {epoch}, batch {index} (step {self.taken}): {error.cause}"
+                raise NonFiniteError(where, error.remedy) from None
+            self.taken += 1
+            losses += result.loss * len(raw.rows)
+            norms += result.grad_norm * len(raw.rows)
+            seen += len(raw.rows)
+            progress.step()
+
+        seconds = time.perf_counter() - start
+        return {
+            "epoch": epoch,
+            "step": self.taken,
+            "loss": losses / seen,
+            "grad_norm": norms / seen,
+            "kl_weight": weight,
+            "lr": self.step.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "examples_per_second": seen / seconds,
+        }
+
+    def _seed_step(self) -> None:
+        torch.manual_seed(draw_key(self.seed, "step", self.taken))
+
+    def _replay(self, raw: Any) -> None:
+        """The generators as they were when the step's loss was computed."""
+        self._seed_step()
+        self.splits["train"].prepare(raw)
+
+    def _monitor(self, name: str) -> list[Batch]:
+        """The examples that an epoch's bound is measured on, their noise the same every time."""
+        limit = MONITOR_EXAMPLES if name == "train" else None
+        if "valid" in self.splits and name == "train":
+            limit = min(MONITOR_EXAMPLES, len(self.splits["valid"]))
+        return list(self.splits[name].in_order(1000, limit=limit))
+
+    def _bounds(self, monitors: dict[str, list[Batch]]) -> dict[str, float]:
+        """The ELBO at weight 1, by one draw for each example, and its two terms."""
+        if self.structure.global_latents:
+            return {}
+        found: dict[str, float] = {}
+        for name, batches in monitors.items():
+            totals = torch.zeros(3, dtype=torch.float64)
+            with (
+                evaluating(self.program),
+                seeded(self.seed, "monitor", name, device=batches[0].x.device),
+            ):
+                for batch in batches:
+                    terms = draw_terms(self.program, batch, 1, self.structure)
+                    kl = terms.log_posterior - terms.log_prior
+                    each = (terms.log_weight, terms.log_likelihood, kl)
+                    totals += torch.stack([term.sum() for term in each]).double().cpu()
+            elbo, log_likelihood, kl = (totals / sum(len(b.x) for b in batches)).tolist()
+            found |= {f"{name}_elbo": elbo, "log_likelihood": log_likelihood, "kl": kl}
+        return found
+
+    def _should_stop(self, record: dict[str, Any], patience: int | None) -> bool:
+        """Whether the validation ELBO has not risen for so many epochs."""
+        if patience is None:
+            return False
+        if self.best is None or record["valid_elbo"] > self.best.elbo:
+            weights = copy.deepcopy(as_module(self.program).state_dict())
+            self.best = _Best(record["valid_elbo"], record["epoch"], weights)
+        # A bound under warm-up is not the one being optimised: patience starts after it.
+        warm = self.kl_weight(self.taken) >= 1
+        return warm and record["epoch"] - self.best.epoch >= patience
+
+    # ── The directory ──
+
+    def _start_directory(self) -> None:
+        if self.run.path is None:
+            return
+        try:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            for name, content in (
+                (CONFIG, self.run.config),
+                (ENVIRONMENT, self.run.environment),
+            ):
+                (self.run.path / name).write_text(json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            raise _unwritable(self.run.path, error) from error
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self.run.metrics.append(record)
+        if self.run.path is not None:
+            try:
+                with (self.run.path / METRICS).open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            except OSError as error:
+                raise _unwritable(self.run.path, error) from error
+
+    def _save(self) -> None:
+        if self.run.path is None:
+            return
+        best = None if self.best is None else vars(self.best)
+        state = {
+            "optimizer": self.step.optimizer.state_dict(),
+            "epoch": len(self.run.metrics),
+            "best": best,
+        }
+        weights = as_module(self.program).state_dict()
+        checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
+        self.saved_at = time.monotonic()
+
+
+@dataclass
+class _Best:
+    """The weights of the best validation ELBO so far."""
+
+    elbo: float
+    epoch: int
+    weights: dict[str, Tensor]
+
+
+# ── What is checked before the first step ────────────────────────────────────────────────────
+
+
+def _check_options(**options: Any) -> None:
+    for name, value in options.items():
+        least = 0 if name == "kl_warmup" else 1
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}.", f"Give at least {least}.")
+
+
+def _as_splits(train: Given, valid: Given | None, test: Given | None) -> dict[str, Examples]:
+    if isinstance(train, Data):
+        given: dict[str, Given | None] = {**train.splits}
+        given |= {
+            name: value for name, value in (("valid", valid), ("test", test)) if value is not None
+        }
+    else:
+        given = {"train": train, "valid": valid, "test": test}
+    return {name: _as_examples(v, name) for name, v in given.items() if v is not None}
+
+
+def _as_examples(given: Given, split: str) -> Examples:
+    if isinstance(given, Examples):
+        return given
+    if isinstance(given, Data):
+        raise InputError(f"{split} is a whole data set.", f"Give one split: data.{split}.")
+    if isinstance(given, Dataset):
+        return Examples(given, split=split)
+
+    x = torch.as_tensor(given)
+    if x.dtype.is_complex:
+        raise InputError(f"The {split} data are complex.", "Give real numbers.")
+    if x.is_floating_point() and not torch.isfinite(x).all():
+        row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
+        raise InputError(
+            f"The {split} data hold NaN or infinity, first in example {row}.",
+            "Remove these examples, or fill in their values.",
+        )
+    return Examples(x, split=split)
+
+
+def _check_program(program: Program, splits: dict[str, Examples]) -> Structure:
+    train = splits["train"]
+    check_parameters(program, train.head(3))
+    structure = inspect_program(program, train.head(3))
+    if structure.global_latents and "valid" in splits:
+        raise InputError(
+            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "
+            "the validation of programs with global latents is not supported yet.",
+            "Move it inside the plate, or train without validation data.",
+        )
+    for split in splits.values():
+        if not split.streams:
+            check_support(program, split.in_order(1000))
+    return structure
+
+
+def _new_directory(run_dir: str | os.PathLike[str] | None) -> Path | None:
+    if run_dir is None:
+        return None
+    path = Path(run_dir)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists already.", "Choose another --run-dir, or remove it.")
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"The run directory {path} cannot be written ({error.strerror or error}).",
+        "Free some space or choose another --run-dir.",
+    )
+
+
+def _describe_program(program: Program) -> dict[str, Any]:
+    try:
+        return to_config(program)
+    except InputError:
+        return {"class": f"{type(program).__module__}.{type(program).__qualname__}"}
+
+
+def _describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
+    return {
+        "name": "array" if data is None else data.name,
+        "source": None if data is None else data.source,
+        "data_dir": None if data is None else data.data_dir,
+        "fingerprint": None if data is None else data.fingerprint,
+        "x_shape": list(train.x_shape),
+        "preprocessing": to_config(train.preprocessing),
+    }
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+# ── Progress ─────────────────────────────────────────────────────────────────────────────────
+
+
+class _Progress:
+    """A bar over all steps on a terminal, a line per epoch elsewhere."""
+
+    def __init__(self, epochs: int, steps: int, *, shown: bool) -> None:
+        self.epochs = epochs
+        self.on_terminal = shown and sys.stderr.isatty()
+        self.as_lines = shown and not self.on_terminal
+        self.bar = tqdm(total=epochs * steps, unit="step", disable=not self.on_terminal)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def step(self) -> None:
+        """One more step."""
+        self.bar.update()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One more epoch."""
+        words = [
+            f"{name.replace('_', ' ')} {record[key]:.2f}"
+            for name, key in (
+                ("train_ELBO", "train_elbo"),
+                ("valid_ELBO", "valid_elbo"),
+                ("KL", "kl"),
+            )
+            if key in record
+        ]
+        line = ", ".join(words) or f"loss {record['loss']:.2f}"
+        self.bar.set_postfix_str(line)
+        if self.as_lines:
+            speed = f"{record['examples_per_second']:,.0f} examples/s"
+            print(f"epoch {record['epoch']:>3}/{self.epochs}: {line} ({speed})", flush=True)
