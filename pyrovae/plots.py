@@ -8,7 +8,7 @@ __all__ = ["Picture", "curves", "grid", "kl_bars", "latent_scatter", "png", "wei
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,11 @@ PALETTE = (
 )
 BLUE, AMBER = PALETTE[:2]
 GREY = "#b6bbc4"
+DASHED = (0, (4, 3))
 
 # The size of a grid in pixels: what it aims at, and what it never exceeds.
 GRID_WIDTH, GRID_HEIGHT, GRID_LIMIT = 1200, 1000, 1400
-CELL, GAP = 168, 3
+CELL, LARGEST = 168, 1500
 LINE_FEATURES = 64
 # Above this, the points of a scatter are pixels even in a vector format.
 VECTOR_POINTS = 2000
@@ -119,10 +120,13 @@ def grid(
     low, high = _range(values, low, high)
 
     if x.dim() == 3 and x.shape[-1] <= LINE_FEATURES:
+        caption = f"{caption} Height of every cell: {_span(low, high)}.".strip()
         return _line_grid(values, (rows, columns), low, high, caption)
     shown = (values - low) / (high - low)
-    tiles = _image_cells(shown) if x.dim() == 5 else _strip_cells(shown)
-    return _tile_grid(tiles, (rows, columns), caption)
+    if x.dim() == 3:
+        caption = f"{caption} Colours from dark to bright: {_span(low, high)}.".strip()
+        return _tile_grid(_strip_cells(shown), (rows, columns), caption)
+    return _tile_grid(_image_cells(shown), (rows, columns), caption)
 
 
 _Labels = tuple[Sequence[str] | None, Sequence[str] | None]
@@ -158,7 +162,7 @@ def _range(values: Tensor, low: float | None, high: float | None) -> tuple[float
 
     least = seen.min().item() if low is None else low
     greatest = seen.max().item() if high is None else high
-    return (least, greatest) if least < greatest else (min(least, 0.0), max(greatest, least + 1))
+    return (least, greatest) if least < greatest else (min(least, 0.0), max(greatest, 1.0))
 
 
 def _image_cells(shown: Tensor) -> np.ndarray:
@@ -170,9 +174,11 @@ def _image_cells(shown: Tensor) -> np.ndarray:
         opacity = shown[:, :, 3:].nan_to_num(0).clamp(0, 1)
         colour = colour * opacity + (1 - opacity)
 
+    full_width, full_height = count_columns * width, count_rows * height
     scale = min(
-        GRID_WIDTH // (count_columns * width),
-        GRID_HEIGHT // (count_rows * height),
+        round(GRID_WIDTH / full_width),
+        round(GRID_HEIGHT / full_height),
+        GRID_LIMIT // max(full_width, full_height),
         CELL // max(height, width),
     )
     pixels = (255 * colour).round().byte().movedim(2, -1).numpy()
@@ -184,7 +190,7 @@ def _strip_cells(shown: Tensor) -> np.ndarray:
     from matplotlib import colormaps
 
     count_rows, count_columns, _ = shown.shape
-    width = max(24, GRID_WIDTH // count_columns - GAP)
+    width = max(24, GRID_WIDTH // count_columns)
     height = max(12, min(36, GRID_HEIGHT // count_rows))
     resized = torch.nn.functional.adaptive_avg_pool1d(shown.nan_to_num(0), width)
     colours = colormaps["viridis"](resized.clamp(0, 1).numpy(), bytes=True)[..., :3]
@@ -194,12 +200,12 @@ def _strip_cells(shown: Tensor) -> np.ndarray:
 def _tile_grid(cells: np.ndarray, labels: _Labels, caption: str) -> "Figure":
     """Cells (R, C, h, w, 3) side by side, every pixel of theirs a pixel of the picture."""
     count_rows, count_columns, height, width, _ = cells.shape
-    rule = tuple(bytes.fromhex(RULE[1:]))
-    canvas = np.empty((count_rows, height + GAP, count_columns, width + GAP, 3), np.uint8)
-    canvas[...] = rule
+    gap = min(3, max(1, min(height, width) // 12))
+    canvas = np.empty((count_rows, height + gap, count_columns, width + gap, 3), np.uint8)
+    canvas[...] = tuple(bytes.fromhex(RULE[1:]))
     canvas[:, :height, :, :width] = cells.swapaxes(1, 2)
-    canvas = canvas.reshape(count_rows * (height + GAP), count_columns * (width + GAP), 3)
-    canvas = canvas[:-GAP, :-GAP]
+    canvas = canvas.reshape(count_rows * (height + gap), count_columns * (width + gap), 3)
+    canvas = canvas[:-gap, :-gap]
 
     full_height, full_width = canvas.shape[:2]
     axes = _canvas(full_width, full_height, (count_rows, count_columns), labels, caption)
@@ -207,7 +213,7 @@ def _tile_grid(cells: np.ndarray, labels: _Labels, caption: str) -> "Figure":
         canvas,
         extent=(0, full_width, full_height, 0),
         aspect="auto",
-        interpolation="nearest" if max(canvas.shape) <= GRID_LIMIT else "antialiased",
+        interpolation="nearest" if max(canvas.shape) <= LARGEST else "antialiased",
     )
     return _figure_of(axes)
 
@@ -220,7 +226,7 @@ def _line_grid(values: Tensor, labels: _Labels, low: float, high: float, caption
     width = min(240, GRID_WIDTH // count_columns)
     height = min(round(0.6 * width), max(24, GRID_HEIGHT // count_rows))
     size = (count_columns * width, count_rows * height)
-    axes = _canvas(*size, (count_rows, count_columns), labels, _with_span(caption, low, high))
+    axes = _canvas(*size, (count_rows, count_columns), labels, caption)
 
     left = width * np.arange(count_columns)[:, None]
     top = height * np.arange(count_rows)[:, None, None]
@@ -230,8 +236,8 @@ def _line_grid(values: Tensor, labels: _Labels, low: float, high: float, caption
     down = top + (0.9 - 0.8 * (points - low) / (high - low)) * height
     for row in range(count_rows):
         for column in range(count_columns):
-            corner = (column * width + GAP / 2, row * height + GAP / 2)
-            axes.add_patch(_box(corner, width - GAP, height - GAP))
+            corner = (column * width + 2, row * height + 2)
+            axes.add_patch(_box(corner, width - 4, height - 4))
     if low < 0 < high:
         zero = height * (np.arange(count_rows) + 0.9 + 0.8 * low / (high - low))
         axes.hlines(zero, 0, size[0], color=RULE, linewidth=0.6)
@@ -249,8 +255,8 @@ def _box(corner: tuple[float, float], width: float, height: float) -> Any:
     return Rectangle(corner, width, height, facecolor=FAINT, edgecolor="none", zorder=0)
 
 
-def _with_span(caption: str, low: float, high: float) -> str:
-    return f"{caption} Every cell spans {low:.3g} to {high:.3g}.".strip()
+def _span(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}".replace("-", "−")
 
 
 def _canvas(
@@ -260,7 +266,7 @@ def _canvas(
     from matplotlib.figure import Figure
 
     rows, columns = labels
-    shrink = min(1.0, GRID_LIMIT / max(width, height))
+    shrink = min(1.0, LARGEST / max(width, height))
     shown = (round(width * shrink), round(height * shrink))
     cell = (shown[0] / cells[1], shown[1] / cells[0])
     turned = columns is not None and max(map(_text_width, columns)) > cell[0]
@@ -379,8 +385,9 @@ def _draw(
             *(0.5, 0.5), "not recorded", transform=axes.transAxes, ha="center", va="center",
             fontsize=8.5, color=MUTED,
         )  # fmt: skip
+        axes.set_yticks([])
     if len(axes.lines) > 1:
-        _legend(axes, loc="lower right")
+        _legend(axes, loc="best")
 
     first, last = metrics[0]["epoch"], metrics[-1]["epoch"]
     margin = 0.02 * (last - first) if last > first else 1
@@ -399,9 +406,10 @@ def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray,
 
 def _focus(axes: "Axes") -> None:
     """Lets the first tenth of a long run leave the panel: it would flatten all the rest."""
-    lines = [np.asarray(line.get_xydata()) for line in axes.lines if len(line.get_xydata()) >= 20]
-    if lines:
-        later = np.concatenate([line[len(line) // 10 :, 1] for line in lines])
+    lines = [np.asarray(line.get_ydata()) for line in axes.lines]
+    long = [line[len(line) // 10 :] for line in lines if len(line) >= 20]
+    if long:
+        later = np.concatenate(long)
         margin = 0.08 * (np.ptp(later) or 1)
         axes.set_ylim(later.min() - margin, later.max() + margin)
 
@@ -415,7 +423,7 @@ def _shade_annealing(axes: "Axes", metrics: Sequence[Mapping[str, Any]]) -> None
             alpha=0.6, linewidth=0, zorder=0, transform=axes.get_xaxis_transform(),
             label=f"weight below {kl_weight.max():g}",
         )  # fmt: skip
-        _legend(axes, loc="lower right")
+        _legend(axes, loc="best")
 
 
 def _logarithmic_if_wide(axes: "Axes") -> None:
@@ -441,24 +449,26 @@ def latent_scatter(means: Tensor, labels: Tensor | None = None) -> "Figure":
     Raises:
         InputError: If the shapes do not fit together.
     """
-    if means.dim() != 2 or 0 in means.shape or (labels is not None and len(labels) != len(means)):
+    if means.dim() != 2 or (labels is not None and labels.shape != means.shape[:1]):
         raise InputError(
             f"Means of shape {tuple(means.shape)} cannot be drawn"
             + ("." if labels is None else f" with labels of shape {tuple(labels.shape)}."),
             "Give means (N, D) and labels (N,).",
         )
     points = means.detach().double().cpu()
-    classes = None if labels is None else labels.detach().cpu().reshape(len(means), -1)[:, 0]
     # A fixed shuffle: otherwise the last class in the data hides the others.
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
     order = order[points[order].isfinite().all(-1)]
-    points, classes = points[order], None if classes is None else classes[order]
+    if 0 in points[order].shape:
+        raise InputError("There is no finite mean to draw.", "Give means (N, D) of finite values.")
+    points, classes = points[order], None if labels is None else labels.detach().cpu()[order]
 
-    figure, (axes,) = _panels(1, 1, size=(6.8, 4.8))
     if points.shape[1] == 1:
+        figure, (axes,) = _panels(1, 1, size=(6.4, 3.4))
         _histograms(axes, points[:, 0], classes)
         return figure
 
+    figure, (axes,) = _panels(1, 1, size=(5.6, 4.6))
     _axis_names(axes, "dimension 0", "dimension 1")
     if points.shape[1] > 2:
         points, shares = _principal_components(points)
@@ -481,49 +491,52 @@ def _principal_components(points: Tensor) -> tuple[Tensor, list[tuple[int, float
 
 
 def _scatter(axes: "Axes", points: Tensor, classes: Tensor | None) -> None:
-    count = len(points)
-    size = float(np.clip(6000 / max(count, 1), 3, 22))
-    how: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": count > VECTOR_POINTS}
-    x, y = points[:, 0].numpy(), points[:, 1].numpy()
-    names = _names(classes)
+    size = float(np.clip(16000 / len(points), 3, 22))
+    how: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": len(points) > VECTOR_POINTS}
+    x, y = points.T.numpy()
     if classes is None:
         axes.scatter(x, y, color=BLUE, alpha=0.6, **how)
-    elif names is None:
-        dots = axes.scatter(x, y, c=classes.numpy(), cmap="viridis", alpha=0.8, **how)
-        _colour_bar(axes, dots)
+        return
+
+    values, which = classes.unique(return_inverse=True)
+    if len(values) > len(PALETTE):
+        _colour_bar(axes, axes.scatter(x, y, c=classes.numpy(), cmap="viridis", alpha=0.85, **how))
     else:
-        values = torch.tensor(list(names), dtype=classes.dtype)
-        which = torch.searchsorted(values, classes.contiguous())
-        axes.scatter(x, y, c=[PALETTE[i] for i in which.tolist()], alpha=0.8, **how)
-        _class_legend(axes, list(names.values()))
+        axes.scatter(x, y, c=[PALETTE[i] for i in which.tolist()], alpha=0.85, **how)
+        _class_legend(axes, values)
 
 
 def _histograms(axes: "Axes", values: Tensor, classes: Tensor | None) -> None:
-    edges = np.histogram_bin_edges(values.numpy(), bins=min(60, max(8, round(len(values) ** 0.5))))
-    names = _names(classes)
-    if classes is None or names is None:
-        axes.hist(values.numpy(), bins=list(edges), color=BLUE, alpha=0.8)
+    edges = _edges(values, min(60, max(8, round(len(values) ** 0.5))))
+    names = [] if classes is None else classes.unique()
+    if classes is None or len(names) > len(PALETTE):
+        axes.hist(values.numpy(), bins=edges, color=BLUE, alpha=0.8)
     else:
-        for value, colour in zip(names, PALETTE, strict=False):
-            chosen = values[classes == value].numpy()
-            axes.hist(chosen, bins=list(edges), color=colour, alpha=0.28)
-            axes.hist(chosen, bins=list(edges), color=colour, histtype="step", linewidth=1.4)
-        _class_legend(axes, list(names.values()))
+        for name, colour in zip(names, PALETTE, strict=False):
+            _outlined(axes, values[classes == name], edges, colour)
+        _class_legend(axes, names)
     _axis_names(axes, "dimension 0", "examples")
 
 
-def _names(classes: Tensor | None) -> dict[float, str] | None:
-    """The name of each label in ascending order, or None where there are more than ten."""
-    found = [] if classes is None else classes.unique().tolist()
-    return {value: f"{float(value):g}" for value in found} if 0 < len(found) <= 10 else None
+def _edges(values: Tensor, bins: int) -> list[float]:
+    """The edges of the bins of a histogram, apart even where all values are one."""
+    low, high = values.min().item(), values.max().item()
+    margin = 0.5 if high - low < 1e-6 * max(1, abs(low)) else 0
+    return np.linspace(low - margin, high + margin, bins + 1).tolist()
 
 
-def _class_legend(axes: "Axes", names: list[str]) -> None:
+def _outlined(axes: "Axes", values: Tensor, edges: list[float], colour: str, **how: Any) -> None:
+    how = {"bins": edges, "color": colour, **how}
+    axes.hist(values.numpy(), **{**how, "label": None}, alpha=0.25)
+    axes.hist(values.numpy(), **how, histtype="step", linewidth=1.4)
+
+
+def _class_legend(axes: "Axes", values: Iterable[Tensor]) -> None:
     from matplotlib.lines import Line2D
 
     dots = [
-        Line2D([], [], marker="o", linestyle="", markersize=5, color=colour, label=name)
-        for name, colour in zip(names, PALETTE, strict=False)
+        Line2D([], [], marker="o", linestyle="", markersize=5, color=colour, label=f"{value:g}")
+        for value, colour in zip(map(float, values), PALETTE, strict=False)
     ]
     _legend(axes, handles=dots, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="label")
 
@@ -545,31 +558,33 @@ def kl_bars(kl_per_dim: Mapping[str, Tensor]) -> "Figure":
     Raises:
         InputError: If there is no dimension.
     """
-    sites = {name: kl.detach().double().cpu() for name, kl in kl_per_dim.items() if len(kl)}
+    found = {name: kl.detach().double().cpu().nan_to_num(0) for name, kl in kl_per_dim.items()}
+    sites = {name: kl for name, kl in found.items() if len(kl)}
     if not sites:
         raise InputError(
             "There is no KL by dimension to draw.",
             "It is there for latents whose prior and guide factorise over dimensions.",
         )
     count = sum(map(len, sites.values()))
-    figure, (axes,) = _panels(1, 1, size=(7.6, 3.2))
+    # Many bars touch and overlap a little: gaps of less than a pixel would flicker.
+    how: dict[str, Any] = {"width": 0.78} if count <= 80 else {"width": 1.0, "linewidth": 0.5}
+    figure, (axes,) = _panels(1, 1, size=(5.9, 3.0))
     ticks: list[tuple[int, int]] = []
-    start = 0
+    start = 1
     for (name, kl), colour in zip(sites.items(), PALETTE * len(sites), strict=False):
-        order = kl.nan_to_num(0).argsort(descending=True)
-        places = np.arange(start, start + len(kl))
-        colours = [colour if value > ACTIVE_KL else GREY for value in kl[order].tolist()]
-        # Many bars touch: gaps of less than a pixel would flicker.
-        axes.bar(places, kl[order].numpy(), width=0.78 if count <= 80 else 1.0, color=colours)
+        values, dims = kl.sort(descending=True, stable=True)
+        places = range(start, start + len(kl))
+        colours = [colour if value > ACTIVE_KL else GREY for value in values.tolist()]
+        axes.bar(places, values.numpy(), color=colours, edgecolor=colours, **how)
         axes.plot([], [], color=colour, linewidth=5, label=name)
-        ticks += zip(places.tolist(), order.tolist(), strict=True)
+        ticks += zip(places, dims.tolist(), strict=True)
         start += len(kl) + 1 + count // 40
 
     active = sum(int((kl > ACTIVE_KL).sum()) for kl in sites.values())
-    _title(axes, "KL by latent dimension", f"nats; {active} of {count} above {ACTIVE_KL}")
-    axes.axhline(ACTIVE_KL, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_ylim(bottom=min(0.0, *(kl.nan_to_num(0).min().item() for kl in sites.values())))
-    axes.set_xlim(-0.8, ticks[-1][0] + 0.8)
+    _title(axes, "KL by latent dimension", f"nats; {active} of {count} above {ACTIVE_KL} (dashed)")
+    axes.axhline(ACTIVE_KL, color=INK, linewidth=0.8, linestyle=DASHED)
+    axes.set_ylim(bottom=min(0.0, *(kl.min().item() for kl in sites.values())))
+    axes.set_xlim(0.2, ticks[-1][0] + 0.8)
     _name_bars(axes, ticks)
     if len(sites) > 1:
         _legend(axes, loc="upper right")
@@ -580,9 +595,13 @@ def _name_bars(axes: "Axes", ticks: list[tuple[int, int]]) -> None:
     """The dimension under each bar while there is room, or else the rank."""
     if len(ticks) <= 40:
         axes.set_xticks([place for place, _ in ticks], [str(dim) for _, dim in ticks])
+        axes.tick_params(axis="x", labelsize=8 if len(ticks) <= 24 else 6.5)
         axes.set_xlabel("dimension", fontsize=8.5, color=MUTED)
     else:
         axes.set_xlabel("dimensions in descending order", fontsize=8.5, color=MUTED)
+        if ticks[-1][0] > len(ticks):
+            # Several sites: what the axis would count is not a rank.
+            axes.set_xticks([])
 
 
 # ── The evidence ─────────────────────────────────────────────────────────────────────────────
@@ -593,28 +612,25 @@ def weights(evaluation: "Evaluation") -> "Figure":
 
     Args:
         evaluation: What `evaluate` returned. The tail index is left out where it has none.
+
+    Raises:
+        InputError: If nothing in it is finite.
     """
     tail = evaluation.pareto_k.detach().double().cpu()
     tail = tail[~tail.isnan()].clamp(-0.5, 1.5)
-    figure, panels = _panels(1, 2 if len(tail) else 1, size=(7.6, 3.0))
-    found = {"log p(x)": evaluation.log_evidence, "ELBO": evaluation.elbo}
-    finite = {name: value[value.isfinite()].double().cpu() for name, value in found.items()}
-    edges = np.histogram_bin_edges(torch.cat([*finite.values()]).numpy(), bins=40)
+    log_evidence, elbo = (
+        values.detach().double().cpu() for values in (evaluation.log_evidence, evaluation.elbo)
+    )
+    log_evidence, elbo = log_evidence[log_evidence.isfinite()], elbo[elbo.isfinite()]
+    if not len(log_evidence) or not len(elbo):
+        raise InputError("No log p(x) or no ELBO is finite.", "Look for examples of density 0.")
 
-    for (name, values), colour in zip(finite.items(), (BLUE, AMBER), strict=True):
-        panels[0].hist(values.numpy(), bins=list(edges), color=colour, alpha=0.25)
-        panels[0].hist(
-            values.numpy(),
-            bins=list(edges),
-            color=colour,
-            histtype="step",
-            linewidth=1.4,
-            label=name,
-        )
-        if len(values):
-            panels[0].axvline(
-                values.mean().item(), color=colour, linewidth=1, linestyle=(0, (4, 3))
-            )
+    figure, panels = _panels(1, 2 if len(tail) else 1, size=(7.6, 3.0))
+    edges = _edges(torch.cat([log_evidence, elbo]), 40)
+    _outlined(panels[0], log_evidence, edges, BLUE, label="log p(x)")
+    panels[0].hist(elbo.numpy(), edges, color=AMBER, histtype="step", linewidth=1.4, label="ELBO")
+    for values, colour in ((log_evidence, BLUE), (elbo, AMBER)):
+        panels[0].axvline(values.mean().item(), color=colour, linewidth=1.2, linestyle=DASHED)
     _title(panels[0], "log p(x) and ELBO", "examples; dashed: means")
     panels[0].set_xlabel("nats per example", fontsize=8.5, color=MUTED)
     _legend(panels[0], loc="upper left")
@@ -625,9 +641,10 @@ def weights(evaluation: "Evaluation") -> "Figure":
 
 def _tail_panel(axes: "Axes", tail: Tensor) -> None:
     axes.hist(tail.numpy(), bins=40, range=(-0.5, 1.5), color=GREY)
-    axes.axvline(0.7, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(0.7, color=INK, linewidth=0.8, linestyle=DASHED)
+    axes.set_xticks([-0.5, 0, 0.5, 1, 1.5])
     share = (tail > 0.7).double().mean().item()
-    _title(axes, "Tail of the weights", f"examples; {share:.1%} above 0.7")
+    _title(axes, "Tail of the weights", f"{share:.1%} above 0.7 (dashed)")
     axes.set_xlabel("Pareto k", fontsize=8.5, color=MUTED)
 
 
@@ -644,7 +661,7 @@ def _panels(
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess,reportCallIssue]
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(rows * columns)]
     for axes in panels:
-        axes.set_facecolor("white")
+        axes.set_facecolor("none")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set(color=GREY, linewidth=0.8)
         axes.tick_params(which="both", length=0, labelsize=8, labelcolor=MUTED)

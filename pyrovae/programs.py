@@ -148,14 +148,21 @@ def trace_pair(
 def evaluating(program: Program) -> Iterator[None]:
     """Runs a block without gradients, in evaluation mode, leaving no trace of it.
 
-    Every submodule's training flag and Pyro's parameter store are afterwards what they were.
+    Every submodule's training flag, Pyro's parameter store and torch's random generators are
+    afterwards what they were.
     """
     modules = list(as_module(program).modules())
+    devices = {p.device for p in as_module(program).parameters() if p.device.type == "cuda"}
     training = [module.training for module in modules]
     try:
         for module in modules:
             module.training = False
-        with torch.no_grad(), isolated_store(), pyro.validation_enabled(False):
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=devices),
+            isolated_store(),
+            pyro.validation_enabled(False),
+        ):
             yield
     finally:
         for module, flag in zip(modules, training, strict=True):
@@ -214,7 +221,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
             guide that the model lacks, or cannot explain these examples.
     """
     few = Batch(batch.x[:3], None if batch.y is None else batch.y[:3])
-    with evaluating(program), torch.random.fork_rng(devices=[]):
+    with evaluating(program):
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         _check_supports(model_trace, first_row=0)
@@ -229,7 +236,7 @@ def check_support(program: Program, batches: Iterable[Batch]) -> None:
     Raises:
         InputError: If a value lies outside its support, naming the site and the example.
     """
-    with evaluating(program), torch.random.fork_rng(devices=[]):
+    with evaluating(program):
         first_row = 0
         for batch in batches:
             model_trace, _ = trace_pair(program, batch)
@@ -244,7 +251,7 @@ def check_parameters(program: Program, batch: Batch) -> None:
         InputError: If the model or the guide creates one with `pyro.param`.
     """
     held = {id(parameter) for parameter in as_module(program).parameters()}
-    with evaluating(program), torch.random.fork_rng(devices=[]):
+    with evaluating(program):
         for trace in trace_pair(program, batch):
             nodes: dict[str, Site] = dict(trace.nodes)
             for name, site in nodes.items():

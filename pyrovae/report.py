@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # What one figure may weigh, in bytes; heavier ones are compressed further.
-FIGURE_LIMIT = 600_000
+FIGURE_LIMIT = 400_000
 
 
 class Section(NamedTuple):
@@ -105,11 +105,11 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 def _numbers(numbers: Sequence[tuple[str, str, str]]) -> str:
     def tile(label: str, value: str, note: str) -> str:
-        below = f'<p class="note">{escape(note)}</p>' if note else ""
-        return f'<li><h2>{escape(label)}</h2><p class="value">{escape(value)}</p>{below}</li>'
+        below = f'<dd class="note">{escape(note)}</dd>' if note else ""
+        return f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd>{below}</div>"
 
     tiles = "\n".join(tile(*number) for number in numbers)
-    return f'<ul class="numbers">\n{tiles}\n</ul>' if numbers else ""
+    return f'<dl class="numbers">\n{tiles}\n</dl>' if numbers else ""
 
 
 def _section(index: int, section: Section) -> str:
@@ -141,18 +141,20 @@ def _provenance(rows: Mapping[str, str], command: str) -> str:
 
 def _drawing(figure: "Figure", title: str, name: str) -> str:
     """A figure as inline SVG, or as an image where it consists of pixels."""
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    # Scrolled rather than shrunk further: its labels could not be read.
+    size = f'width="{width}" height="{height}"'
+    if figure.texts or any(axes.axison for axes in figure.axes):
+        size += f' style="min-width: {0.62 * width:.0f}px"'
+
     if not any(axes.images for axes in figure.axes):
-        drawing = _svg(figure, title, name)
+        drawing = _svg(figure, name, f'role="img" aria-label="{escape(title)}" {size}')
         if len(drawing) <= FIGURE_LIMIT:
-            return f'<div class="plate wide">{drawing}</div>'
+            return f'<div class="plate">{drawing}</div>'
 
     kind, content = _pixels(figure)
-    data = base64.b64encode(content).decode("ascii")
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return (
-        f'<div class="plate"><img alt="{escape(title)}" width="{width}" height="{height}" '
-        f'src="data:image/{kind};base64,{data}"></div>'
-    )
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return f'<div class="plate"><img alt="{escape(title)}" {size} src="{source}"></div>'
 
 
 def _pixels(figure: "Figure") -> tuple[str, bytes]:
@@ -162,30 +164,34 @@ def _pixels(figure: "Figure") -> tuple[str, bytes]:
     content = plots.png(figure)
     if len(content) <= FIGURE_LIMIT:
         return "png", content
-    file = io.BytesIO()
-    Image.open(io.BytesIO(content)).convert("RGB").save(file, "jpeg", quality=88, subsampling=0)
+
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    for quality in (90, 75, 60):
+        file = io.BytesIO()
+        image.save(file, "jpeg", quality=quality, optimize=True)
+        if file.tell() <= FIGURE_LIMIT:
+            break
     return "jpeg", file.getvalue()
 
 
-def _svg(figure: "Figure", title: str, name: str) -> str:
+def _svg(figure: "Figure", name: str, attributes: str) -> str:
     """A figure as SVG within HTML: text as text, and no id that another figure has."""
     import matplotlib
 
     file = io.StringIO()
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", dpi=plots.DPI, metadata=empty)
+        figure.savefig(file, format="svg", dpi=plots.DPI, facecolor="none", metadata=empty)
+
+    def local(tag: re.Match[str]) -> str:
+        return re.sub(r'(\bid="|url\(#|\bhref="#)', rf"\g<1>{name}-", tag[0])
+
     body = re.sub(r"^.*?<svg[^>]*>", "", file.getvalue(), count=1, flags=re.DOTALL)
     # Its style sheet would hold for the whole page.
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href=", "href=")
-    body = re.sub(r'(\bid="|url\(#|\bhref="#)', rf"\g<1>{name}-", body)
-
+    body = re.sub(r"<[^>]*>", local, body)
     width, height = (72 * inches for inches in figure.get_size_inches())
-    return (
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {width:.6g} {height:.6g}" '
-        f'width="{width * 4 / 3:.0f}" height="{height * 4 / 3:.0f}">{body.strip()}'
-    )
+    return f'<svg viewBox="0 0 {width:.6g} {height:.6g}" {attributes}>{body.strip()}'
 
 
 # ── The page ─────────────────────────────────────────────────────────────────────────────────
@@ -194,13 +200,16 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --page: #f4f5f7; --card: #ffffff; --ink: #1d2128; --muted: #616875; --rule: #e3e5e9;
-  --accent: #4269d0; --code: #f4f5f7; --shadow: 0 1px 2px rgb(20 24 32 / 6%);
+  --code: #f4f5f7; --shadow: 0 1px 2px rgb(20 24 32 / 6%);
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --page: #111317; --card: #1a1d23; --ink: #e6e8ec; --muted: #9aa1ad; --rule: #2c3038;
-    --accent: #8fabf5; --code: #111317; --shadow: none;
+    --code: #111317; --shadow: none;
   }
+}
+@media screen and (prefers-color-scheme: dark) {
+  .plate { padding: 0.75rem; border-radius: 0.5rem; }
 }
 * { box-sizing: border-box; }
 body {
@@ -208,8 +217,8 @@ body {
   font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
   overflow-wrap: anywhere; -webkit-text-size-adjust: 100%;
 }
-main { max-width: 54rem; margin: 0 auto; padding: 3.5rem 1.25rem 4rem; }
-h1, h2, h3, p, ul, dl, dd, figure { margin: 0; padding: 0; }
+main { max-width: 60rem; margin: 0 auto; padding: 3.5rem 1.25rem 4rem; }
+h1, h2, h3, p, dl, dd, figure { margin: 0; padding: 0; }
 h1 { font-size: clamp(1.7rem, 5vw, 2.4rem); line-height: 1.15; letter-spacing: -0.02em; }
 h2 { font-size: 1.15rem; line-height: 1.3; letter-spacing: -0.01em; margin-bottom: 1rem; }
 h3 { font-size: 0.85rem; font-weight: 600; color: var(--muted); margin: 1.5rem 0 0.5rem; }
@@ -217,27 +226,37 @@ h3 { font-size: 0.85rem; font-weight: 600; color: var(--muted); margin: 1.5rem 0
 .facts { display: flex; flex-wrap: wrap; gap: 0.75rem 2rem; margin-top: 1.5rem; }
 .facts dt { font-size: 0.8rem; color: var(--muted); }
 .facts dd { font-weight: 500; }
-.card, .numbers li {
+.card, .numbers div {
   background: var(--card); border: 1px solid var(--rule); border-radius: 0.75rem;
   box-shadow: var(--shadow);
 }
 .numbers {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: 0.75rem;
-  margin-top: 2rem; list-style: none;
+  margin-top: 2rem;
 }
-.numbers li { padding: 1rem 1.1rem; }
-.numbers h2 { margin: 0; font-size: 0.85rem; font-weight: 500; color: var(--muted); }
-.numbers .value {
+.numbers div { padding: 1rem 1.1rem; }
+.numbers dt { font-size: 0.85rem; font-weight: 500; color: var(--muted); }
+.numbers dd {
   font-size: 1.7rem; font-weight: 600; line-height: 1.35; letter-spacing: -0.02em;
   font-variant-numeric: tabular-nums;
 }
-.numbers .note { font-size: 0.8rem; line-height: 1.4; color: var(--muted); }
+.numbers .note {
+  font-size: 0.8rem; font-weight: 400; line-height: 1.4; letter-spacing: 0; color: var(--muted);
+  text-wrap: balance;
+}
 .card { margin-top: 1.25rem; padding: 1.5rem; }
 .card p { max-width: 42rem; }
 .card p + p { margin-top: 0.75rem; }
-.plate { background: #fff; border-radius: 0.5rem; overflow-x: auto; }
-.plate img, .plate svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-.plate.wide svg { min-width: 34rem; }
+/* The shadows show at an edge beyond which there is more of a curve to scroll to. */
+.plate {
+  width: fit-content; max-width: 100%; margin: 0 auto; overflow-x: auto; background:
+    linear-gradient(to right, #fff 40%, transparent) left / 2rem 100% no-repeat local,
+    linear-gradient(to left, #fff 40%, transparent) right / 2rem 100% no-repeat local,
+    linear-gradient(to right, rgb(20 24 32 / 16%), transparent) left / 0.7rem 100% no-repeat,
+    linear-gradient(to left, rgb(20 24 32 / 16%), transparent) right / 0.7rem 100% no-repeat,
+    #fff;
+}
+.plate img, .plate svg { display: block; max-width: 100%; height: auto; }
 .plate svg text { font-family: system-ui, "Segoe UI", Roboto, Arial, sans-serif !important; }
 .plate svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { margin-top: 1rem; font-size: 0.925rem; color: var(--muted); }
@@ -255,12 +274,12 @@ footer { margin-top: 2rem; font-size: 0.8rem; color: var(--muted); }
   main { padding: 2rem 0.9rem 3rem; }
   .card { padding: 1.1rem; }
   .numbers { grid-template-columns: 1fr 1fr; }
-  .numbers .value { font-size: 1.4rem; }
+  .numbers dd:not(.note) { font-size: 1.4rem; }
 }
 @media print {
-  :root { --page: #fff; --code: #f4f5f7; --shadow: none; }
+  :root { --page: #fff; --shadow: none; }
   main { max-width: none; padding: 0; }
-  .card, .numbers li { break-inside: avoid; }
+  .card, .numbers div { break-inside: avoid; }
 }
 """
 
@@ -271,6 +290,8 @@ PAGE = Template("""\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>$title</title>
 <style>$style</style>
 </head>

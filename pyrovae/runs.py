@@ -315,7 +315,7 @@ def _facts(run: Run) -> dict[str, str]:
 def _provenance(run: Run) -> dict[str, str]:
     told = {k: v for k, v in run.config["training"].items() if v is not None}
     return {
-        "Command": run.config.get("command", "pyrovae.fit(...)"),
+        "command": run.config.get("command", "pyrovae.fit(...)"),
         "Training": ", ".join(f"{key} {value}" for key, value in told.items()),
         "Data sha256": str(run.config["data"]["fingerprint"]),
         "Seconds of training": f"{sum(r['seconds'] for r in run.metrics):.1f}",

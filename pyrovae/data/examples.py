@@ -183,6 +183,8 @@ class Examples:
             batch_sampler=[rows.tolist() for rows in groups],
             num_workers=self.num_workers,
             collate_fn=_collate,
+            # Its workers' base seed would otherwise be drawn from the global generator.
+            generator=generator(seed, "loader", epoch),
         )
         for rows, (x, y) in zip(groups, loader, strict=True):
             yield self._move(rows, x, y)

@@ -4,6 +4,7 @@ __all__ = ["NAMED", "Raw", "data_folder", "read"]
 
 import gzip
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,13 +111,14 @@ def _find(folder: Path, *names: str) -> Path | None:
 def _read_idx(path: Path) -> np.ndarray:
     """An array in the idx format of MNIST: a magic number, the sizes, the bytes."""
     try:
-        content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
         rank = content[3]
         shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank)]
         if content[:3] != b"\x00\x00\x08":
             raise ValueError("no idx file of bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {error}).",
             "Remove it, so that it is downloaded again.",

@@ -1,0 +1,88 @@
+"""What every test starts from, and what none may leave behind."""
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"
+
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
+from torch.distributions import Distribution
+
+# Tensors here are tiny: a second thread brings nothing, and costs much on a busy machine.
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def global_state() -> dict[str, Any]:
+    matplotlib = sys.modules.get("matplotlib")
+    return {
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's grad mode": torch.is_grad_enabled(),
+        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
+        "the validation default of distributions": Distribution._validate_args,
+        "Pyro's settings": pyro.settings.get(),
+        "Pyro's stack of handlers": list(_PYRO_STACK),
+        "the warning filters": _general_filters(),
+        "matplotlib's backend": matplotlib.get_backend().lower() if matplotlib else "agg",
+    }
+
+
+def _general_filters() -> list[Any]:
+    """Without those that a library, imported late, adds for its own modules or warnings."""
+    return [
+        f
+        for f in warnings.filters
+        if f[1] is None and f[3] is None and f[2].__module__ == "builtins"
+    ]
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process() -> Iterator[None]:
+    """Seeds every test, and fails one that leaves the process other than it found it."""
+    pyro.set_rng_seed(0)
+    pyro.clear_param_store()
+    before = global_state()
+
+    yield
+
+    pyro.clear_param_store()
+    after = global_state()
+    changed = [f"{k}: {before[k]} -> {after[k]}" for k in before if before[k] != after[k]]
+    if changed:
+        _restore(before)
+        pytest.fail(f"the test leaves a changed process: {'; '.join(changed)}")
+
+
+def _restore(state: dict[str, Any]) -> None:
+    torch.set_default_dtype(state["torch's default dtype"])
+    torch.set_num_threads(state["torch's number of threads"])
+    torch.set_grad_enabled(state["torch's grad mode"])
+    torch.use_deterministic_algorithms(state["torch's deterministic mode"])
+    pyro.settings.set(**state["Pyro's settings"])
+    Distribution.set_default_validate_args(state["the validation default of distributions"])
+    _PYRO_STACK[:] = state["Pyro's stack of handlers"]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data, from $PYROVAE_DATA or beside the repository."""
+    named = os.environ.get("PYROVAE_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real data are not at {folder}; name their folder in $PYROVAE_DATA")
+    return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

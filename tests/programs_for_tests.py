@@ -1,0 +1,33 @@
+"""Small programs that several tests train."""
+
+import torch
+from torch import nn
+
+import pyrovae
+
+
+def small_vae(x_shape=(6,), latent_dim=2, *, seed=0, beta=1.0):
+    torch.manual_seed(seed)
+    return pyrovae.VAE(
+        prior=pyrovae.StandardNormal(latent_dim),
+        decoder=pyrovae.BernoulliDecoder(pyrovae.MLP((latent_dim,), x_shape, hidden=(16,))),
+        encoder=pyrovae.GaussianEncoder(pyrovae.MLP(x_shape, (2 * latent_dim,), hidden=(16,))),
+        beta=beta,
+    )
+
+
+def binary(count=300, width=6, *, seed=0):
+    """Rows that follow one of two prototypes, with a little noise: something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.tensor([[1.0] * (width // 2) + [0.0] * (width - width // 2)])
+    prototypes = torch.cat([prototypes, 1 - prototypes])
+    rows = prototypes[torch.randint(0, 2, (count,), generator=generator)]
+    return (torch.rand(count, width, generator=generator) < 0.05 + 0.9 * rows).float()
+
+
+def weights(program):
+    return {name: value.clone() for name, value in nn.Module.state_dict(program).items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

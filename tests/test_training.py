@@ -1,0 +1,426 @@
+"""fit: what it trains, what it leaves alone, and what it does when things go wrong."""
+
+import copy
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs_for_tests import binary, same, small_vae, weights
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import pyrovae
+from pyrovae import training
+from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.schedules import constant, cosine, linear
+
+SGD = partial(torch.optim.SGD, lr=0.05)
+quick = partial(pyrovae.fit, epochs=2, batch_size=50, progress=False)
+
+
+# ── It learns what it should ──
+
+
+def test_a_linear_vae_reaches_the_maximum_likelihood_of_probabilistic_pca():
+    # Tipping & Bishop (1999): the maximum likelihood of x ~ N(mu, W W' + s^2 I) is closed.
+    torch.manual_seed(0)
+    size, dims, latents = 2000, 6, 2
+    mixing = torch.linalg.qr(torch.randn(dims, dims))[0] * torch.tensor([2.0, 1.2, 0, 0, 0, 0])
+    x = torch.randn(size, dims) @ mixing.T + 0.5 * torch.randn(size, dims) + torch.randn(dims)
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
+    noise = eigenvalues[latents:].mean()
+    best = -0.5 * (
+        eigenvalues[:latents].log().sum()
+        + (dims - latents) * noise.log()
+        + dims * (1 + math.log(2 * math.pi))
+    )
+
+    vae = pyrovae.VAE(
+        prior=pyrovae.StandardNormal(latents),
+        decoder=pyrovae.GaussianDecoder(
+            pyrovae.MLP((latents,), (dims,), hidden=()), learn_scale=True
+        ),
+        encoder=pyrovae.GaussianEncoder(pyrovae.MLP((dims,), (2 * latents,), hidden=())),
+    )
+    run = quick(
+        vae,
+        x,
+        bound=TraceMeanField_ELBO(),
+        epochs=120,
+        batch_size=100,
+        optimizer=partial(torch.optim.Adam, lr=1e-2),
+        lr_schedule=cosine(1.0, 0.0, 120 * 20),
+    )
+    found = run.evaluate(x, num_samples=200)
+
+    assert found.elbo.mean().item() == pytest.approx(best.item(), abs=0.05)
+    assert found.log_evidence.mean().item() == pytest.approx(best.item(), abs=0.05)
+    assert found.active_units == latents
+
+
+def test_two_programs_in_one_process_both_learn():
+    x = binary()
+    first, second = small_vae(seed=1), small_vae(seed=2)
+    for vae in (first, second, copy.deepcopy(first)):
+        before = weights(vae)
+        run = quick(vae, x, valid=x, epochs=20)
+        assert run.metrics[-1]["valid_elbo"] > run.metrics[0]["valid_elbo"] + 0.3
+        assert all(
+            not torch.equal(before[name], value) for name, value in vae.state_dict().items()
+        )
+
+
+def test_the_step_is_that_of_the_bound_per_example():
+    x, vae = binary(40), small_vae()
+    twin = copy.deepcopy(vae)
+    quick(vae, x, optimizer=SGD, epochs=1, batch_size=40)
+
+    order = next(pyrovae.Examples(x).shuffled(40, seed=0, epoch=1))
+    torch.manual_seed(training.draw_key(0, "step", 0))
+    loss = Trace_ELBO().differentiable_loss(twin.model, twin.guide, order.x) / 40
+    loss.backward()
+    for name, parameter in twin.named_parameters():
+        expected = parameter - 0.05 * parameter.grad
+        torch.testing.assert_close(dict(vae.named_parameters())[name], expected, msg=name)
+
+
+def test_a_subsampled_plate_reports_nats_per_example_too():
+    class Subsampled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(()))
+
+        def model(self, x):
+            with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
+                z = pyro.sample("z", dist.Normal(self.loc, 1.0).expand([2]).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
+                pyro.sample("z", dist.Normal(self.loc, 1.0).expand([2]).to_event(1))
+
+    run = quick(Subsampled(), torch.zeros(200, 2), epochs=1)
+    expected = -run.metrics[0]["train_elbo"]
+    assert run.metrics[0]["loss"] == pytest.approx(expected, rel=0.2)
+
+
+def test_kl_warmup_weighs_the_loss_and_not_what_is_reported():
+    x = binary()
+    warm = quick(small_vae(), x, valid=x, kl_warmup=4, epochs=1, batch_size=300)
+    cold = quick(small_vae(), x, valid=x, epochs=1, batch_size=300)
+    assert warm.metrics[0]["kl_weight"] == 0.0
+    assert warm.metrics[0]["loss"] < cold.metrics[0]["loss"]
+    both = warm.metrics[0]["log_likelihood"] - warm.metrics[0]["kl"]
+    assert warm.metrics[0]["valid_elbo"] == pytest.approx(both, abs=1e-4)
+
+
+def test_beta_enters_the_loss_and_not_what_is_reported():
+    x = binary()
+    losses, bounds = [], []
+    for beta in (0.0, 1.0, 8.0):
+        still = partial(torch.optim.SGD, lr=0.0)
+        run = quick(small_vae(beta=beta), x, optimizer=still, epochs=1)
+        losses.append(run.metrics[0]["loss"])
+        bounds.append(run.evaluate(x, num_samples=50).elbo.mean().item())
+    assert losses[0] < losses[1] < losses[2]
+    assert bounds[0] == pytest.approx(bounds[1]) == pytest.approx(bounds[2])
+
+
+def test_schedules():
+    assert [linear(0, 1, 0)(t) for t in (0, 1)] == [1, 1]
+    assert linear(1.0, 3.0, 4)(1) == 1.5
+    assert cosine(1.0, 0.0, 10)(5) == pytest.approx(0.5)
+    assert constant(0.3)(99) == 0.3
+
+
+def test_a_schedule_scales_the_learning_rate():
+    run = quick(small_vae(), binary(), lr_schedule=linear(1.0, 0.0, 10), epochs=3, batch_size=100)
+    assert [r["lr"] for r in run.metrics] == pytest.approx([0.8e-3, 0.5e-3, 0.2e-3])
+
+
+def test_clipping_bounds_the_step():
+    x, vae = binary(50), small_vae()
+    before = weights(vae)
+    run = quick(vae, x, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=1e-3, epochs=1)
+    moved = sum((p - before[n]).square().sum() for n, p in vae.named_parameters()).sqrt()
+    assert run.metrics[0]["grad_norm"] > 1e-2
+    assert moved.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_early_stopping_keeps_the_best_weights(monkeypatch):
+    elbos = iter([-5.0, -3.0, -4.0, -4.5, -6.0, -7.0])
+    seen = []
+
+    def bounds(self, monitors):
+        seen.append(weights(self.program))
+        return {"valid_elbo": next(elbos)}
+
+    monkeypatch.setattr(training._Loop, "_bounds", bounds)
+    vae = small_vae()
+    run = quick(vae, binary(), valid=binary(), epochs=6, patience=3)
+    assert len(run.metrics) == 5
+    assert same(weights(vae), seen[1])
+    assert not same(seen[1], seen[4])
+
+
+def test_labels_reach_a_program_that_asks_for_them():
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(2, 6))
+
+        def model(self, x, y):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Bernoulli(logits=self.logits[y]).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+
+    y = torch.arange(200) % 2
+    x = y[:, None].expand(-1, 6).float()
+    data = pyrovae.Examples(x, y)
+    program = Conditional()
+    run = quick(program, data, epochs=30, optimizer=partial(torch.optim.Adam, lr=0.1))
+    assert run.metrics[-1]["train_elbo"] > -0.2
+    assert (program.logits[1] > 3).all()
+    assert (program.logits[0] < -3).all()
+    with pytest.raises(InputError, match="labels"):
+        quick(Conditional(), x)
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "bytes", "dataset"])
+def test_data_from_python_come_in_any_container(kind):
+    x = binary()
+    given = {
+        "array": x.numpy(),
+        "tensor": x,
+        "bytes": x.byte(),
+        "dataset": TensorDataset(x, torch.arange(len(x))),
+    }[kind]
+    run = quick(small_vae(), given, epochs=1)
+    reference = quick(small_vae(), x, epochs=1)
+    assert run.metrics[0]["loss"] == pytest.approx(reference.metrics[0]["loss"])
+
+
+# ── It is repeatable and leaves no trace ──
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not():
+    x = binary()
+    first, again, other = small_vae(), small_vae(), small_vae()
+    quick(first, x, seed=3)
+    torch.rand(7)
+    quick(again, x, seed=3)
+    quick(other, x, seed=4)
+    assert same(weights(first), weights(again))
+    assert not same(weights(first), weights(other))
+
+
+def test_the_callers_generators_and_store_are_left_alone():
+    pyro.param("mine", torch.tensor(2.0))
+    vae = small_vae()
+    before = torch.get_rng_state()
+    quick(vae, binary(), valid=binary()).evaluate(binary(), num_samples=5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert list(pyro.get_param_store()) == ["mine"]
+
+
+def test_the_store_is_not_consulted():
+    vae = small_vae()
+    vae.model(binary(5))
+    store = pyro.get_param_store()
+    for name in list(store):
+        store[name] = torch.full_like(store[name], 9.0)
+    run = quick(vae, binary(), epochs=1)
+    assert run.metrics[0]["loss"] < 10
+
+
+def test_nothing_is_written_without_a_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick(small_vae(), binary(), valid=binary()).evaluate(binary(), num_samples=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ── It refuses before the first step ──
+
+
+def grey(count=100):
+    return torch.rand(count, 6, generator=torch.Generator().manual_seed(0))
+
+
+def nan_in(row):
+    x = binary()
+    x[row, 2] = math.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (grey(), "--binarize.*continuous-bernoulli"),
+        (torch.cat([binary(250), grey(1), binary(9)]), "example 250"),
+        (binary() * 255, "0 to 255"),
+        (nan_in(123), "example 123"),
+        (binary(0), "empty"),
+        (np.full((20, 6), np.inf), "infinity"),
+    ],
+)
+def test_data_outside_the_support_are_refused_with_nothing_written(x, words, tmp_path):
+    vae = small_vae()
+    before = weights(vae)
+    with pytest.raises(InputError, match=words):
+        quick(vae, x, run_dir=tmp_path / "run")
+    assert same(before, weights(vae))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"kl_warmup": -1}, "kl_warmup"),
+        ({"patience": 3}, "validation"),
+        ({"bound": RenyiELBO(num_particles=2)}, "differentiable_loss"),
+        ({"device": "no-such-device"}, "--device cpu"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        quick(small_vae(), binary(), **options)
+
+
+def test_a_parameter_that_no_module_holds_is_refused_by_name():
+    class Loose(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(6))
+
+        def model(self, x):
+            scale = pyro.param("loose_scale", torch.ones(6))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(self.loc, scale).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
+
+    with pytest.raises(InputError, match="loose_scale"):
+        quick(Loose(), binary())
+
+
+@pytest.mark.parametrize("program", [object(), nn.Linear(2, 2)])
+def test_what_is_no_program_is_refused(program):
+    with pytest.raises(InputError, match="model and guide"):
+        quick(program, binary())
+
+
+def test_a_frozen_program_is_refused():
+    with pytest.raises(InputError, match="no parameter to train"):
+        quick(small_vae().requires_grad_(False), binary())
+
+
+def test_an_existing_directory_is_not_overwritten(tmp_path):
+    (tmp_path / "precious").write_text("1")
+    with pytest.raises(InputError, match="exists already"):
+        quick(small_vae(), binary(), run_dir=tmp_path)
+    assert (tmp_path / "precious").read_text() == "1"
+
+
+# ── It stops before NaN reaches a weight ──
+
+
+class Explodes(nn.Module):
+    """A program whose likelihood, or gradient, goes bad at the n-th call of its model."""
+
+    def __init__(self, at, where):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(6))
+        self.register_buffer("zero", torch.zeros(6))
+        self.at, self.where = at, where
+
+    def model(self, x):
+        loc = self.loc
+        if self.training:
+            self.at -= 1
+        if self.at <= 0 and self.where == "likelihood":
+            loc = loc + math.nan
+        if self.at <= 0 and self.where == "gradient":
+            # sqrt(0) is 0, and its derivative infinite.
+            loc = loc + (self.loc * 0).sqrt()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.zero, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.zero, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(("where", "words"), [("likelihood", "site 'x'"), ("gradient", "'loc'")])
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_nan_stops_training_before_the_step(where, words, tmp_path):
+    program = Explodes(at=9, where=where)
+    before = {}
+
+    class Recording(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            before["weights"] = weights(program)
+
+    with pytest.raises(NonFiniteError, match=rf"epoch 2, batch 2 \(step 8\).*{words}"):
+        quick(
+            program,
+            binary(),
+            optimizer=partial(Recording, lr=0.1),
+            run_dir=tmp_path / "run",
+        )
+    assert same(before["weights"], weights(program))
+    saved = pyrovae.load(tmp_path / "run", program=Explodes(0, ""))
+    assert same(before["weights"], weights(saved.program))
+
+
+def test_an_interrupt_saves_what_there_is(tmp_path):
+    class Interrupted(torch.optim.SGD):
+        steps = 0
+
+        def step(self, closure=None):
+            Interrupted.steps += 1
+            if Interrupted.steps == 9:
+                raise KeyboardInterrupt
+            super().step(closure)
+
+    vae = small_vae()
+    with pytest.raises(KeyboardInterrupt):
+        quick(vae, binary(), optimizer=partial(Interrupted, lr=0.1), run_dir=tmp_path / "run")
+    saved = pyrovae.load(tmp_path / "run")
+    assert same(weights(vae), weights(saved.program))
+    assert len(saved.metrics) == 1
+
+
+def test_a_disk_that_fills_is_one_sentence_and_leaves_the_metrics(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyrovae.checkpoint._write_synced", full)
+    with pytest.raises(pyrovae.CheckpointError, match=r"No space left on device.*--run-dir"):
+        quick(small_vae(), binary(), run_dir=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+@pytest.mark.gpu
+def test_the_gpu_trains_to_the_same_bound():
+    x = binary(2000)
+    cpu = quick(small_vae(), x, epochs=10, device="cpu").evaluate(num_samples=100)
+    gpu = quick(small_vae(), x, epochs=10, device="cuda").evaluate(num_samples=100)
+    assert gpu.elbo.mean().item() == pytest.approx(cpu.elbo.mean().item(), abs=0.1)
