@@ -70,10 +70,10 @@ class _Training:
     """how often to visit every training example"""
     batch_size: int = 128
     """the examples of one step"""
-    lr: float = 1e-3
-    """Adam's learning rate"""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """what becomes of the learning rate over the epochs"""
+    lr: float = 2e-3
+    """Adam's learning rate at the start"""
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    """what becomes of the learning rate: cosine takes it to zero over the epochs"""
     clip_norm: Annotated[float | None, _auto("FLOAT", "no clipping")] = None
     """the norm that gradients are scaled down to where they exceed it"""
     patience: Annotated[int | None, _auto("INT", "train all epochs")] = None
@@ -292,8 +292,10 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
     torch.manual_seed(options.seed)
     program, about, record = _build(options, program_spec, data)
 
-    steps = -(-len(data.train) // options.batch_size)
-    epochs = options.epochs or max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps))
+    steps = -(-len(data.train) // max(1, options.batch_size))
+    epochs = options.epochs
+    if epochs is None:
+        epochs = max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps))
     path = options.run_dir or _new_path(data.name)
     _print_start(describe_environment(device)["hardware"], device, data, about, epochs, options)
 

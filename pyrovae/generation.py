@@ -9,6 +9,7 @@ __all__ = [
     "Generated",
     "decode",
     "interpolate",
+    "latent",
     "manifold",
     "posterior_means",
     "reconstruct",
@@ -96,6 +97,17 @@ def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
     return {name: mean(site) for name, site in sites(guide_trace, observed=False).items()}
 
 
+def latent(means: Mapping[str, Tensor], site: str) -> Tensor:
+    """The means of one latent site.
+
+    Raises:
+        InputError: If there is no such site.
+    """
+    if site not in means:
+        raise InputError(f"There is no latent site {site!r}.", f"Take one of {', '.join(means)}.")
+    return means[site]
+
+
 def reconstruct(program: Program, batch: Batch) -> Generated:
     """Each example decoded from the mean of its latents."""
     return decode(program, posterior_means(program, batch), batch)
@@ -151,9 +163,7 @@ def traverse(
     """
     one = _repeat(example, 1)
     means = posterior_means(program, one)
-    if site not in means:
-        raise InputError(f"There is no latent site {site!r}.", f"Take one of {', '.join(means)}.")
-    size = means[site].shape[-1]
+    size = latent(means, site).shape[-1]
     dims = list(range(size)) if dims is None else dims
     if any(not 0 <= dim < size for dim in dims):
         raise InputError(f"The site {site!r} has the dimensions 0 to {size - 1}.", "Name these.")
@@ -187,7 +197,8 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
     Raises:
         InputError: If the site is not two-dimensional.
     """
-    size = posterior_means(program, _repeat(template, 1))[site].shape[-1]
+    means = posterior_means(program, _repeat(template, 1))
+    size = latent(means, site).shape[-1]
     if size != 2:
         raise InputError(
             f"The latent {site!r} has {size} dimensions; a manifold can be drawn for 2.",
@@ -214,11 +225,17 @@ def _run_model(
     trace = poutine.trace(model).get_trace(template.x, **extra)
     site = observation_site(trace, given=latents)
     if draw:
-        return Generated(site["value"], "draw")
-    try:
-        return Generated(site["fn"].mean, "mean")
-    except NotImplementedError:
-        return Generated(site["fn"].sample((DRAWS,)).mean(0), f"mean of {DRAWS} draws")
+        found = Generated(site["value"], "draw")
+    else:
+        try:
+            found = Generated(site["fn"].mean, "mean")
+        except NotImplementedError:
+            draws = site["fn"].sample((DRAWS,))
+            found = Generated(draws.mean(0), f"mean of {DRAWS} draws")
+
+    # A program may observe its images flattened.
+    same_size = found.x[0].numel() == template.x[0].numel()
+    return found._replace(x=found.x.reshape(template.x.shape)) if same_size else found
 
 
 def _repeat(template: Batch, count: int) -> Batch:

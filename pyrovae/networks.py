@@ -52,7 +52,7 @@ class MLP(nn.Module):
         out_shape: Sequence[int],
         *,
         hidden: Sequence[int] = (400,),
-        activation: type[nn.Module] = nn.Softplus,
+        activation: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
 

@@ -193,8 +193,13 @@ class Run:
 
     def _informative(self, site: str, count: int) -> list[int]:
         """The dimensions whose posterior means vary most over examples."""
-        means = generation.posterior_means(self.program, self.held_out.head(500))[site]
-        return means.var(0, correction=0).argsort(descending=True)[:count].tolist()
+        means = generation.posterior_means(self.program, self.held_out.head(500))
+        return (
+            generation.latent(means, site)
+            .var(0, correction=0)
+            .argsort(descending=True)[:count]
+            .tolist()
+        )
 
     def _picture(
         self, found: Generated, caption: str, *, rows: list[str] | None = None

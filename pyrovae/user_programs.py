@@ -41,8 +41,8 @@ def load_builder(spec: str) -> Builder:
             f"{path} cannot be run ({type(error).__name__}: {error}).", "Mend the file."
         ) from error
 
-    builder: Any = getattr(module, name or "build", None)
-    if not callable(builder):
+    builder: Builder | None = getattr(module, name or "build", None)
+    if builder is None or not callable(builder):
         raise InputError(
             f"{path} defines no function {name or 'build'!r}.",
             "Name the program as file.py:build.",

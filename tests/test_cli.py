@@ -1,0 +1,266 @@
+"""The command line: what a person types, sees, and gets wrong."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyrovae import building, cli, data
+
+QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "FINAL_SAMPLES", 10)
+
+
+def run(*words):
+    """The exit code of a command."""
+    try:
+        cli.main([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def failing(capsys, *words):
+    """What a command that fails says, with nothing left behind."""
+    assert run(*words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pyrovae: ")
+    assert "Traceback" not in said
+    assert not Path("runs").exists()
+    return said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    cli.main(["train", *QUICK, "--run-dir", str(path)])
+    return path
+
+
+def test_train_alone_ends_with_numbers_report_and_what_to_type_next(capsys):
+    assert run("train", *QUICK) == 0
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert lines[0].startswith("device   cpu")
+    assert "digits" in lines[1]
+    assert "binarised (dynamic)" in lines[1]
+    assert "1,437 / 180 / 180" in lines[2]
+    assert "bernoulli decoder" in lines[3]
+    assert "2 epochs" in lines[4]
+    assert len(re.findall(r"^epoch   \d/2: .*ELBO", said, re.M)) == 2
+    assert re.search(r"test ELBO +-\d+\.\d\d \+- \d\.\d\d nats per image", said)
+    assert re.search(r"log p\(x\) +-\d+\.\d\d \+- \d\.\d\d nats per image", said)
+    assert "10 importance samples for each of 180 images" in said
+    path = re.search(r"^run +(.*)$", said, re.M)[1]
+    assert re.match(r"runs/digits-\d{8}-\d{6}$", path)
+    assert Path(re.search(r"^report +(.*)$", said, re.M)[1]).is_file()
+    commands = [line.split()[1:] for line in lines if line.startswith("  pyrovae")]
+    assert len(commands) == 3
+    for command in commands:
+        assert run(*command) == 0
+
+
+def test_every_verb_writes_its_picture_and_prints_the_path(trained, capsys):
+    for verb in ("sample", "reconstruct", "traverse", "interpolate"):
+        assert run(verb, trained) == 0
+        path = capsys.readouterr().out.strip()
+        assert path == str(trained / f"{verb}.png")
+        assert Path(path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert run("sample", trained, "--output", "mine.png", "--count", 3, "--draw") == 0
+    assert Path("mine.png").is_file()
+    assert run("report", trained) == 0
+
+
+def test_evaluate_prints_one_json_object(trained, capsys):
+    assert run("evaluate", trained, "--num-samples", 20, "--limit", 7, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = {
+        "elbo", "elbo_se", "log_evidence", "log_evidence_se", "num_samples", "num_examples",
+        "active_units", "bits_per_dim",
+    }  # fmt: skip
+    assert expected <= set(found)
+    assert (found["num_samples"], found["num_examples"]) == (20, 7)
+    assert found["elbo"] < found["log_evidence"] < 0
+
+
+@pytest.mark.parametrize("decoder", ["gaussian", "pixelwise-gaussian", "continuous-bernoulli"])
+def test_a_decoder_of_grey_values_brings_their_preprocessing(decoder, capsys):
+    assert run("train", *QUICK, "--decoder", decoder) == 0
+    said = capsys.readouterr().out
+    assert "17 levels dequantised" in said
+    assert "upper bound" in said
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.random.default_rng(0).integers(0, 256, (60, 9, 7, 3), dtype=np.uint8), "gaussian"),
+        (np.random.default_rng(0).normal(5, 3, (60, 4)), "standardised"),
+        (np.random.default_rng(0).integers(0, 2, (60, 12)), "bernoulli"),
+        (np.random.default_rng(0).random((60, 6, 6)), "gaussian"),
+    ],
+)
+def test_no_file_fails_on_its_own_default(array, words, capsys):
+    np.save("mine.npy", array)
+    assert run("train", "--data", "mine.npy", *QUICK) == 0
+    said = capsys.readouterr().out
+    assert words in said
+    assert "log p(x)" in said
+
+
+def test_options_reach_the_parts(capsys):
+    options = [
+        "--prior",
+        "gaussian-mixture",
+        "--network",
+        "conv",
+        "--beta",
+        "2",
+        "--kl-warmup",
+        "1",
+    ]
+    assert run("train", *QUICK, *options, "--run-dir", "r", "--binarize", "threshold") == 0
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["program"]["prior"]["part"] == "GaussianMixture"
+    assert config["program"]["decoder"]["net"]["part"] == "DeconvNet"
+    assert config["program"]["beta"] == 2
+    assert config["training"]["kl_warmup"] == 1
+    assert config["data"]["preprocessing"]["mode"] == "threshold"
+    assert config["command"] == "pyrovae train " + " ".join(
+        [*QUICK, *options, "--run-dir", "r", "--binarize", "threshold"]
+    )
+
+
+# ── A program of the user's own ──
+
+PROGRAM = """
+import pyro
+import pyro.distributions as dist
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, size, latent_dim, scale):
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(latent_dim, size), nn.Linear(size, latent_dim)
+        self.scale = scale
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0 * self.encoder.bias, 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x.flatten(1))
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x.flatten(1)), self.scale).to_event(1))
+
+def build(shape, *, latent_dim=3, scale=0.5):
+    return Mine(shape[0] * shape[1] * shape[2], latent_dim, scale)
+"""
+
+
+def test_a_users_program_trains_and_its_keywords_are_options(capsys):
+    Path("mine.py").write_text(PROGRAM)
+    words = ["mine.py:build", "--build.latent-dim", "5", "--epochs", "2", "--run-dir", "r"]
+    assert run("train", *words) == 0
+    assert json.loads(Path("r/config.json").read_text())["program"]["arguments"] == {
+        "latent_dim": 5,
+        "scale": 0.5,
+    }
+    assert run("evaluate", "r", "--num-samples", 10) == 0
+    capsys.readouterr()
+
+    Path("mine.py").write_text(PROGRAM + "\nraise RuntimeError('must not run')\n")
+    assert run("evaluate", "r") == 2
+    assert "has changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "spec", "words"),
+    [
+        (PROGRAM, "missing.py:build", "no file"),
+        (PROGRAM, "mine.py:bild", "no function 'bild'"),
+        ("1 / 0", "mine.py:build", "ZeroDivisionError"),
+        ("def build(shape): return 3", "mine.py:build", "model and guide"),
+    ],
+)
+def test_a_users_program_that_cannot_be_used_says_why(content, spec, words, capsys):
+    Path("mine.py").write_text(content)
+    assert words in failing(capsys, "train", spec)
+
+
+# ── Mistakes ──
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--data", "minst"], "neither a named data set"),
+        (["--data", "missing.npy"], "no file"),
+        (["--decoder", "bernoulli", "--binarize", "none"], "--binarize.*continuous-bernoulli"),
+        (["--epochs", "0"], "epochs"),
+        (["--latent-dim", "0"], "latent_dim"),
+        (["--beta", "-1"], "beta"),
+        (["--device", "cuda:99"], "--device cpu"),
+    ],
+)
+def test_bad_input_is_one_sentence_of_cause_and_one_of_remedy(words, answer, capsys):
+    assert re.search(answer, failing(capsys, "train", *words))
+
+
+def test_convolutions_of_vectors_are_refused(capsys):
+    np.save("mine.npy", np.random.default_rng(0).normal(size=(60, 4)))
+    assert "--network mlp" in failing(capsys, "train", "--data", "mine.npy", "--network", "conv")
+
+
+def test_an_unknown_option_is_answered_with_the_nearest(capsys):
+    assert run("train", "--lattent-dim", 3) == 2
+    assert "--latent-dim" in capsys.readouterr().err
+    assert run("trian") == 2
+    assert run("evaluate", "no-such-run") == 2
+
+
+def test_the_words_of_the_parser_are_those_of_the_parts():
+    choices = {
+        cli.Prior: building.PRIORS,
+        cli.Encoder: building.ENCODERS,
+        cli.Decoder: building.DECODERS,
+        cli.Network: building.NETWORKS,
+        cli.Binarization: ("none", *data.preprocessing.BINARIZE_MODES),
+    }
+    for literal, table in choices.items():
+        assert list(literal.__args__) == list(table)
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from pyrovae import cli; cli.main(['train', '--help'])"
+    check = f"try:\n  exec({code!r})\nfinally:\n  assert 'torch' not in sys.modules"
+    found = subprocess.run([sys.executable, "-c", "import sys\n" + check], capture_output=True)
+    assert found.returncode == 0, found.stderr
+    assert b"--latent-dim INT" in found.stdout
+
+
+def test_an_interrupt_saves_and_exits_130(tmp_path):
+    words = [sys.executable, "-m", "pyrovae", "train", "--epochs", "100000", "--run-dir", "r"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch   3/"):
+            break
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "Interrupted" in said
+    assert list((tmp_path / "r" / "checkpoints").glob("step-*/MANIFEST.json"))
+    assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 0

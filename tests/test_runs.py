@@ -1,0 +1,135 @@
+"""Runs: what a directory gives back, and what it refuses."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from programs_for_tests import binary, same, small_vae, weights
+
+import pyrovae
+from pyrovae.errors import CheckpointError, InputError
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    data = pyrovae.load_data("digits")
+    vae = small_vae(data.x_shape, latent_dim=3)
+    return pyrovae.fit(vae, data, epochs=2, run_dir=path, progress=False)
+
+
+def test_a_run_loads_with_its_weights_splits_and_numbers(trained):
+    again = pyrovae.load(trained.path)
+    assert same(weights(trained.program), weights(again.program))
+    assert again.metrics == trained.metrics
+    assert again.preprocessing == trained.preprocessing
+    for name, split in trained.splits.items():
+        assert torch.equal(split.head(50).x, again.splits[name].head(50).x)
+    numbers = [run.evaluate(num_samples=20, limit=30).summary() for run in (trained, again)]
+    for found in numbers:
+        found.pop("seconds")
+    assert numbers[0] == numbers[1]
+    assert json.loads((trained.path / "evaluation.json").read_text())["num_examples"] == 30
+
+
+def test_a_run_draws_in_the_units_of_the_data(trained):
+    for picture in (trained.sample(5), trained.reconstruct(4), trained.traverse(dims=[0, 2])):
+        assert picture.x.shape[-3:] == (1, 8, 8)
+        finite = picture.x[torch.isfinite(picture.x)]
+        assert finite.min() >= 0
+        assert 1 < finite.max() <= 16
+    assert trained.interpolate(0, 3, steps=6).x.shape == (1, 6, 1, 8, 8)
+    assert trained.reconstruct(4).x.shape == (2, 4, 1, 8, 8)
+
+
+def test_an_interpolation_starts_and_ends_at_the_reconstructions(trained):
+    ends = trained.interpolate(0, 3, steps=6).x[0, [0, -1]]
+    torch.testing.assert_close(ends, trained.reconstruct(4).x[1, [0, 3]])
+
+
+def test_equal_seeds_draw_equal_samples(trained):
+    assert torch.equal(trained.sample(8, seed=1).x, trained.sample(8, seed=1).x)
+    assert not torch.equal(trained.sample(8, seed=1).x, trained.sample(8, seed=2).x)
+
+
+def test_a_two_dimensional_latent_has_a_plane():
+    run = pyrovae.fit(small_vae(), binary(), epochs=1, progress=False)
+    assert run.manifold(side=4).x.shape == (4, 4, 6)
+    three = pyrovae.fit(small_vae(latent_dim=3), binary(), epochs=1, progress=False)
+    with pytest.raises(InputError, match="3 dimensions"):
+        three.manifold()
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 10_000), (-1, 0)])
+def test_examples_that_do_not_exist_are_refused(trained, first, last):
+    with pytest.raises(InputError, match="no held-out example"):
+        trained.interpolate(first, last)
+
+
+def test_dimensions_and_sites_that_do_not_exist_are_refused(trained):
+    with pytest.raises(InputError, match="0 to 2"):
+        trained.traverse(dims=[7])
+    with pytest.raises(InputError, match="no latent site"):
+        trained.traverse(site="y")
+
+
+def test_a_report_names_its_numbers_and_how_they_were_made(trained):
+    trained.evaluate(num_samples=20, limit=30)
+    page = trained.report().read_text()
+    assert f"{trained.evaluation.elbo.mean():.2f}" in page
+    for words in ("Reconstructions", "Samples", "Latent traversals", "seed 0", "KL per dimension"):
+        assert words in page
+
+
+def test_a_run_without_a_directory_has_no_report():
+    run = pyrovae.fit(small_vae(), binary(), epochs=1, progress=False)
+    with pytest.raises(InputError, match="run_dir"):
+        run.report()
+
+
+def test_arrays_are_given_again_and_recognised(tmp_path):
+    x = binary()
+    run = pyrovae.fit(
+        small_vae(), pyrovae.load_data(x), epochs=1, run_dir=tmp_path / "run", progress=False
+    )
+    bare = pyrovae.load(run.path)
+    assert bare.sample(3).x.shape[-1] == 6
+    with pytest.raises(InputError, match="Give them again"):
+        bare.evaluate(num_samples=5)
+    again = pyrovae.load(run.path, data=x)
+    assert torch.equal(again.splits["test"].head(9).x, run.splits["test"].head(9).x)
+    with pytest.raises(InputError, match="not those"):
+        pyrovae.load(run.path, data=1 - x)
+
+
+def test_a_program_of_ones_own_is_given_again(tmp_path):
+    vae = small_vae()
+    own = SimpleNamespace(model=vae.model, guide=vae.guide, parts=vae)
+    run = pyrovae.fit(own, binary(), epochs=1, run_dir=tmp_path / "run", progress=False)
+    with pytest.raises(InputError, match="program="):
+        pyrovae.load(run.path)
+    other = small_vae(seed=5)
+    fresh = SimpleNamespace(model=other.model, guide=other.guide, parts=other)
+    pyrovae.load(run.path, program=fresh)
+    assert same(weights(vae), weights(other))
+    wrong = small_vae(latent_dim=3)
+    misfit = SimpleNamespace(model=wrong.model, guide=wrong.guide, parts=wrong)
+    with pytest.raises(InputError, match="do not fit"):
+        pyrovae.load(run.path, program=misfit)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a run directory"):
+        pyrovae.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"program": {"part": "os.system"}, "data": {}}')
+    with pytest.raises((InputError, CheckpointError)):
+        pyrovae.load(tmp_path)
+
+
+def test_a_run_whose_checkpoints_are_gone_says_so(tmp_path):
+    run = pyrovae.fit(small_vae(), binary(), epochs=1, run_dir=tmp_path / "r", progress=False)
+    for file in (run.path / "checkpoints").rglob("model.safetensors"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="damaged"):
+        pyrovae.load(run.path)
