@@ -1,10 +1,11 @@
 """Effect handlers and store-keeping that Pyro lacks."""
 
-__all__ = ["isolated_store", "kl_weight", "register"]
+__all__ = ["isolated_store", "kl_weight", "register", "unregistered"]
 
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import InputError
 
+_registering: ContextVar[bool] = ContextVar("registering", default=True)
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = itertools.count()
 
@@ -29,6 +31,8 @@ def register(module: nn.Module) -> None:
     Raises:
         InputError: If the store, loaded from elsewhere, holds other tensors under the name.
     """
+    if not _registering.get():
+        return
     if module not in _names:
         _names[module] = f"{type(module).__name__}_{next(_numbers)}"
 
@@ -40,6 +44,16 @@ def register(module: nn.Module) -> None:
                     f"Pyro's parameter store already holds another tensor as {full_name!r}.",
                     "Call pyro.clear_param_store(), and restore weights with load_state_dict.",
                 )
+
+
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """Runs a block in which `register` does nothing: pyrovae itself has no need of the store."""
+    token = _registering.set(False)
+    try:
+        yield
+    finally:
+        _registering.reset(token)
 
 
 @contextmanager

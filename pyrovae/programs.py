@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Batch
 from pyrovae.errors import InputError
-from pyrovae.handlers import isolated_store
+from pyrovae.handlers import isolated_store, unregistered
 
 PLATE = "data"
 Site = Any  # a dict; Pyro types its traces more loosely than they are
@@ -160,6 +160,7 @@ def evaluating(program: Program) -> Iterator[None]:
         with (
             torch.no_grad(),
             torch.random.fork_rng(devices=devices),
+            unregistered(),
             isolated_store(),
             pyro.validation_enabled(False),
         ):

@@ -7,7 +7,9 @@ structure, without it.
 
 __all__ = ["GuardedStep", "StepResult"]
 
+import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import pyro
@@ -106,8 +108,9 @@ class GuardedStep:
 
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = get_total_norm(gradients)
+        # One transfer from the device for both.
         found = torch.stack([loss.detach(), norm]).tolist()
-        if not all(map(torch.isfinite, torch.tensor(found))):
+        if not all(map(math.isfinite, found)):
             replay()
             raise self._diagnose(batch)
 
@@ -119,9 +122,7 @@ class GuardedStep:
         return StepResult(*found)
 
     def _loss(self, batch: Batch, weight: float) -> Tensor:
-        model, guide = self.program.model, self.program.guide
-        if "y" in labels(model, batch) or "y" in labels(guide, batch):
-            model, guide = _with_labels(model, batch), _with_labels(guide, batch)
+        model, guide = (_with_labels(f, batch) for f in (self.program.model, self.program.guide))
         if weight != 1:
             handler = kl_weight(weight)
             model, guide = handler(model), handler(guide)
@@ -156,4 +157,4 @@ class GuardedStep:
 
 def _with_labels(function: Callable[..., object], batch: Batch) -> Callable[..., object]:
     extra = labels(function, batch)
-    return lambda x: function(x, **extra)
+    return partial(function, **extra) if extra else function

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, Data, Examples
+from pyrovae.data import Batch, Binarize, Data, Examples
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
-from pyrovae.handlers import isolated_store
+from pyrovae.handlers import isolated_store, unregistered
 from pyrovae.parts import to_config
 from pyrovae.programs import (
     Program,
@@ -35,7 +35,7 @@ from pyrovae.programs import (
     evaluating,
     inspect_program,
 )
-from pyrovae.randomness import draw_key, seeded
+from pyrovae.randomness import seed_generators, seeded
 from pyrovae.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, Run
 from pyrovae.schedules import Schedule, constant, linear
 from pyrovae.svi import Bound, GuardedStep, MakeOptimizer
@@ -132,7 +132,7 @@ def fit(
         raise InputError("Early stopping needs validation data.", "Give valid, or no patience.")
 
     module = as_module(program).to(target)
-    with isolated_store(empty=True), torch.random.fork_rng(devices=_cuda(target)):
+    with unregistered(), isolated_store(empty=True), torch.random.fork_rng(devices=_cuda(target)):
         structure = _check_program(program, splits)
         steps = -(-len(splits["train"]) // batch_size)
         options = {
@@ -260,7 +260,7 @@ class _Loop:
         }
 
     def _seed_step(self) -> None:
-        torch.manual_seed(draw_key(self.seed, "step", self.taken))
+        seed_generators(self.seed, "step", self.taken, device=self.splits["train"].device)
 
     def _replay(self, raw: Any) -> None:
         """The generators as they were when the step's loss was computed."""
@@ -404,8 +404,10 @@ def _check_program(program: Program, splits: dict[str, Examples]) -> Structure:
             "Move it inside the plate, or train without validation data.",
         )
     for split in splits.values():
+        # Of binary values the first examples show all that there is.
+        limit = 1000 if isinstance(split.preprocessing, Binarize) else None
         if not split.streams:
-            check_support(program, split.in_order(1000))
+            check_support(program, split.in_order(1000, limit=limit))
     return structure
 
 

@@ -82,7 +82,7 @@ def test_the_step_is_that_of_the_bound_per_example():
     quick(vae, x, optimizer=SGD, epochs=1, batch_size=40)
 
     order = next(pyrovae.Examples(x).shuffled(40, seed=0, epoch=1))
-    torch.manual_seed(training.draw_key(0, "step", 0))
+    training.seed_generators(0, "step", 0)
     loss = Trace_ELBO().differentiable_loss(twin.model, twin.guide, order.x) / 40
     loss.backward()
     for name, parameter in twin.named_parameters():

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data.preprocessing import AsIs, Preprocessing
 from pyrovae.errors import InputError
-from pyrovae.randomness import draw_key, generator
+from pyrovae.randomness import draw_key, generator, seeded
 
 
 class Batch(NamedTuple):
@@ -208,8 +208,7 @@ class _Seeded(Dataset[tuple[Tensor, Tensor | None]]):
         try:
             random.seed(key)
             np.random.seed(key % 2**32)  # noqa: NPY002
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(key)
+            with seeded(self.seed, "item", self.epoch, index):
                 item = self.dataset[index]
         finally:
             random.setstate(python_state)

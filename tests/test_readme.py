@@ -1,0 +1,50 @@
+"""The README's code runs, and its commands are those that are tested."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pyrovae import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in blocks("python"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(code, "README.md", "exec"), names)
+    assert names["run"].metrics
+
+
+def test_the_first_two_commands_install_train_and_test():
+    first, second = blocks("sh")[:2]
+    assert len(first.strip().splitlines()) == len(second.strip().splitlines()) == 1
+    assert re.search(r"venv .*pip install .*pyrovae train$", first.strip())
+    assert re.search(r"pip install .*\[test\].*python -m pytest$", second.strip())
+
+
+@pytest.mark.parametrize("line", re.findall(r"^pyrovae .*$", "\n".join(blocks("sh")), re.M))
+def test_every_command_of_the_readme_parses(line, monkeypatch):
+    words = shlex.split(line.split("#")[0])[1:]
+    parsed = []
+    monkeypatch.setattr(cli, "_train", lambda options, *rest: parsed.append(options))
+    monkeypatch.setattr(cli, "_with_run", parsed.append)
+    monkeypatch.setattr(cli, "_train_type", lambda program: cli.Train)
+    cli.main(words)
+    assert len(parsed) == 1
+
+
+def test_the_files_it_shows_exist():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
