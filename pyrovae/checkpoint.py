@@ -10,6 +10,7 @@ __all__ = ["Checkpoint", "load_newest", "save"]
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,16 +115,20 @@ def _load(path: Path) -> Checkpoint:
             contents[name] = load_tensors(content)
         state = _join(manifest["state"], contents["state.safetensors"])
         return Checkpoint(manifest["step"], contents["model.safetensors"], state)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ArithmeticError, LookupError, RuntimeError, *_MALFORMED) as error:
         raise CheckpointError(
             f"The checkpoint {path} is damaged ({error}).",
             "Restore it, or remove it so that the one before it is used.",
         ) from error
 
 
+# What a manifest of the wrong structure raises, wherever that is met.
+_MALFORMED = (AttributeError, TypeError, ValueError, SafetensorError)
+
+
 def _folders(folder: Path) -> list[Path]:
     """The checkpoints of a folder, newest first."""
-    found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name))
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 

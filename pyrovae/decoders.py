@@ -16,6 +16,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.distributions import ContinuousBernoulli
 from pyrovae.errors import InputError
 from pyrovae.networks import smooth_clamp, smooth_floor
 
@@ -66,7 +67,7 @@ class ContinuousBernoulliDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        return dist.ContinuousBernoulli(logits=self.net(z)).to_event(_event_rank(self.net))
+        return ContinuousBernoulli(self.net(z)).to_event(_event_rank(self.net))
 
 
 class GaussianDecoder(nn.Module):

@@ -11,8 +11,9 @@ class PyrovaeError(Exception):
         remedy: One sentence: what to do about it.
     """
 
-    def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(f"{cause} {remedy}")
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        # The default is for Pyro, whose tracer raises an error anew with one argument.
+        super().__init__(f"{cause} {remedy}".strip())
 
         self.cause = cause
         self.remedy = remedy

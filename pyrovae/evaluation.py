@@ -263,7 +263,8 @@ def pareto_k(log_weight: Tensor) -> Tensor:
 
     A generalised Pareto distribution is fitted to the largest $\min(K / 5, 3 \sqrt K)$ weights
     by the method of Zhang & Stephens (2009), with the prior of Vehtari et al. that pulls small
-    samples towards 0.5. With fewer than 5 in the tail it is NaN.
+    samples towards 0.5. With fewer than 5 in the tail it is NaN,
+    and with weights that are all equal minus infinity.
 
     References:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), arXiv:1507.02646.
@@ -277,7 +278,10 @@ def pareto_k(log_weight: Tensor) -> Tensor:
     tail = ((top[:-1] - top[0]).exp() - (top[-1] - top[0]).exp()).flip(0).T
     k = _fit_tail(tail.clamp(min=1e-300))
 
-    return torch.where(tail[:, -1] > 0, (k * size + 5) / (size + 10), -math.inf)
+    # Weights that agree to rounding, as at the exact posterior, have no tail to speak of.
+    rounding = 16 * torch.finfo(torch.float32).eps * top.abs().amax(0)
+    spread = top[0] - top[-1]
+    return torch.where(spread > rounding.clamp(min=1e-3), (k * size + 5) / (size + 10), -math.inf)
 
 
 def _fit_tail(x: Tensor) -> Tensor:

@@ -79,13 +79,17 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
         template: As in `sample`.
     """
     count = len(next(iter(latents.values())))
-    with evaluating(program):
-        return _run_model(program, _repeat(template, count), latents, draw=False)
+    rows = _repeat(template, count)
+    with evaluating(program), seeded(0, "decode", device=rows.x.device):
+        return _run_model(program, rows, latents, draw=False)
 
 
 def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
-    """The mean of every latent site under the guide, or a draw where it has none: (N, D)."""
-    with evaluating(program):
+    """The mean of every latent site under the guide, or a draw where it has none: (N, D).
+
+    Below another latent of the guide it is the mean given a draw of that, the same every time.
+    """
+    with evaluating(program), seeded(0, "encode", device=batch.x.device):
         _, guide_trace = trace_pair(program, batch)
 
     def mean(site: Any) -> Tensor:
@@ -126,7 +130,7 @@ def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) 
         x of shape (N, steps, x): row by row from start to end.
     """
     first, last = posterior_means(program, start), posterior_means(program, end)
-    shares = torch.linspace(0, 1, steps, device=start.x.device)
+    shares = torch.linspace(0, 1, steps, device=start.x.device, dtype=start.x.dtype)
 
     def line(a: Tensor, b: Tensor) -> Tensor:
         return torch.lerp(a[:, None], b[:, None], shares.view(1, -1, *[1] * (a.dim() - 1)))
@@ -204,7 +208,8 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
             f"The latent {site!r} has {size} dimensions; a manifold can be drawn for 2.",
             "Train with --latent-dim 2, or traverse single dimensions.",
         )
-    probabilities = (torch.arange(side, device=template.x.device) + 0.5) / side
+    cells = torch.arange(side, device=template.x.device, dtype=template.x.dtype)
+    probabilities = (cells + 0.5) / side
     axis = torch.special.ndtri(probabilities)
     rows, columns = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     points = torch.stack([columns, rows], dim=-1).flatten(0, 1)

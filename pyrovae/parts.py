@@ -7,7 +7,7 @@ one convention, kept by a test: a part keeps each argument of its constructor un
 
 __all__ = ["PARTS", "from_config", "to_config"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -87,18 +87,21 @@ def from_config(config: Any) -> Any:
         return tuple(from_config(item) for item in config)
     if not isinstance(config, Mapping):
         return config
-    if "tensor" in config:
-        return torch.tensor(config["tensor"])
     if "type" in config:
         return _look_up(ACTIVATIONS, config["type"])
+    if "tensor" in config:
+        return _build(torch.tensor, {"data": config["tensor"]})
 
     arguments = {key: from_config(value) for key, value in config.items() if key != "part"}
-    cls = _look_up(PARTS, config.get("part"))
+    return _build(_look_up(PARTS, config.get("part")), arguments)
+
+
+def _build(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     try:
-        return cls(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+        return make(**arguments)
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"A {cls.__name__} cannot be built from {sorted(arguments)} ({error}).",
+            f"A {make.__name__} cannot be built from {sorted(arguments)} ({error}).",
             "Restore the run's config.json, or give the program when the run is loaded.",
         ) from error
 

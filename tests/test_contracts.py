@@ -1,0 +1,210 @@
+"""What every part promises: one line for each part, one body for all of them.
+
+A new part needs one line in `PARTS_UNDER_TEST`; the last test says so where it is missing.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from pyrovae.decoders import (
+    BernoulliDecoder,
+    ContinuousBernoulliDecoder,
+    GaussianDecoder,
+    PixelwiseGaussianDecoder,
+)
+from pyrovae.encoders import GaussianEncoder
+from pyrovae.networks import MLP, ConvNet, DeconvNet
+from pyrovae.parts import PARTS, from_config, to_config
+from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
+
+Z, X, IMAGE = (3,), (5,), (2, 5, 7)
+
+
+class Part(NamedTuple):
+    """A constructor, the shape of one input (None for a prior), and of one output or event."""
+
+    make: Callable[[], nn.Module]
+    takes: tuple[int, ...] | None
+    gives: tuple[int, ...]
+
+
+def up(*shape: int) -> nn.Module:
+    return MLP(Z, shape, hidden=(4,))
+
+
+PARTS_UNDER_TEST = [
+    Part(lambda: StandardNormal(3), None, Z),
+    Part(lambda: DiagonalGaussian(3), None, Z),
+    Part(lambda: GaussianMixture(3, components=4), None, Z),
+    Part(lambda: GaussianEncoder(MLP(X, (6,), hidden=(4,))), X, Z),
+    Part(lambda: GaussianEncoder(ConvNet(IMAGE, (6,), channels=(2,), strides=(2,))), IMAGE, Z),
+    Part(lambda: BernoulliDecoder(up(5)), Z, X),
+    Part(lambda: BernoulliDecoder(up(2, 5, 7)), Z, IMAGE),
+    Part(lambda: BernoulliDecoder(DeconvNet(Z, IMAGE, coarse=2, channels=(3,))), Z, IMAGE),
+    Part(lambda: ContinuousBernoulliDecoder(up(5)), Z, X),
+    Part(lambda: ContinuousBernoulliDecoder(up(2, 5, 7)), Z, IMAGE),
+    Part(lambda: GaussianDecoder(up(5), scale=0.3), Z, X),
+    Part(lambda: GaussianDecoder(up(2, 5, 7), learn_scale=True), Z, IMAGE),
+    Part(lambda: PixelwiseGaussianDecoder(up(10)), Z, X),
+    Part(lambda: PixelwiseGaussianDecoder(up(4, 5, 7)), Z, IMAGE),
+    Part(lambda: MLP(X, Z, hidden=(4, 2)), X, Z),
+    Part(lambda: MLP(IMAGE, IMAGE, hidden=(), activation=nn.Tanh), IMAGE, IMAGE),
+    Part(lambda: ConvNet(IMAGE, Z, channels=(2, 3), strides=(1, 2), hidden=4), IMAGE, Z),
+    Part(lambda: DeconvNet(Z, IMAGE, coarse=9, channels=(8, 3), strides=(2, 1)), Z, IMAGE),
+]
+
+
+def name_of(part: Part) -> str:
+    return f"{type(part.make()).__name__}-{'x'.join(map(str, part.gives))}"
+
+
+every_part = pytest.mark.parametrize("part", PARTS_UNDER_TEST, ids=name_of)
+every_batch = pytest.mark.parametrize("batch_shape", [(), (3,), (2, 3)], ids=str)
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def inputs(part: Part, batch_shape: tuple[int, ...], **options) -> tuple[Tensor, ...]:
+    return () if part.takes is None else (torch.randn(*batch_shape, *part.takes, **options),)
+
+
+def batch_of(part: Part, batch_shape: tuple[int, ...]) -> tuple[int, ...]:
+    return () if part.takes is None else batch_shape
+
+
+def edges(support: object, event: Tensor) -> list[Tensor]:
+    """Values at the ends of a support, or far out where it has none."""
+    ends = (-1e4, 1e4) if support.base_constraint is dist.constraints.real else (0.0, 1.0)
+    return [torch.full_like(event, end) for end in ends]
+
+
+def numbers(output: object) -> Tensor:
+    """A number for each example, through which gradients reach every parameter."""
+    if isinstance(output, Tensor):
+        return output
+    value = torch.full(output.event_shape, 0.3)
+    return output.log_prob(value.round() if output.support.is_discrete else value)
+
+
+@every_batch
+@every_part
+def test_batch_and_event_shapes_are_as_promised(part, batch_shape):
+    output = part.make()(*inputs(part, batch_shape))
+    if isinstance(output, Tensor):
+        assert output.shape == batch_shape + part.gives
+    else:
+        assert output.batch_shape == batch_of(part, batch_shape)
+        assert output.event_shape == part.gives
+        assert output.sample((4,)).shape == (4, *output.batch_shape, *part.gives)
+        assert output.log_prob(output.sample()).shape == output.batch_shape
+
+
+@every_part
+def test_the_rows_of_a_batch_are_those_of_one_example_at_a_time(part):
+    if part.takes is None:
+        pytest.skip("a prior takes no input")
+    module, (x,) = part.make(), inputs(part, (2, 3))
+    whole, alone = numbers(module(x)), numbers(module(x[1, 2]))
+    torch.testing.assert_close(whole[1, 2], alone)
+
+
+@every_dtype
+@every_part
+def test_log_probabilities_are_finite_at_draws_and_at_the_edges(part, dtype):
+    output = part.make().to(dtype)(*inputs(part, (3,), dtype=dtype))
+    if isinstance(output, Tensor):
+        assert output.isfinite().all()
+    else:
+        value = output.sample()
+        for point in (value, *edges(output.support, value)):
+            assert output.log_prob(point).isfinite().all()
+
+
+@every_dtype
+@every_part
+def test_numbers_keep_the_precision_of_the_module(part, dtype):
+    output = part.make().to(dtype)(*inputs(part, (3,), dtype=dtype))
+    if not isinstance(output, Tensor):
+        assert output.log_prob(output.sample()).dtype == dtype
+        output = output.sample()
+    assert output.dtype == dtype
+
+
+@every_part
+def test_gradients_reach_every_parameter(part):
+    module = part.make()
+    if not list(module.parameters()):
+        pytest.skip("it has no parameter")
+    numbers(module(*inputs(part, (30,)))).square().sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+    assert parameter.grad.ne(0).all(), "every output of the last layer"
+
+
+@every_part
+def test_draws_of_an_encoder_carry_gradients_to_every_parameter(part):
+    module = part.make()
+    if not isinstance(module, GaussianEncoder):
+        pytest.skip("it is no encoder")
+    module(*inputs(part, (30,))).rsample().square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+    assert list(module.parameters())[-1].grad.ne(0).all(), "the mean and the scale"
+
+
+@every_part
+def test_distributions_expand(part):
+    output = part.make()(*inputs(part, (3,)))
+    if isinstance(output, Tensor):
+        pytest.skip("a network gives a tensor")
+    expanded = output.expand((2, 3))
+    value = expanded.sample()
+    assert value.shape == (2, 3, *part.gives)
+    torch.testing.assert_close(expanded.log_prob(value), output.log_prob(value))
+
+
+@every_part
+def test_a_part_is_built_again_from_plain_data_and_its_saved_weights(part):
+    module = part.make()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    again = from_config(json.loads(json.dumps(to_config(module))))
+    again.load_state_dict(load(save(module.state_dict())))
+
+    assert type(again) is type(module)
+    assert to_config(again) == to_config(module)
+    x = inputs(part, (3,))
+    assert torch.equal(numbers(module(*x)), numbers(again(*x)))
+
+
+@pytest.mark.gpu
+@every_part
+def test_a_part_works_on_cuda_as_on_the_cpu(part):
+    module, x = part.make(), inputs(part, (3,))
+    expected = numbers(module(*x))
+    moved = module.cuda()(*(tensor.cuda() for tensor in x))
+    if isinstance(moved, Tensor):
+        found = moved
+    else:
+        assert moved.sample().is_cuda
+        value = torch.full(part.gives, 0.3, device="cuda")
+        found = moved.log_prob(value.round() if moved.support.is_discrete else value)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_every_part_of_the_table_is_tested_here():
+    kinds = ("pyrovae.priors", "pyrovae.encoders", "pyrovae.decoders", "pyrovae.networks")
+    tabled = {cls for cls in PARTS.values() if cls.__module__ in kinds}
+    assert tabled == {type(part.make()) for part in PARTS_UNDER_TEST}
+
+
+def test_shapes_under_test_are_told_apart():
+    assert math.prod(IMAGE) not in (*Z, *X)

@@ -1,0 +1,156 @@
+"""What an evaluation reports, beyond the closed forms of `test_exact.py`."""
+
+import json
+import math
+
+import pytest
+import torch
+from linear_gaussian import LATENT_DIM, AsGiven, float64, linear_gaussian
+
+from pyrovae import evaluation
+from pyrovae.data import Binarize, Dequantize, Examples
+from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyrovae.encoders import GaussianEncoder
+from pyrovae.evaluation import evaluate, pareto_k
+from pyrovae.models import VAE
+from pyrovae.networks import MLP
+from pyrovae.priors import GaussianMixture, StandardNormal
+
+
+def image_vae(decoder):
+    shape = (1, 2, 3)
+    return VAE(
+        StandardNormal(2),
+        decoder(MLP((2,), shape, hidden=(4,))),
+        GaussianEncoder(MLP(shape, (4,), hidden=(4,))),
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    case = linear_gaussian(13, shift=0.4, stretch=1.3)
+    return evaluate(case.vae, case.examples, num_samples=50)
+
+
+def test_every_number_is_there_for_every_example(found):
+    for name in ("elbo", "log_likelihood", "kl", "log_evidence", "log_evidence_error", "pareto_k"):
+        assert getattr(found, name).shape == (13,), name
+        assert getattr(found, name).dtype == torch.float64, name
+        assert getattr(found, name).isfinite().all(), name
+    assert found.kl_per_dim["z"].shape == (LATENT_DIM,)
+    assert found.latent_means["z"].shape == (13, LATENT_DIM)
+    assert (found.num_examples, found.num_samples, found.dims) == (13, 50, 7)
+    assert found.seconds > 0
+
+
+def test_the_summary_is_plain_and_says_the_same(found):
+    summary = json.loads(json.dumps(found.summary()))
+    for name in ("elbo", "log_likelihood", "kl", "log_evidence"):
+        assert summary[name] == pytest.approx(getattr(found, name).mean().item())
+    error = found.log_evidence.std().item() / math.sqrt(13)
+    assert summary["log_evidence_se"] == pytest.approx(error)
+    assert summary["log_evidence_monte_carlo_se"] == found.monte_carlo_error
+    assert summary["active_units"] == found.active_units
+    assert summary["num_samples"] == 50
+    assert summary["num_examples"] == 13
+    assert summary["bits_per_dim"] is None
+
+
+def test_the_summary_counts_the_examples_whose_tail_is_heavy(found):
+    object.__setattr__(found, "pareto_k", torch.tensor([0.71, 0.69, -math.inf, math.nan]))
+    assert found.summary()["pareto_k_above_0.7"] == 0.25
+
+
+def test_a_single_example_has_no_standard_error():
+    case = linear_gaussian(1)
+    summary = evaluate(case.vae, case.examples, num_samples=3).summary()
+    assert math.isnan(summary["elbo_se"])
+    assert summary["elbo"] == pytest.approx(case.log_evidence.item())
+
+
+def test_a_limit_takes_the_first_examples():
+    case = linear_gaussian(13)
+    found = evaluate(case.vae, case.examples, num_samples=2, limit=4)
+    torch.testing.assert_close(found.elbo, case.log_evidence[:4])
+    assert evaluate(case.vae, case.examples, num_samples=2, limit=99).num_examples == 13
+
+
+def test_the_examples_own_noise_does_not_depend_on_the_batch_size(monkeypatch):
+    raw = torch.randint(0, 256, (7, 1, 2, 3), dtype=torch.uint8)
+    examples = Examples(raw, preprocessing=Binarize("dynamic"))
+    vae = image_vae(BernoulliDecoder)
+    means = []
+    for batch_size in (7, 3):
+        monkeypatch.setitem(evaluation.CHUNK, "cpu", 6 * batch_size)
+        means.append(evaluate(vae, examples, num_samples=2).latent_means["z"])
+    torch.testing.assert_close(*means)
+
+
+def test_evaluating_twice_gives_the_same_numbers_whatever_was_drawn_between():
+    raw = torch.randint(0, 256, (5, 1, 2, 3), dtype=torch.uint8)
+    examples = Examples(raw, preprocessing=Dequantize())
+    vae = image_vae(ContinuousBernoulliDecoder)
+    one = evaluate(vae, examples, num_samples=3)
+    torch.randn(10)
+    two = evaluate(vae, examples, num_samples=3)
+    assert torch.equal(one.log_evidence, two.log_evidence)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "preprocessing", "has_bits"),
+    [
+        (BernoulliDecoder, Binarize("threshold"), True),
+        (GaussianDecoder, Binarize("threshold"), False),
+        (GaussianDecoder, Dequantize(), True),
+        (ContinuousBernoulliDecoder, Dequantize(), True),
+    ],
+)
+def test_bits_are_reported_of_discrete_data_alone(decoder, preprocessing, has_bits):
+    examples = Examples(torch.randint(0, 256, (4, 1, 2, 3)), preprocessing=preprocessing)
+    bits = evaluate(image_vae(decoder), examples, num_samples=2).bits_per_dim
+    assert (bits is not None) == has_bits
+
+
+def test_bits_of_bytes_are_those_of_the_density_and_of_the_cells():
+    examples = Examples(torch.randint(0, 256, (4, 1, 2, 3)), preprocessing=Dequantize(256))
+    found = evaluate(image_vae(GaussianDecoder), examples, num_samples=2)
+    probability = found.log_evidence - 6 * math.log(256)
+    assert found.bits_per_dim == pytest.approx(-probability.mean().item() / 6 / math.log(2))
+
+
+def test_a_prior_without_independent_dimensions_has_no_kl_per_dimension():
+    case = linear_gaussian(5)
+    with float64():
+        mixture = GaussianMixture(LATENT_DIM, components=2)
+    vae = VAE(mixture, case.vae.decoder, case.vae.encoder)
+    found = evaluate(vae, case.examples, num_samples=5)
+    assert found.kl_per_dim == {}
+    assert found.latent_means["z"].shape == (5, LATENT_DIM)
+    assert found.kl.isfinite().all()
+
+
+def test_the_exact_posterior_has_no_heavy_tail():
+    """All weights are equal but for rounding, in single precision as in double."""
+    case = linear_gaussian(40)
+    exact = evaluate(case.vae, case.examples, num_samples=200)
+    assert exact.summary()["pareto_k_above_0.7"] == 0
+
+    single = Examples(case.x.float(), preprocessing=AsGiven())
+    rounded = evaluate(case.vae.float(), single, num_samples=200)
+    assert rounded.log_evidence_error.max() < 1e-4
+    assert rounded.summary()["pareto_k_above_0.7"] == 0
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1])
+def test_rounding_to_single_precision_makes_no_tail_heavy(spread):
+    log_weight = (-700 + spread * torch.randn(1000, 30, dtype=torch.float64)).float()
+    assert (pareto_k(log_weight) < 0.7).all()
+
+
+def test_pareto_k_does_not_depend_on_the_weights_common_factor():
+    log_weight = 2 * torch.randn(500, 3, dtype=torch.float64)
+    torch.testing.assert_close(pareto_k(log_weight - 5000), pareto_k(log_weight))
+
+
+def test_equal_weights_have_no_tail():
+    assert (pareto_k(torch.zeros(100, 2, dtype=torch.float64)) == -math.inf).all()

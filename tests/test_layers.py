@@ -1,0 +1,164 @@
+"""Imports point down, and importing changes nothing."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyrovae
+
+PACKAGE = Path(pyrovae.__file__).parent
+
+# A file imports from strictly lower layers alone. `errors` is below everything.
+LAYERS = [
+    {"errors"},
+    {"randomness", "schedules", "handlers", "networks", "distributions", "devices"},
+    {"data"},
+    {"priors", "encoders", "decoders", "programs"},
+    {"models", "terms"},
+    {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs"},
+    {"plots"},
+    {"report"},
+    {"runs"},
+    {"training"},
+    {"building"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+# Inside a folder the same holds; its __init__ imports them all.
+INNER = {
+    "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
+    "models": [{"vae"}, {"__init__"}],
+}
+
+
+def levels(layers):
+    return {name: level for level, layer in enumerate(layers) for name in layer}
+
+
+LEVEL = levels(LAYERS)
+INNER_LEVEL = {folder: levels(layers) for folder, layers in INNER.items()}
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def imported(path, package=PACKAGE):
+    """The dotted names below `pyrovae` that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse((package / path).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            root, *rest = name.split(".")
+            if root == "pyrovae":
+                yield rest
+
+
+def faults(path, package=PACKAGE):
+    """What a file imports that it must not."""
+    folder, stem = path.parts[0].removesuffix(".py"), path.stem
+    inside = len(path.parts) > 1
+    for name in imported(path, package):
+        if name == ["__version__"]:
+            continue
+        if not name or name[0] not in LEVEL:
+            yield f"{path} imports {'.'.join(name) or 'pyrovae'} from the package itself"
+        elif inside and name[0] == folder:
+            inner = INNER_LEVEL[folder]
+            if name[1] not in inner or inner[name[1]] >= inner[stem]:
+                yield f"{path} imports {'.'.join(name)}"
+        elif LEVEL[name[0]] >= LEVEL[folder]:
+            yield f"{path} imports {'.'.join(name)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_point_down(path):
+    assert not list(faults(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_file_has_its_layer(path):
+    assert path.parts[0].removesuffix(".py") in LEVEL
+    if len(path.parts) > 1:
+        assert path.stem in INNER_LEVEL[path.parts[0]]
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("priors.py", "from pyrovae.encoders import GaussianEncoder"),
+        ("priors.py", "def f():\n    import pyrovae.encoders"),
+        ("networks.py", "from pyrovae import data"),
+        ("networks.py", "from pyrovae import VAE"),
+        ("terms.py", "from pyrovae.models import VAE"),
+        ("data/sources.py", "from pyrovae.data.loading import Data"),
+        ("data/sources.py", "from pyrovae.data import Data"),
+        ("data/sources.py", "from pyrovae.programs import Program"),
+    ],
+)
+def test_an_import_that_points_up_is_found(file, line, tmp_path):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(line)
+    assert list(faults(Path(file), tmp_path))
+
+
+def test_the_public_names_are_those_that_have_a_home():
+    assert sorted(pyrovae.__all__) == sorted(pyrovae._HOME)
+    assert all((PACKAGE / f"{home}.py").exists() or home in INNER for home in pyrovae._HOMES)
+
+
+IMPORTING = """
+import json, logging, random, sys, warnings
+import numpy, pyro, torch
+
+def state():
+    return {
+        "default dtype": str(torch.get_default_dtype()),
+        "threads": torch.get_num_threads(),
+        "grad mode": torch.is_grad_enabled(),
+        "deterministic mode": torch.are_deterministic_algorithms_enabled(),
+        "settings of Pyro": str(pyro.settings.get()),
+        "validation": torch.distributions.Distribution._validate_args,
+        "torch generator": torch.get_rng_state().tolist(),
+        "numpy generator": str(numpy.random.get_state()),
+        "python generator": hash(random.getstate()),
+        "logging handlers": str(logging.root.handlers),
+        "logging level": logging.root.level,
+        "warning filters": str(warnings.filters),
+        "parameter store": list(pyro.get_param_store()),
+        "excepthook": str(sys.excepthook),
+    }
+
+before = state()
+import pyrovae
+only_pyrovae = sorted(name for name in sys.modules if name.startswith("pyrovae."))
+for name in sys.argv[1:]:
+    __import__("pyrovae." + name)
+after = state()
+changed = [key for key in before if before[key] != after[key]]
+figures = "matplotlib" in sys.modules
+print(json.dumps({"changed": changed, "matplotlib": figures, "submodules": only_pyrovae}))
+"""
+
+
+def test_importing_changes_nothing_global():
+    modules = [path.stem if path.stem != "__init__" else path.parts[0] for path in FILES]
+    modules = sorted({m for m in modules if m in LEVEL and m not in ("__main__", "__init__")})
+    finished = subprocess.run(
+        [sys.executable, "-c", IMPORTING, *modules],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=PACKAGE.parent,
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout)
+    assert found == {"changed": [], "matplotlib": False, "submodules": []}

@@ -1,0 +1,522 @@
+"""What is learnt from any program's traces, whoever wrote it and however."""
+
+from types import SimpleNamespace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from linear_gaussian import LATENT_DIM, SCALE, X_DIM, linear_gaussian
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroModule, PyroParam
+from torch import nn
+
+from pyrovae import evaluation
+from pyrovae.data import Batch, Examples
+from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyrovae.encoders import GaussianEncoder
+from pyrovae.errors import InputError
+from pyrovae.evaluation import evaluate
+from pyrovae.models import VAE
+from pyrovae.networks import MLP
+from pyrovae.priors import StandardNormal
+from pyrovae.programs import (
+    as_module,
+    check_parameters,
+    check_support,
+    data_frame,
+    evaluating,
+    inspect_program,
+    labels,
+    observation_site,
+    trace_pair,
+)
+from pyrovae.terms import draw_terms
+
+
+def small_vae(decoder=GaussianDecoder):
+    return VAE(
+        StandardNormal(2), decoder(MLP((2,), (5,))), GaussianEncoder(MLP((5,), (4,), hidden=(3,)))
+    )
+
+
+class Hierarchy(nn.Module):
+    """z2 -> z1 -> x, written by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.prior_1, self.decode = nn.Linear(2, 3), nn.Linear(3, 5)
+        self.encode_2, self.encode_1 = nn.Linear(5, 2), nn.Linear(7, 3)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(2), 1).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(self.prior_1(z2), 0.5).to_event(1))
+            pyro.sample("x", dist.Normal(self.decode(z1), 0.3).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(self.encode_2(x), 0.6).to_event(1))
+            both = torch.cat([x.expand(*z2.shape[:-1], 5), z2], dim=-1)
+            pyro.sample("z1", dist.Normal(self.encode_1(both), 0.4).to_event(1))
+
+
+class Labelled(nn.Module):
+    """Its prior stands apart for every label."""
+
+    def __init__(self):
+        super().__init__()
+        self.vae = small_vae()
+        self.seen = []
+
+    def model(self, x, y):
+        self.seen.append(y)
+        with pyro.plate("data", len(x)):
+            prior = dist.Normal(y.float()[:, None].expand(-1, 2), 1).to_event(1)
+            z = pyro.sample("z", prior)
+            pyro.sample("x", self.vae.decoder(z), obs=x)
+
+    def guide(self, x):
+        self.vae.guide(x)
+
+
+def functions_over(net, **changes):
+    """A program of two functions and the modules that they use."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", net.prior())
+            pyro.sample("x", net.decoder(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", net.encoder(x))
+
+    return SimpleNamespace(**{"model": model, "guide": guide, "net": net, **changes})
+
+
+@pytest.fixture
+def x():
+    return torch.randn(7, 5)
+
+
+def structure_of(program, x, y=None):
+    return inspect_program(program, Batch(x, y))
+
+
+# ── Structure ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_structure_of_a_vae(x):
+    found = structure_of(small_vae(), x)
+    assert (found.latents, found.global_latents, found.observed) == (("z",), (), ("x",))
+    assert (found.full_size, found.depth, found.vectorizes) == (None, 1, True)
+
+
+def test_the_structure_of_a_hierarchy_is_in_the_guides_order(x):
+    found = structure_of(Hierarchy(), x)
+    assert (found.latents, found.observed, found.vectorizes) == (("z2", "z1"), ("x",), True)
+
+
+def test_the_terms_of_a_hierarchy_are_those_of_its_sites_one_by_one(x):
+    program, batch = Hierarchy(), Batch(x)
+    structure = inspect_program(program, batch)
+    pyro.set_rng_seed(1)
+    with evaluating(program):
+        found = draw_terms(program, batch, 4, structure)
+    pyro.set_rng_seed(1)
+    with evaluating(program):
+        particles = pyro.plate("particles", 4, dim=-2)
+        model_trace, guide_trace = trace_pair(program, batch, within=particles)
+    z2, z1 = (guide_trace.nodes[name]["value"] for name in ("z2", "z1"))
+
+    def normal(value, loc, scale):
+        return dist.Normal(loc, scale).log_prob(value).sum(-1)
+
+    prior = normal(z2, 0.0, 1.0) + normal(z1, program.prior_1(z2), 0.5)
+    both = torch.cat([x.expand(4, 7, 5), z2], dim=-1)
+    guide = normal(z2, program.encode_2(x), 0.6) + normal(z1, program.encode_1(both), 0.4)
+    torch.testing.assert_close(found.log_prior, prior)
+    torch.testing.assert_close(found.log_posterior, guide)
+    torch.testing.assert_close(found.log_likelihood, normal(x, program.decode(z1), 0.3))
+    assert {n: k.shape for n, k in found.kl_per_dim.items()} == {"z2": (7, 2), "z1": (7, 3)}
+    assert model_trace.nodes["x"]["value"] is x
+
+
+def test_a_subsampled_plate_is_known_by_its_full_size_and_evaluates_alike():
+    case = linear_gaussian(5)
+    vae = case.vae
+
+    def model(x):
+        with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
+            z = pyro.sample("z", vae.prior())
+            pyro.sample("x", vae.decoder(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
+            pyro.sample("z", vae.encoder(x))
+
+    program = functions_over(vae, model=model, guide=guide)
+    found = structure_of(program, case.x[:3])
+    assert (found.full_size, found.depth, found.vectorizes) == (1000, 1, True)
+    result = evaluate(program, case.examples, num_samples=3)
+    torch.testing.assert_close(result.log_evidence, case.log_evidence)
+
+
+def test_an_inner_plate_adds_to_the_depth(x):
+    vae = small_vae()
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1).to_event(1))
+            with pyro.plate("features", 5, dim=-1):
+                pyro.sample("x", dist.Normal(vae.decoder.net(z[..., 0, :]), 1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            q = vae.encoder(x).base_dist
+            pyro.sample("z", dist.Normal(q.loc[:, None], q.scale[:, None]).to_event(1))
+
+    assert structure_of(functions_over(vae, model=model, guide=guide), x).depth == 2
+
+
+def test_a_program_of_functions_is_a_program(x):
+    vae = small_vae()
+    program = functions_over(vae)
+    assert structure_of(program, x) == structure_of(vae, x)
+    assert {id(p) for p in as_module(program).parameters()} == {id(p) for p in vae.parameters()}
+    one, other = (evaluate(p, x, num_samples=3) for p in (program, vae))
+    assert torch.equal(one.elbo, other.elbo)
+
+
+def test_a_latent_that_the_guide_leaves_to_the_model_cancels():
+    case = linear_gaussian(4)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("unused", dist.Normal(torch.zeros(2), 1).to_event(1))
+            z = pyro.sample("z", case.vae.prior())
+            pyro.sample("x", case.vae.decoder(z), obs=x)
+
+    program = functions_over(case.vae, model=model)
+    found = evaluate(program, case.examples, num_samples=3)
+    torch.testing.assert_close(found.log_evidence, case.log_evidence)
+
+
+# ── Programs that do not take particles on the left ──────────────────────────────────────────
+
+
+class Reshaping(nn.Module):
+    """A linear layer that takes matrices alone, as many published networks do."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return self.linear(x.reshape(-1, x.shape[-1]))
+
+
+def test_a_program_that_does_not_vectorise_gives_the_same_numbers():
+    case = linear_gaussian(4)
+    encoder, decoder = case.vae.encoder, case.vae.decoder
+    encoder.net, decoder.net = Reshaping(encoder.net), Reshaping(decoder.net)
+    structure = structure_of(case.vae, case.x)
+    assert not structure.vectorizes
+
+    found = evaluate(case.vae, case.examples, num_samples=5)
+    torch.testing.assert_close(found.log_evidence, case.log_evidence)
+    torch.testing.assert_close(found.elbo, case.log_evidence)
+    torch.testing.assert_close(found.kl_per_dim["z"], case.kl_per_dim.mean(0))
+    torch.testing.assert_close(found.latent_means["z"], case.loc)
+
+
+def test_the_loop_draws_its_particles_independently():
+    case = linear_gaussian(4)
+    case.vae.decoder.net = Reshaping(case.vae.decoder.net)
+    structure = structure_of(case.vae, case.x)
+    with evaluating(case.vae):
+        terms = draw_terms(case.vae, Batch(case.x), 5, structure)
+    assert terms.log_likelihood.shape == (5, 4)
+    assert len(terms.log_likelihood[:, 0].unique()) == 5
+
+
+# ── Refusals ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_global_latent_is_found_and_its_evaluation_refused_by_name(x):
+    vae = small_vae()
+
+    def with_weight(function):
+        def wrapped(x):
+            pyro.sample("weight", dist.Normal(0.0, 1.0))
+            function(x)
+
+        return wrapped
+
+    program = functions_over(vae, model=with_weight(vae.model), guide=with_weight(vae.guide))
+    structure = structure_of(program, x)
+    assert structure.global_latents == ("weight",)
+    assert structure.latents == ("z",)
+    with pytest.raises(InputError, match="'weight'"), evaluating(program):
+        draw_terms(program, Batch(x), 2, structure)
+    with pytest.raises(InputError, match="'weight'"):
+        evaluate(program, x, num_samples=2)
+
+
+def test_what_is_no_program_is_refused():
+    for thing in (nn.Linear(2, 2), SimpleNamespace(model=3, guide=print), "vae"):
+        with pytest.raises(InputError, match="no methods model and guide"):
+            as_module(thing)
+
+
+def test_a_model_that_observes_nothing_is_refused(x):
+    vae = small_vae()
+    blind = functions_over(vae, model=poutine.uncondition(vae.model))
+    with pytest.raises(InputError, match="observes nothing"):
+        structure_of(blind, x)
+
+
+def test_an_observation_outside_the_plate_is_refused(x):
+    vae = small_vae()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", vae.prior())
+        pyro.sample("x", dist.Normal(vae.decoder.net(z), 1).to_event(2), obs=x)
+
+    with pytest.raises(InputError, match=r"'x' is outside the plate 'data'"):
+        structure_of(functions_over(vae, model=model), x)
+
+
+def test_a_latent_of_the_guide_that_the_model_lacks_is_refused(x):
+    vae = small_vae()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("zed", vae.encoder(x))
+
+    with pytest.raises(InputError, match=r"guide samples 'zed'"):
+        structure_of(functions_over(vae, guide=guide), x)
+
+
+def test_an_auxiliary_latent_of_the_guide_is_allowed(x):
+    vae = small_vae()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", vae.encoder(x))
+            noise = dist.Normal(torch.zeros(2), 1).to_event(1)
+            pyro.sample("noise", noise, infer={"is_auxiliary": True})
+
+    assert structure_of(functions_over(vae, guide=guide), x).latents == ("z", "noise")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "family"),
+    [(BernoulliDecoder, "Bernoulli"), (ContinuousBernoulliDecoder, "ContinuousBernoulli")],
+)
+def test_data_outside_the_support_are_refused_with_example_and_remedy(decoder, family):
+    x = torch.zeros(12, 5)
+    x[8, 2] = 7.0
+    vae = small_vae(decoder)
+    batches = list(Examples(x).in_order(5))
+    with pytest.raises(InputError) as caught:
+        check_support(vae, batches)
+    message = str(caught.value)
+    assert f"its {family} likelihood, first in example 8." in message
+    assert "from 0 to 7" in message
+    assert "--binarize" in message
+    with pytest.raises(InputError, match="first in example 8"):
+        evaluate(vae, x, num_samples=2)
+
+
+def test_grey_pixels_are_refused_by_a_bernoulli_before_anything_is_trained():
+    with pytest.raises(InputError, match=r"Bernoulli.*--binarize"):
+        structure_of(small_vae(BernoulliDecoder), torch.full((4, 5), 0.5))
+
+
+def test_data_inside_the_support_pass():
+    check_support(small_vae(BernoulliDecoder), [Batch(torch.ones(3, 5)), Batch(torch.zeros(3, 5))])
+
+
+def test_a_parameter_that_no_module_holds_is_refused_by_name(x):
+    vae = small_vae()
+
+    def model(x):
+        pyro.param("stray", torch.zeros(1))
+        vae.model(x)
+
+    check_parameters(vae, Batch(x))
+    check_parameters(functions_over(vae), Batch(x))
+    with pytest.raises(InputError, match="'stray'"):
+        check_parameters(functions_over(vae, model=model), Batch(x))
+
+
+def test_a_constrained_parameter_of_a_module_is_held(x):
+    class Constrained(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.vae = small_vae()
+            self.scale = PyroParam(torch.tensor(0.5), constraint=dist.constraints.positive)
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), self.scale).to_event(1))
+                pyro.sample("x", self.vae.decoder(z), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", self.vae.encoder(x))
+
+    check_parameters(Constrained(), Batch(x))
+
+
+# ── Our errors, inside Pyro's handlers ───────────────────────────────────────────────────────
+
+
+def test_an_error_raised_inside_a_program_reaches_the_user_as_it_is(x):
+    def model(x):
+        raise InputError("The cause.", "The remedy.")
+
+    with pytest.raises(InputError, match=r"The cause\. The remedy\."):
+        structure_of(functions_over(small_vae(), model=model), x)
+
+
+def test_a_store_that_holds_other_weights_is_refused_under_stock_svi(x):
+    vae = small_vae()
+    vae.model(x)
+    name = next(iter(pyro.get_param_store()))
+    pyro.clear_param_store()
+    pyro.param(name, torch.zeros(400, 2))
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    with pytest.raises(InputError, match="already holds another tensor"):
+        svi.step(x)
+
+
+# ── Labels ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_labels_go_where_a_signature_has_them(x):
+    program, y = Labelled(), torch.arange(7)
+    evaluate(program, Examples(x, y), num_samples=2)
+    assert all(torch.equal(seen, y[: len(seen)]) for seen in program.seen)
+    assert program.seen
+    assert labels(program.guide, Batch(x, y)) == {}
+
+
+def test_missing_labels_are_refused_where_they_are_needed(x):
+    with pytest.raises(InputError, match="needs labels y"):
+        structure_of(Labelled(), x)
+    assert labels(lambda x, y=None: None, Batch(x)) == {"y": None}
+
+
+def test_evaluation_keeps_the_labels(x):
+    y = torch.arange(7)
+    assert torch.equal(evaluate(small_vae(), Examples(x, y), num_samples=2).labels, y)
+    assert evaluate(small_vae(), x, num_samples=2).labels is None
+
+
+# ── Which site is the observation ────────────────────────────────────────────────────────────
+
+
+def two_observations(first, second):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample(first, dist.Normal(torch.zeros(5), 1).to_event(1), obs=x)
+            pyro.sample(second, dist.Normal(torch.zeros(len(x)), 1), obs=x[:, 0])
+
+    return model
+
+
+def test_the_observation_is_x_or_the_only_one(x):
+    trace = poutine.trace(two_observations("label", "x")).get_trace(x)
+    assert observation_site(trace)["name"] == "x"
+    assert data_frame(observation_site(trace)).size == 7
+
+    trace = poutine.trace(two_observations("image", "label")).get_trace(x)
+    assert observation_site(trace, given=["label"])["name"] == "image"
+    with pytest.raises(InputError, match=r"\['image', 'label'\]"):
+        observation_site(trace)
+
+
+def test_the_observation_is_found_where_it_was_drawn(x):
+    trace = poutine.trace(poutine.uncondition(small_vae().model)).get_trace(x)
+    assert observation_site(trace)["name"] == "x"
+
+
+# ── Leaving no trace ─────────────────────────────────────────────────────────────────────────
+
+
+def flags(program):
+    return [module.training for module in program.modules()]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_evaluating_leaves_no_trace(x, fails):
+    vae = small_vae()
+    vae.decoder.eval()
+    before, enabled = flags(vae), pyro.settings.get("validate_poutine")
+    pyro.param("kept", torch.ones(1))
+    try:
+        with evaluating(vae):
+            assert not any(flags(vae))
+            assert not torch.is_grad_enabled()
+            vae.model(x)
+            pyro.param("inside", torch.ones(1))
+            if fails:
+                raise KeyError
+    except KeyError:
+        pass
+    assert flags(vae) == before == [True, True, *before[2:]]
+    assert torch.is_grad_enabled()
+    assert list(pyro.get_param_store()) == ["kept"]
+    assert pyro.settings.get("validate_poutine") == enabled
+
+
+def test_dropout_is_off_in_an_evaluation(x):
+    vae = small_vae()
+    vae.encoder.net = nn.Sequential(nn.Dropout(0.5), vae.encoder.net)
+    found = evaluate(vae, x[:1].expand(6, 5), num_samples=2).latent_means["z"]
+    assert (found == found[0]).all()
+
+
+def test_inspecting_and_evaluating_leave_the_generator_alone(x):
+    vae = small_vae()
+    before = torch.get_rng_state()
+    structure_of(vae, x)
+    check_support(vae, [Batch(x)])
+    evaluate(vae, x, num_samples=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_evaluation_is_a_function_of_its_seed(x):
+    vae = small_vae()
+    one, two, three = (evaluate(vae, x, num_samples=3, seed=s) for s in (0, 0, 1))
+    assert torch.equal(one.elbo, two.elbo)
+    assert not torch.equal(one.elbo, three.elbo)
+
+
+def test_the_chunk_is_bounded_by_what_is_decoded_at_a_time(monkeypatch, x):
+    sizes = []
+
+    class Counting(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.out_shape = net, net.out_shape
+
+        def forward(self, z):
+            sizes.append(z[..., 0].numel())
+            return self.net(z)
+
+    vae = small_vae()
+    vae.decoder.net = Counting(vae.decoder.net)
+    monkeypatch.setitem(evaluation.CHUNK, "cpu", 21 * 5)
+    assert evaluate(vae, x, num_samples=10).num_samples == 10
+    assert max(sizes) == 21
+
+
+def test_shapes_here_are_told_apart():
+    assert len({X_DIM, LATENT_DIM, 5, 2}) == 4
+    assert SCALE != 1
