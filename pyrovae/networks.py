@@ -26,6 +26,7 @@ def smooth_clamp(value: Tensor, low: float, high: float) -> Tensor:
     r"""Keeps a value smoothly within (low, high); nearly the identity well inside.
 
     Example:
+        >>> import torch
         >>> smooth_clamp(torch.tensor([-1e9, 0.0, 1e9]), -7.0, 3.5)
         tensor([-7.0000, -0.0289,  3.5000])
     """
@@ -42,6 +43,7 @@ class MLP(nn.Module):
         activation: The class of the nonlinearity.
 
     Example:
+        >>> import torch
         >>> MLP((1, 28, 28), (50,), hidden=(400,))(torch.zeros(3, 5, 1, 28, 28)).shape
         torch.Size([3, 5, 50])
     """
@@ -88,6 +90,7 @@ class ConvNet(nn.Module):
         activation: The class of the nonlinearity.
 
     Example:
+        >>> import torch
         >>> ConvNet((3, 17, 23), (4,))(torch.zeros(2, 5, 3, 17, 23)).shape
         torch.Size([2, 5, 4])
     """
@@ -148,6 +151,7 @@ class DeconvNet(nn.Module):
         activation: The class of the nonlinearity.
 
     Example:
+        >>> import torch
         >>> DeconvNet((2,), (3, 17, 23))(torch.zeros(2, 5, 2)).shape
         torch.Size([2, 5, 3, 17, 23])
     """

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from pyrovae.generation import Generated
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
 from pyrovae.programs import Program, as_module
-from pyrovae.report import Section
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
@@ -165,15 +163,14 @@ class Run:
             self.evaluate(limit=REPORT_EXAMPLES)
         assert self.evaluation is not None
 
-        numbers = self.evaluation
         return report.write_report(
             self.path / REPORT,
-            title=self.config["data"]["name"],
-            lead=_lead(self),
-            facts=_facts(self),
-            numbers=_tiles(numbers),
-            sections=_sections(self, numbers),
-            provenance=_provenance(self),
+            config=self.config,
+            environment=self.environment,
+            splits=self.splits,
+            metrics=self.metrics,
+            evaluation=self.evaluation,
+            pictures=self._pictures(),
         )
 
     # ── What the methods share ──
@@ -200,6 +197,17 @@ class Run:
             .argsort(descending=True)[:count]
             .tolist()
         )
+
+    def _pictures(self) -> dict[str, Picture]:
+        """What a report shows."""
+        pictures = {"Reconstructions": self.reconstruct(), "Samples": self.sample(60)}
+        means = generation.posterior_means(self.program, self.held_out.head(1))
+        main = means[self._main_site]
+        if main.dim() == 2:
+            pictures["Latent traversals"] = self.traverse()
+            if main.shape[-1] == 2:
+                pictures["Latent plane"] = self.manifold()
+        return pictures
 
     def _picture(
         self, found: Generated, caption: str, *, rows: list[str] | None = None
@@ -239,94 +247,6 @@ def _in_rows(found: Generated, columns: int) -> Generated:
 
 def _shown(found: Generated) -> str:
     return "one draw of x each" if found.shown_by == "draw" else f"shown by the {found.shown_by}"
-
-
-# ── The content of a report ──────────────────────────────────────────────────────────────────
-
-
-def _tiles(found: Evaluation) -> list[tuple[str, str, str]]:
-    numbers = found.summary()
-    tiles = [
-        (label, f"{numbers[key]:.2f}", f"± {numbers[f'{key}_se']:.2f} nats per example")
-        for label, key in (("Test ELBO", "elbo"), ("log p(x)", "log_evidence"))
-    ]
-    tiles.append(
-        ("Active units", f"{found.active_units}", f"of {found.latent_dims} latent dimensions")
-    )
-    if found.bits_per_dim is not None:
-        kind = "discrete data" if found.log_cell_volume == 0 else "dequantised: an upper bound"
-        tiles.append(("Bits per dim", f"{found.bits_per_dim:.3f}", kind))
-    return tiles
-
-
-def _sections(run: Run, found: Evaluation) -> list[Section]:
-    sections = [
-        Section(
-            "Training",
-            "The ELBO at weight 1 by one draw for each example, whatever the training loss was.",
-            plots.curves(run.metrics),
-        ),
-        *_picture_sections(run),
-    ]
-    if found.latent_means:
-        site, means = next(iter(found.latent_means.items()))
-        sections.append(
-            Section(
-                "Latent space",
-                f"The posterior means of {site} of {len(means):,} held-out examples.",
-                plots.latent_scatter(means, found.labels),
-            )
-        )
-    text = "Above the line the dimension carries information; the others equal the prior."
-    if found.kl_per_dim:
-        sections.append(Section("KL per dimension", text, plots.kl_bars(found.kl_per_dim)))
-    text = (
-        f"log p(x) by {found.num_samples:,} importance samples, and the ELBO that bounds it. "
-        f"Monte Carlo error of the mean {found.monte_carlo_error:.3f} nats; Pareto k-hat above "
-        f"0.7 for {(found.pareto_k > 0.7).float().mean():.0%} of the examples."
-    )
-    return [*sections, Section("Evidence per example", text, plots.weights(found))]
-
-
-def _picture_sections(run: Run) -> list[Section]:
-    pictures = {
-        "Reconstructions": run.reconstruct(),
-        "Samples": run.sample(60),
-    }
-    latents = generation.posterior_means(run.program, run.held_out.head(1))
-    if latents[run._main_site].dim() == 2:
-        pictures["Latent traversals"] = run.traverse()
-        if latents[run._main_site].shape[-1] == 2:
-            pictures["Latent plane"] = run.manifold()
-    return [Section(title, found.caption, found.figure) for title, found in pictures.items()]
-
-
-def _lead(run: Run) -> str:
-    program = run.config["program"]
-    name = program.get("part") or program.get("function") or program.get("class")
-    epochs = len(run.metrics)
-    return f"{name}, trained for {epochs} epochs on {len(run.splits['train']):,} examples."
-
-
-def _facts(run: Run) -> dict[str, str]:
-    sizes = " / ".join(f"{len(split):,}" for split in run.splits.values())
-    return {
-        "Data": f"{run.config['data']['name']}, {run.preprocessing.summary}",
-        "Splits": f"{sizes} ({' / '.join(run.splits)})",
-        "Parameters": f"{sum(p.numel() for p in as_module(run.program).parameters()):,}",
-    }
-
-
-def _provenance(run: Run) -> dict[str, str]:
-    told = {k: v for k, v in run.config["training"].items() if v is not None}
-    return {
-        "command": run.config.get("command", "pyrovae.fit(...)"),
-        "Training": ", ".join(f"{key} {value}" for key, value in told.items()),
-        "Data sha256": str(run.config["data"]["fingerprint"]),
-        "Seconds of training": f"{sum(r['seconds'] for r in run.metrics):.1f}",
-        "Written": f"{datetime.now():%Y-%m-%d %H:%M}",
-        **{key.capitalize(): value for key, value in run.environment.items()},
-    }
 
 
 # ── Loading ──────────────────────────────────────────────────────────────────────────────────

@@ -4,9 +4,9 @@ Everything is at weight 1 and in nats: `poutine.scale`, beta and warm-ups, which
 training loss, are left out; `poutine.mask`, which says what was observed, counts.
 """
 
-__all__ = ["Terms", "draw_terms"]
+__all__ = ["Terms", "draw_terms", "mean_terms"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyro
@@ -72,6 +72,26 @@ def draw_terms(program: Program, batch: Batch, num_particles: int, structure: St
     dim = -1 - structure.depth
     particles = pyro.plate("particles", num_particles, dim=dim)
     return _read_terms(*trace_pair(program, batch, within=particles), dim)
+
+
+def mean_terms(
+    program: Program, batches: Iterable[Batch], structure: Structure
+) -> tuple[float, float, float]:
+    r"""The ELBO, $E_q[\log p(x \mid z)]$ and $\mathrm{KL}(q \,\|\, p)$ over batches, by one draw.
+
+    Means over examples, however they are batched. Within `evaluating`, as `draw_terms`.
+    """
+    totals = torch.zeros(3, dtype=torch.float64)
+    count = 0
+    for batch in batches:
+        terms = draw_terms(program, batch, 1, structure)
+        kl = terms.log_posterior - terms.log_prior
+        each = (terms.log_weight, terms.log_likelihood, kl)
+        totals += torch.stack([term.sum() for term in each]).double().cpu()
+        count += len(batch.x)
+
+    elbo, log_likelihood, kl = (totals / count).tolist()
+    return elbo, log_likelihood, kl
 
 
 def _read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None) -> Terms:

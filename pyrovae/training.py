@@ -5,41 +5,39 @@ __all__ = ["fit"]
 import copy
 import json
 import os
-import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, Binarize, Data, Examples
+from pyrovae.data import Batch, Data, RawBatch
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.handlers import isolated_store, unregistered
-from pyrovae.parts import to_config
-from pyrovae.programs import (
-    Program,
-    Structure,
-    as_module,
-    check_parameters,
-    check_support,
-    evaluating,
-    inspect_program,
+from pyrovae.preparation import (
+    Given,
+    as_splits,
+    check_options,
+    check_program,
+    describe_data,
+    describe_program,
+    new_directory,
 )
+from pyrovae.programs import Program, Structure, as_module, evaluating
+from pyrovae.progress import Progress
 from pyrovae.randomness import seed_generators, seeded
 from pyrovae.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, Run
 from pyrovae.schedules import Schedule, constant, linear
 from pyrovae.svi import Bound, GuardedStep, MakeOptimizer
-from pyrovae.terms import draw_terms
+from pyrovae.terms import mean_terms
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
 # more than the training does.
@@ -47,8 +45,6 @@ SAVE_SECONDS = 30.0
 # How many examples the training ELBO of an epoch is measured on, at most.
 MONITOR_EXAMPLES = 10_000
 ADAM: MakeOptimizer = partial(torch.optim.Adam, lr=1e-3, fused=True)
-
-Given = Data | Examples | Tensor | np.ndarray | Dataset[Any]
 
 
 def fit(
@@ -124,57 +120,55 @@ def fit(
         >>> sorted(run.metrics[0])[:4]
         ['epoch', 'examples_per_second', 'grad_norm', 'kl']
     """
-    _check_options(epochs=epochs, batch_size=batch_size, kl_warmup=kl_warmup, patience=patience)
+    check_options(epochs=epochs, batch_size=batch_size, kl_warmup=kl_warmup, patience=patience)
     target = resolve_device(device)
-    data = train if isinstance(train, Data) else None
-    splits = {name: split.to(target) for name, split in _as_splits(train, valid, test).items()}
+    splits = {name: s.to(target) for name, s in as_splits(train, valid, test).items()}
     if patience is not None and "valid" not in splits:
         raise InputError("Early stopping needs validation data.", "Give valid, or no patience.")
 
     module = as_module(program).to(target)
     with unregistered(), isolated_store(empty=True), torch.random.fork_rng(devices=_cuda(target)):
-        structure = _check_program(program, splits)
-        steps = -(-len(splits["train"]) // batch_size)
-        options = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "kl_warmup": kl_warmup,
-            "clip_norm": clip_norm,
-            "patience": patience,
-            "seed": seed,
+        structure = check_program(program, splits)
+        step = GuardedStep(
+            program, structure, bound or Trace_ELBO(), optimizer, clip_norm=clip_norm
+        )
+        told = {
+            "program": describe_program(program),
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "data": describe_data(train if isinstance(train, Data) else None, splits["train"]),
+            "training": {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "kl_warmup": kl_warmup,
+                "clip_norm": clip_norm,
+                "patience": patience,
+                "seed": seed,
+            },
+            **(config or {}),
         }
+        path = new_directory(run_dir)
+        run = Run(program, splits, [], told, describe_environment(target), path)
+        steps = -(-len(splits["train"]) // batch_size)
         loop = _Loop(
-            program=program,
-            splits=splits,
+            run=run,
             structure=structure,
-            step=GuardedStep(
-                program, structure, bound or Trace_ELBO(), optimizer, clip_norm=clip_norm
-            ),
+            step=step,
             kl_weight=linear(0.0, 1.0, round(kl_warmup * steps)),
             lr_schedule=lr_schedule or constant(),
             batch_size=batch_size,
             seed=seed,
-            run=Run(
-                program=program,
-                splits=splits,
-                metrics=[],
-                config={
-                    "program": _describe_program(program),
-                    "data": _describe_data(data, splits["train"]),
-                    "training": options,
-                    **(config or {}),
-                },
-                environment=describe_environment(target),
-                path=_new_directory(run_dir),
-            ),
         )
         module.train()
         try:
-            loop.train(epochs, patience, _Progress(epochs, steps, shown=progress))
+            loop.train(epochs, patience, Progress(epochs, steps, shown=progress))
         finally:
             module.eval()
 
-    return loop.run
+    return run
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
 
 
 # ── The loop ─────────────────────────────────────────────────────────────────────────────────
@@ -182,24 +176,24 @@ def fit(
 
 @dataclass
 class _Loop:
-    program: Program
-    splits: dict[str, Examples]
+    """A run in training: the state that its epochs share."""
+
+    run: Run
     structure: Structure
     step: GuardedStep
     kl_weight: Schedule
     lr_schedule: Schedule
     batch_size: int
     seed: int
-    run: Run
     taken: int = 0
     best: "_Best | None" = None
     saved_at: float = field(default_factory=time.monotonic)
 
-    def train(self, epochs: int, patience: int | None, progress: "_Progress") -> None:
+    def train(self, epochs: int, patience: int | None, progress: Progress) -> None:
         """Trains, and saves what there is however the training ends."""
         self._start_directory()
         monitors = {
-            name: self._monitor(name) for name in ("train", "valid") if name in self.splits
+            name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
         }
         rates = [group["lr"] for group in self.step.optimizer.param_groups]
         try:
@@ -218,15 +212,15 @@ class _Loop:
             raise
 
         if patience is not None and self.best is not None:
-            as_module(self.program).load_state_dict(self.best.weights)
+            as_module(self.run.program).load_state_dict(self.best.weights)
             self.run.config["best_epoch"] = self.best.epoch
         self._save()
 
-    def _epoch(self, epoch: int, rates: list[float], progress: "_Progress") -> dict[str, Any]:
+    def _epoch(self, epoch: int, rates: list[float], progress: Progress) -> dict[str, Any]:
         """The steps of one epoch: the training loss, the gradient's norm, the speed."""
         start = time.perf_counter()
         losses, norms, seen = 0.0, 0.0, 0
-        train = self.splits["train"]
+        train = self.run.splits["train"]
         weight = 1.0
 
         for index, raw in enumerate(train.shuffled(self.batch_size, seed=self.seed, epoch=epoch)):
@@ -260,38 +254,39 @@ class _Loop:
         }
 
     def _seed_step(self) -> None:
-        seed_generators(self.seed, "step", self.taken, device=self.splits["train"].device)
+        seed_generators(self.seed, "step", self.taken, device=self.run.splits["train"].device)
 
-    def _replay(self, raw: Any) -> None:
+    def _replay(self, raw: RawBatch) -> None:
         """The generators as they were when the step's loss was computed."""
         self._seed_step()
-        self.splits["train"].prepare(raw)
+        self.run.splits["train"].prepare(raw)
 
-    def _monitor(self, name: str) -> list[Batch]:
+    def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
         """The examples that an epoch's bound is measured on, their noise the same every time."""
-        limit = MONITOR_EXAMPLES if name == "train" else None
-        if "valid" in self.splits and name == "train":
-            limit = min(MONITOR_EXAMPLES, len(self.splits["valid"]))
-        return list(self.splits[name].in_order(1000, limit=limit))
+        examples = self.run.splits[name]
+        # Of the training set as many as there are to validate on, so that the two compare.
+        others = len(self.run.splits.get("valid", examples))
+        limit = min(MONITOR_EXAMPLES, others) if name == "train" else None
+        if examples.streams:
+            return partial(examples.in_order, 1000, limit=limit)
 
-    def _bounds(self, monitors: dict[str, list[Batch]]) -> dict[str, float]:
-        """The ELBO at weight 1, by one draw for each example, and its two terms."""
+        kept = list(examples.in_order(1000, limit=limit))
+        return lambda: kept
+
+    def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
+        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be."""
         if self.structure.global_latents:
             return {}
         found: dict[str, float] = {}
+        device = self.run.splits["train"].device
         for name, batches in monitors.items():
-            totals = torch.zeros(3, dtype=torch.float64)
             with (
-                evaluating(self.program),
-                seeded(self.seed, "monitor", name, device=batches[0].x.device),
+                evaluating(self.run.program),
+                seeded(self.seed, "monitor", name, device=device),
             ):
-                for batch in batches:
-                    terms = draw_terms(self.program, batch, 1, self.structure)
-                    kl = terms.log_posterior - terms.log_prior
-                    each = (terms.log_weight, terms.log_likelihood, kl)
-                    totals += torch.stack([term.sum() for term in each]).double().cpu()
-            elbo, log_likelihood, kl = (totals / sum(len(b.x) for b in batches)).tolist()
-            found |= {f"{name}_elbo": elbo, "log_likelihood": log_likelihood, "kl": kl}
+                means = mean_terms(self.run.program, batches(), self.structure)
+            elbo, found["log_likelihood"], found["kl"] = means
+            found[f"{name}_elbo"] = elbo
         return found
 
     def _should_stop(self, record: dict[str, Any], patience: int | None) -> bool:
@@ -299,7 +294,7 @@ class _Loop:
         if patience is None:
             return False
         if self.best is None or record["valid_elbo"] > self.best.elbo:
-            weights = copy.deepcopy(as_module(self.program).state_dict())
+            weights = copy.deepcopy(as_module(self.run.program).state_dict())
             self.best = _Best(record["valid_elbo"], record["epoch"], weights)
         # A bound under warm-up is not the one being optimised: patience starts after it.
         warm = self.kl_weight(self.taken) >= 1
@@ -338,86 +333,9 @@ class _Loop:
             "epoch": len(self.run.metrics),
             "best": best,
         }
-        weights = as_module(self.program).state_dict()
+        weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
         self.saved_at = time.monotonic()
-
-
-@dataclass
-class _Best:
-    """The weights of the best validation ELBO so far."""
-
-    elbo: float
-    epoch: int
-    weights: dict[str, Tensor]
-
-
-# ── What is checked before the first step ────────────────────────────────────────────────────
-
-
-def _check_options(**options: Any) -> None:
-    for name, value in options.items():
-        least = 0 if name == "kl_warmup" else 1
-        if value is not None and value < least:
-            raise InputError(f"{name} is {value}.", f"Give at least {least}.")
-
-
-def _as_splits(train: Given, valid: Given | None, test: Given | None) -> dict[str, Examples]:
-    if isinstance(train, Data):
-        given: dict[str, Given | None] = {**train.splits}
-        given |= {
-            name: value for name, value in (("valid", valid), ("test", test)) if value is not None
-        }
-    else:
-        given = {"train": train, "valid": valid, "test": test}
-    return {name: _as_examples(v, name) for name, v in given.items() if v is not None}
-
-
-def _as_examples(given: Given, split: str) -> Examples:
-    if isinstance(given, Examples):
-        return given
-    if isinstance(given, Data):
-        raise InputError(f"{split} is a whole data set.", f"Give one split: data.{split}.")
-    if isinstance(given, Dataset):
-        return Examples(given, split=split)
-
-    x = torch.as_tensor(given)
-    if x.dtype.is_complex:
-        raise InputError(f"The {split} data are complex.", "Give real numbers.")
-    if x.is_floating_point() and not torch.isfinite(x).all():
-        row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
-        raise InputError(
-            f"The {split} data hold NaN or infinity, first in example {row}.",
-            "Remove these examples, or fill in their values.",
-        )
-    return Examples(x, split=split)
-
-
-def _check_program(program: Program, splits: dict[str, Examples]) -> Structure:
-    train = splits["train"]
-    check_parameters(program, train.head(3))
-    structure = inspect_program(program, train.head(3))
-    if structure.global_latents and "valid" in splits:
-        raise InputError(
-            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "
-            "the validation of programs with global latents is not supported yet.",
-            "Move it inside the plate, or train without validation data.",
-        )
-    for split in splits.values():
-        # Of binary values the first examples show all that there is.
-        limit = 1000 if isinstance(split.preprocessing, Binarize) else None
-        if not split.streams:
-            check_support(program, split.in_order(1000, limit=limit))
-    return structure
-
-
-def _new_directory(run_dir: str | os.PathLike[str] | None) -> Path | None:
-    if run_dir is None:
-        return None
-    path = Path(run_dir)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists already.", "Choose another --run-dir, or remove it.")
-    return path
 
 
 def _unwritable(path: Path, error: OSError) -> CheckpointError:
@@ -427,63 +345,10 @@ def _unwritable(path: Path, error: OSError) -> CheckpointError:
     )
 
 
-def _describe_program(program: Program) -> dict[str, Any]:
-    try:
-        return to_config(program)
-    except InputError:
-        return {"class": f"{type(program).__module__}.{type(program).__qualname__}"}
+@dataclass
+class _Best:
+    """The weights of the best validation ELBO so far."""
 
-
-def _describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
-    return {
-        "name": "array" if data is None else data.name,
-        "source": None if data is None else data.source,
-        "data_dir": None if data is None else data.data_dir,
-        "fingerprint": None if data is None else data.fingerprint,
-        "x_shape": list(train.x_shape),
-        "preprocessing": to_config(train.preprocessing),
-    }
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-# ── Progress ─────────────────────────────────────────────────────────────────────────────────
-
-
-class _Progress:
-    """A bar over all steps on a terminal, a line per epoch elsewhere."""
-
-    def __init__(self, epochs: int, steps: int, *, shown: bool) -> None:
-        self.epochs = epochs
-        self.on_terminal = shown and sys.stderr.isatty()
-        self.as_lines = shown and not self.on_terminal
-        self.bar = tqdm(total=epochs * steps, unit="step", disable=not self.on_terminal)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
-    def step(self) -> None:
-        """One more step."""
-        self.bar.update()
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """One more epoch."""
-        words = [
-            f"{name.replace('_', ' ')} {record[key]:.2f}"
-            for name, key in (
-                ("train_ELBO", "train_elbo"),
-                ("valid_ELBO", "valid_elbo"),
-                ("KL", "kl"),
-            )
-            if key in record
-        ]
-        line = ", ".join(words) or f"loss {record['loss']:.2f}"
-        self.bar.set_postfix_str(line)
-        if self.as_lines:
-            speed = f"{record['examples_per_second']:,.0f} examples/s"
-            print(f"epoch {record['epoch']:>3}/{self.epochs}: {line} ({speed})", flush=True)
+    elbo: float
+    epoch: int
+    weights: dict[str, Tensor]

@@ -229,6 +229,12 @@ MUTANTS = [
         "self.log_likelihood + self.log_prior",
     ),
     Mutant(
+        "a short last batch counts as much as the others",
+        "terms.py",
+        "[term.sum() for term in each]).double().cpu()\n        count += len(batch.x)",
+        "[term.mean() for term in each]).double().cpu()\n        count += 1",
+    ),
+    Mutant(
         "the arguments of the KL swapped",
         "terms.py",
         "kl_divergence(q_base, p_base)",
@@ -361,7 +367,7 @@ MUTANTS = [
 # ── Testing them ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_copy(mutant: Mutant | None) -> dict[str, object]:
+def outcome_of(mutant: Mutant | None) -> dict[str, object]:
     """Runs the tests, in this process, on a copy of the package; it cannot be run twice."""
     import pytest
 
@@ -399,7 +405,7 @@ def in_child(mutant: Mutant | None, outcome: Path) -> int:
     child = os.fork()
     if child == 0:
         try:
-            found = test_copy(mutant)
+            found = outcome_of(mutant)
         except BaseException:
             found = {"code": -1, "said": traceback.format_exc()}
         outcome.write_text(json.dumps(found))

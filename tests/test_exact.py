@@ -36,7 +36,7 @@ from pyrovae.models import VAE
 from pyrovae.networks import MLP, ConvNet, DeconvNet
 from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
 from pyrovae.programs import Structure, evaluating, inspect_program, trace_pair
-from pyrovae.terms import draw_terms
+from pyrovae.terms import draw_terms, mean_terms
 
 DECODERS = (
     BernoulliDecoder,
@@ -210,6 +210,16 @@ def test_dataset_metrics_do_not_depend_on_the_batch_size(monkeypatch, batch_size
     assert summary["num_examples"] == 13
     torch.testing.assert_close(found.kl_per_dim["z"], case.kl_per_dim.mean(0))
     torch.testing.assert_close(found.latent_means["z"], case.loc)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 13])
+def test_means_over_batches_are_means_over_examples(batch_size):
+    case = linear_gaussian(13)
+    with evaluating(case.vae):
+        batches = map(Batch, case.x.split(batch_size))
+        elbo, log_likelihood, kl = mean_terms(case.vae, batches, ONE_LATENT)
+    assert elbo == near(case.log_evidence.mean())
+    assert elbo == near(log_likelihood - kl)
 
 
 @pytest.mark.parametrize("particles", [1, 2, 7, 8])
@@ -514,11 +524,11 @@ def test_a_plate_inside_data_is_summed(perturbed, inner_dim):
 
 # ── A program that is not linear, by quadrature ──────────────────────────────────────────────
 
-NODES_1D, WEIGHTS_1D = np.polynomial.hermite_e.hermegauss(40)
+NODES_1D, WEIGHTS_1D = np.polynomial.hermite_e.hermegauss(60)
 
 
 class QuadratureNormal(dist.Normal):
-    """Its 1600 "draws" are the nodes of the Gauss-Hermite rule in two dimensions."""
+    """Its 3600 "draws" are the nodes of the Gauss-Hermite rule in two dimensions."""
 
     def rsample(self, sample_shape=()):
         nodes = torch.as_tensor(NODES_1D)
@@ -530,7 +540,7 @@ def test_the_evidence_is_the_elbo_and_the_kl_to_the_posterior():
         vae = vae_of_two_latents()
         x = (torch.rand(3, 5) < 0.5).double()
     by_nodes = with_encoder(vae, lambda q: QuadratureNormal(q.loc, q.scale).to_event(1))
-    log_weight = terms_of(by_nodes, x, 1600, ONE_LATENT).log_weight
+    log_weight = terms_of(by_nodes, x, 3600, ONE_LATENT).log_weight
     weights = torch.as_tensor(np.outer(WEIGHTS_1D, WEIGHTS_1D).ravel())
     elbo = weights @ log_weight / weights.sum()
 

@@ -14,13 +14,14 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors"},
+    {"errors", "progress"},
     {"randomness", "schedules", "handlers", "networks", "distributions", "devices"},
     {"data"},
     {"priors", "encoders", "decoders", "programs"},
     {"models", "terms"},
     {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs"},
-    {"plots"},
+    {"plots", "preparation"},
+    {"page"},
     {"report"},
     {"runs"},
     {"training"},
@@ -32,6 +33,7 @@ LAYERS = [
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
+    "plots": [{"style"}, {"grids", "charts"}, {"__init__"}],
 }
 
 

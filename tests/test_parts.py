@@ -258,6 +258,13 @@ def exact_mean(logit):
         return float(-1 / mpmath.expm1(-logit) - 1 / logit) if logit else 0.5
 
 
+def exact_variance(logit):
+    with mpmath.workdps(60):
+        logit = mpmath.mpf(logit)
+        half = logit / 2
+        return float(1 / logit**2 - 1 / (4 * mpmath.sinh(half) ** 2)) if logit else 1 / 12
+
+
 @every_precision
 @pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
 def test_the_continuous_bernoulli_is_normalised_at_any_logit(x, dtype, tolerance):
@@ -275,14 +282,20 @@ def test_the_continuous_bernoullis_mean_is_right_at_any_logit(dtype, tolerance):
 
 
 @every_precision
+def test_the_continuous_bernoullis_variance_is_right_at_any_logit(dtype, tolerance):
+    logits, density = continuous_bernoulli(dtype)
+    expected = [exact_variance(logit) for logit in logits.tolist()]
+    assert density.variance[:, 0].tolist() == pytest.approx(expected, abs=tolerance)
+
+
+@every_precision
 def test_the_continuous_bernoullis_gradient_is_its_residual_at_any_logit(dtype, tolerance):
     """The derivative of log p(x) by the logit is x minus the mean."""
     logits, density = continuous_bernoulli(dtype)
     density.log_prob(torch.full((len(LOGITS), 1), 0.3, dtype=dtype)).sum().backward()
     expected = [0.3 - exact_mean(logit) for logit in logits.tolist()]
-    # Just outside torch's window of ±0.004 the closed form cancels to a few digits.
     assert logits.grad.isfinite().all()
-    assert logits.grad.tolist() == pytest.approx(expected, abs=max(50 * tolerance, 1e-6))
+    assert logits.grad.tolist() == pytest.approx(expected, abs=tolerance)
 
 
 def test_draws_of_the_continuous_bernoulli_have_its_mean():

@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 
 from pyrovae import plots
 from pyrovae.errors import InputError
-from pyrovae.plots import Picture, curves, grid, kl_bars, latent_scatter, weights
+from pyrovae.plots import Picture, curves, grid, kl_bars, latent_scatter, style, weights
 
 
 def pixels(figure):
@@ -99,7 +99,7 @@ def test_every_image_is_in_its_place_pixel_by_pixel(channels):
             cell = shown[top : top + 8 * scale, left : left + 6 * scale]
             expected = levels[row, column].expand(3, 8, 6).permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(cell, expected.repeat(scale, 0).repeat(scale, 1))
-    assert to_hex(shown[8 * scale + 1, 5] / 255) == plots.RULE
+    assert to_hex(shown[8 * scale + 1, 5] / 255) == style.RULE
 
 
 def test_labels_stand_beside_the_images_and_move_none():
@@ -247,7 +247,9 @@ def test_drawing_changes_no_global_setting():
         plots.png(figure)
 
     assert dict(matplotlib.rcParams) == before
-    assert "pyplot" not in Path(plots.__file__).read_text()
+    for path in Path(plots.__file__).parent.glob("*.py"):
+        assert "import pyplot" not in path.read_text()
+        assert "matplotlib.pyplot" not in path.read_text()
 
 
 # ── Curves ───────────────────────────────────────────────────────────────────────────────────
@@ -271,7 +273,7 @@ def test_a_single_epoch_leaves_a_visible_mark():
 
     for axes in figure.axes:
         assert all(line.get_marker() == "o" for line in axes.lines)
-    colours = [tuple(bytes.fromhex(colour[1:])) for colour in (plots.BLUE, plots.AMBER)]
+    colours = [tuple(bytes.fromhex(colour[1:])) for colour in (style.BLUE, style.AMBER)]
     for colour, least in zip(colours, (4 * 20, 20), strict=True):
         assert (shown == colour).all(-1).sum() > least
 
@@ -352,7 +354,7 @@ def test_points_have_the_colour_of_their_label():
         tuple(np.float32(at)): to_hex(colour)
         for at, colour in zip(dots.get_offsets().tolist(), dots.get_facecolors(), strict=True)
     }
-    expected = {3: plots.PALETTE[0], 7: plots.PALETTE[1], 9: plots.PALETTE[2]}
+    expected = {3: style.PALETTE[0], 7: style.PALETTE[1], 9: style.PALETTE[2]}
     for at, label in zip(means.tolist(), classes.tolist(), strict=True):
         assert found[tuple(np.float32(at))] == expected[label]
 
@@ -429,7 +431,7 @@ def test_kl_bars_descend_under_the_numbers_of_their_dimensions():
 
     assert [bar.get_height() for bar in bars(figure)] == pytest.approx([2.0, 0.5, 0.02, 0.001])
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "0", "3", "1"]
-    assert [to_hex(bar.get_facecolor()) for bar in bars(figure)] == [plots.BLUE] * 3 + [plots.GREY]
+    assert [to_hex(bar.get_facecolor()) for bar in bars(figure)] == [style.BLUE] * 3 + [style.GREY]
     assert [0.01, 0.01] in ydata(axes)
     assert titles(axes)[1].startswith("nats; 3 of 4 above 0.01")
 

@@ -10,7 +10,7 @@ import torch
 
 from pyrovae import plots
 from pyrovae.errors import InputError
-from pyrovae.report import Section, write_report
+from pyrovae.page import Section, write_page
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = """</title><script>alert("1")</script>'&<img src=x onerror=alert(2)>$title"""
@@ -68,7 +68,7 @@ def write(path, **changes):
         ],
         "provenance": {"seed": "0", "torch": "2.15", "command": "pyrovae train --seed 0"},
     }
-    return write_report(path, **{**options, **changes})
+    return write_page(path, **{**options, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,7 @@
+"""Pictures: grids of examples, and charts of what was trained and measured."""
+
+__all__ = ["Picture", "curves", "grid", "kl_bars", "latent_scatter", "png", "weights"]
+
+from pyrovae.plots.charts import curves, kl_bars, latent_scatter, weights
+from pyrovae.plots.grids import Picture, grid
+from pyrovae.plots.style import png

@@ -1,0 +1,140 @@
+"""Preparation: what is checked and made ready before the first step of training."""
+
+__all__ = [
+    "Given",
+    "as_splits",
+    "check_options",
+    "check_program",
+    "describe_data",
+    "describe_program",
+    "new_directory",
+]
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pyrovae.data import Binarize, Data, Examples
+from pyrovae.errors import InputError
+from pyrovae.parts import to_config
+from pyrovae.programs import (
+    Program,
+    Structure,
+    check_parameters,
+    check_support,
+    inspect_program,
+)
+
+# Data as a user may give them.
+Given = Data | Examples | Tensor | np.ndarray | Dataset[Any]
+
+
+def check_options(**options: float | None) -> None:
+    """Refuses options of training that are too small.
+
+    Raises:
+        InputError: Naming the option.
+    """
+    for name, value in options.items():
+        least = 0 if name == "kl_warmup" else 1
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}.", f"Give at least {least}.")
+
+
+def as_splits(train: Given, valid: Given | None, test: Given | None) -> dict[str, Examples]:
+    """The examples under train and, where they are given, valid and test.
+
+    Raises:
+        InputError: If data are empty, complex, or hold NaN or infinity.
+    """
+    if isinstance(train, Data):
+        given: dict[str, Given | None] = {**train.splits}
+        given |= {
+            name: value for name, value in (("valid", valid), ("test", test)) if value is not None
+        }
+    else:
+        given = {"train": train, "valid": valid, "test": test}
+    return {name: _as_examples(v, name) for name, v in given.items() if v is not None}
+
+
+def _as_examples(given: Given, split: str) -> Examples:
+    if isinstance(given, Examples):
+        return given
+    if isinstance(given, Data):
+        raise InputError(f"{split} is a whole data set.", f"Give one split: data.{split}.")
+    if isinstance(given, Dataset):
+        return Examples(given, split=split)
+
+    x = torch.as_tensor(given)
+    if x.dtype.is_complex:
+        raise InputError(f"The {split} data are complex.", "Give real numbers.")
+    if x.is_floating_point() and not torch.isfinite(x).all():
+        row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
+        raise InputError(
+            f"The {split} data hold NaN or infinity, first in example {row}.",
+            "Remove these examples, or fill in their values.",
+        )
+    return Examples(x, split=split)
+
+
+def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure:
+    """What a program is, if it can be trained and measured on these examples.
+
+    Raises:
+        InputError: If it cannot; see `pyrovae.programs`.
+    """
+    train = splits["train"]
+    check_parameters(program, train.head(3))
+    structure = inspect_program(program, train.head(3))
+    if structure.global_latents and "valid" in splits:
+        raise InputError(
+            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "
+            "the validation of programs with global latents is not supported yet.",
+            "Move it inside the plate, or train without validation data.",
+        )
+    for split in splits.values():
+        # Of binary values the first examples show all that there is.
+        limit = 1000 if isinstance(split.preprocessing, Binarize) else None
+        if not split.streams:
+            check_support(program, split.in_order(1000, limit=limit))
+    return structure
+
+
+def new_directory(run_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The path of a run directory that is not there yet, or is empty; it is not made here.
+
+    Raises:
+        InputError: If something is there already.
+    """
+    if run_dir is None:
+        return None
+    path = Path(run_dir)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists already.", "Choose another --run-dir, or remove it.")
+    return path
+
+
+def describe_program(program: Program) -> dict[str, Any]:
+    """What a run records of its program: how to build it, or at least its name."""
+    try:
+        return to_config(program)
+    except InputError:
+        return {"class": f"{type(program).__module__}.{type(program).__qualname__}"}
+
+
+def describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
+    """What a run records of its data: how to load and to recognise them."""
+    return {
+        "name": "array" if data is None else data.name,
+        "source": None if data is None else data.source,
+        "data_dir": None if data is None else data.data_dir,
+        "fingerprint": None if data is None else data.fingerprint,
+        "x_shape": list(train.x_shape),
+        "preprocessing": to_config(train.preprocessing),
+    }
