@@ -386,9 +386,10 @@ def _noun(x_shape: tuple[int, ...]) -> str:
 
 def _print_numbers(found: "Evaluation", noun: str) -> None:
     numbers = found.summary()
+    heavy = numbers["pareto_k_above_0.7"]
     for label, key in (("test ELBO", "elbo"), ("log p(x)", "log_evidence")):
-        error = numbers[f"{key}_se"]
-        print(f"{label:12} {numbers[key]:10.2f} +- {error:.2f} nats per {noun}")
+        error = "" if numbers[f"{key}_se"] is None else f"+- {numbers[f'{key}_se']:.2f} "
+        print(f"{label:12} {numbers[key]:10.2f} {error}nats per {noun}")
     print(f"{'active units':12} {found.active_units:7d} of {found.latent_dims}")
     if found.bits_per_dim is not None:
         kind = "" if found.log_cell_volume == 0 else " (of the dequantised data: an upper bound)"
@@ -400,7 +401,11 @@ def _print_numbers(found: "Evaluation", noun: str) -> None:
     )
     print(
         f"             Monte Carlo error of log p(x) {found.monte_carlo_error:.3f}; "
-        f"k-hat above 0.7 for {numbers['pareto_k_above_0.7']:.0%}"
+        + (
+            "k-hat: too few samples to tell"
+            if heavy is None
+            else f"k-hat above 0.7 for {heavy:.0%}"
+        )
     )
 
 

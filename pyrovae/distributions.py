@@ -40,7 +40,9 @@ class ContinuousBernoulli(dist.TorchDistribution):
         self, batch_shape: Size, _instance: "ContinuousBernoulli | None" = None
     ) -> "ContinuousBernoulli":
         """The same distribution over a larger batch."""
-        return ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
+        expanded = ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
+        expanded._validate_args = self._validate_args
+        return expanded
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density, in nats."""

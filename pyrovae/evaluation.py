@@ -101,8 +101,12 @@ class Evaluation:
         return self.log_evidence_error.square().sum().sqrt().item() / self.num_examples
 
     def summary(self) -> dict[str, Any]:
-        """The numbers in plain Python: means over examples, with their standard errors."""
-        return {
+        """The numbers in plain Python: means over examples, with their standard errors.
+
+        What cannot be told, such as the error of a single example, is None.
+        """
+        heavy = (self.pareto_k > 0.7).double().mean().item()
+        found = {
             "elbo": self.elbo.mean().item(),
             "elbo_se": standard_error(self.elbo),
             "log_likelihood": self.log_likelihood.mean().item(),
@@ -110,13 +114,14 @@ class Evaluation:
             "log_evidence": self.log_evidence.mean().item(),
             "log_evidence_se": standard_error(self.log_evidence),
             "log_evidence_monte_carlo_se": self.monte_carlo_error,
-            "pareto_k_above_0.7": (self.pareto_k > 0.7).float().mean().item(),
+            "pareto_k_above_0.7": math.nan if self.pareto_k.isnan().any() else heavy,
             "num_samples": self.num_samples,
             "num_examples": self.num_examples,
             "active_units": self.active_units,
             "bits_per_dim": self.bits_per_dim,
             "seconds": self.seconds,
         }
+        return {key: None if value != value else value for key, value in found.items()}
 
 
 def standard_error(values: Tensor) -> float:

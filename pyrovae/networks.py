@@ -25,6 +25,9 @@ def smooth_floor(value: Tensor, low: float) -> Tensor:
 def smooth_clamp(value: Tensor, low: float, high: float) -> Tensor:
     r"""Keeps a value smoothly within (low, high); nearly the identity well inside.
 
+    The ceiling is exact; the floor is passed by at most $\log(1 + e^{-(h - \ell)})$, nothing
+    unless the two are close together.
+
     Example:
         >>> import torch
         >>> smooth_clamp(torch.tensor([-1e9, 0.0, 1e9]), -7.0, 3.5)

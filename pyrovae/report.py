@@ -73,7 +73,7 @@ def _facts(config: Mapping[str, Any], splits: Mapping[str, Examples]) -> dict[st
 def _numbers(found: Evaluation) -> list[tuple[str, str, str]]:
     summary = found.summary()
     numbers = [
-        (label, f"{summary[key]:.2f}", f"± {summary[f'{key}_se']:.2f} nats per example")
+        (label, f"{summary[key]:.2f}", f"{_plus_minus(summary[f'{key}_se'])}nats per example")
         for label, key in (("Test ELBO", "elbo"), ("log p(x)", "log_evidence"))
     ]
     if found.latent_dims:
@@ -83,6 +83,10 @@ def _numbers(found: Evaluation) -> list[tuple[str, str, str]]:
         kind = "discrete data" if found.log_cell_volume == 0 else "dequantised: an upper bound"
         numbers.append(("Bits per dim", f"{found.bits_per_dim:.3f}", kind))
     return numbers
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f"± {error:.2f} "
 
 
 def _latent_sections(found: Evaluation) -> list[Section]:
@@ -101,12 +105,13 @@ def _latent_sections(found: Evaluation) -> list[Section]:
 
 
 def _evidence_section(found: Evaluation) -> Section:
-    heavy = (found.pareto_k > 0.7).float().mean()
+    share = found.summary()["pareto_k_above_0.7"]
+    heavy = "an untold share" if share is None else f"{share:.0%}"
     text = (
         f"log p(x) by {found.num_samples:,} importance samples for each of "
         f"{found.num_examples:,} held-out examples, and the ELBO that bounds it. The Monte Carlo "
         f"error of the mean is {found.monte_carlo_error:.3f} nats. Pareto k-hat is above 0.7 for "
-        f"{heavy:.0%} of the examples: there the estimate is still a lower bound, and loose."
+        f"{heavy} of the examples: there the estimate is still a lower bound, and loose."
     )
     return Section("Evidence per example", text, plots.weights(found))
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from pyrovae.data import AsIs, Binarize, Dequantize, Standardize
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyrovae.distributions import ContinuousBernoulli
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.models import VAE
@@ -296,6 +297,13 @@ def test_the_continuous_bernoullis_gradient_is_its_residual_at_any_logit(dtype, 
     expected = [0.3 - exact_mean(logit) for logit in logits.tolist()]
     assert logits.grad.isfinite().all()
     assert logits.grad.tolist() == pytest.approx(expected, abs=tolerance)
+
+
+def test_the_continuous_bernoulli_checks_its_support_expanded_as_before():
+    density = ContinuousBernoulli(torch.zeros(3))
+    for checking in (density, density.expand((2, 3))):
+        with pytest.raises(ValueError, match="support"):
+            checking.log_prob(torch.full((3,), 7.0))
 
 
 def test_draws_of_the_continuous_bernoulli_have_its_mean():

@@ -67,8 +67,8 @@ class AsIs(Preprocessing):
         return "as they are"
 
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
-        """The data in float32."""
-        return raw.float()
+        """The same values, integers in float32."""
+        return raw if raw.is_floating_point() else raw.float()
 
     def invert(self, x: Tensor) -> Tensor:
         """The same values."""
