@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import pyrovae
+from pyrovae.distributions import ContinuousBernoulli
 
 D = 10
 FLOOR = 1 / 256 / math.sqrt(12)
@@ -25,7 +26,7 @@ LIKELIHOODS = {
     "Gaussian": lambda eta, s: dist.Normal(eta.sigmoid(), s),
     "Laplace": lambda eta, s: dist.Laplace(eta.sigmoid(), s),
     "Student-t": lambda eta, s: dist.StudentT(4.0, eta.sigmoid(), s),
-    "continuous Bernoulli": lambda eta, s: dist.ContinuousBernoulli(logits=eta),
+    "continuous Bernoulli": lambda eta, s: ContinuousBernoulli(eta),
 }
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "observation_site",
     "sample_sites",
     "sites",
+    "takes_labels",
     "trace_pair",
 ]
 
@@ -106,17 +107,22 @@ def as_module(program: Program) -> nn.Module:
     return module
 
 
+def takes_labels(function: Callable[..., Any]) -> bool:
+    """Whether a model or a guide has y in its signature."""
+    return "y" in signature(function).parameters
+
+
 def labels(function: Callable[..., Any], batch: Batch) -> dict[str, Tensor | None]:
     """The keyword arguments of a model or a guide: its labels, where its signature has y.
 
     Raises:
         InputError: If it needs labels and the batch has none.
     """
-    parameters = signature(function).parameters
-    if "y" not in parameters:
+    if not takes_labels(function):
         return {}
 
-    if batch.y is None and parameters["y"].default is parameters["y"].empty:
+    parameter = signature(function).parameters["y"]
+    if batch.y is None and parameter.default is parameter.empty:
         raise InputError(
             "The program needs labels y and the data have none.",
             "Give data with labels, or make y optional in model and guide.",

@@ -20,7 +20,15 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pyrovae.data import Batch
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import kl_weight
-from pyrovae.programs import Program, Structure, as_module, labels, sample_sites, trace_pair
+from pyrovae.programs import (
+    Program,
+    Structure,
+    as_module,
+    labels,
+    sample_sites,
+    takes_labels,
+    trace_pair,
+)
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -86,6 +94,8 @@ class GuardedStep:
                 "Make it an nn.Module, or keep the modules that it uses as its attributes.",
             )
         self.optimizer = make_optimizer(self.parameters.values())
+        # Read once: a signature costs as much as a small layer.
+        self._takes_labels = [takes_labels(f) for f in (program.model, program.guide)]
         self._validate = True
 
     def __call__(self, batch: Batch, weight: float, replay: Callable[[], None]) -> StepResult:
@@ -122,7 +132,9 @@ class GuardedStep:
         return StepResult(*found)
 
     def _loss(self, batch: Batch, weight: float) -> Tensor:
-        model, guide = (_with_labels(f, batch) for f in (self.program.model, self.program.guide))
+        model, guide = self.program.model, self.program.guide
+        if any(self._takes_labels):
+            model, guide = (partial(f, **labels(f, batch)) for f in (model, guide))
         if weight != 1:
             handler = kl_weight(weight)
             model, guide = handler(model), handler(guide)
@@ -153,8 +165,3 @@ class GuardedStep:
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 return NonFiniteError(f"The gradient of {name!r} is not finite.", remedy)
         return NonFiniteError("The training loss is not finite.", remedy)
-
-
-def _with_labels(function: Callable[..., object], batch: Batch) -> Callable[..., object]:
-    extra = labels(function, batch)
-    return partial(function, **extra) if extra else function
