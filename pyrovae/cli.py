@@ -34,6 +34,7 @@ def _auto(metavar: str, default: str) -> Any:
 
 Names = Annotated[str, tyro.conf.arg(metavar="NAME|PATH")]
 DataDir = Annotated[Path | None, _auto("PATH", "$PYROVAE_DATA, or the user's cache folder")]
+OtherData = Annotated[str | None, _auto("NAME|PATH", "the run's own")]
 OldDataDir = Annotated[Path | None, _auto("PATH", "where they lay in training")]
 Device = Annotated[str | None, _auto("NAME", "cuda where there is one, else cpu")]
 RunPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
@@ -118,13 +119,15 @@ class Train(_Training):
 
 @dataclass
 class Evaluate:
-    """Measure a run on its test set: ELBO, log p(x) and their errors, in nats per example."""
+    """Measure a run: ELBO, log p(x) and their errors, in nats per example."""
 
     run: RunPath
     num_samples: int = 5000
     """the importance samples of each example"""
     limit: Annotated[int | None, _auto("INT", "all")] = None
     """how many examples, the first ones"""
+    data: OtherData = None
+    """other data to measure it on, preprocessed as the run's own were"""
     json: bool = False
     """print one JSON object and nothing else"""
     seed: int = 0
@@ -138,6 +141,8 @@ class Evaluate:
 @dataclass
 class _Draws:
     run: RunPath
+    data: OtherData = None
+    """other data to show it on, preprocessed as the run's own were"""
     output: Annotated[Path | None, _auto("PATH", "RUN/VERB.png")] = None
     """the picture to write"""
     data_dir: OldDataDir = None
@@ -416,6 +421,8 @@ def _with_run(command: Any) -> None:
     from pyrovae.runs import load
 
     run = load(command.run, data_dir=command.data_dir, device=command.device)
+    if getattr(command, "data", None) is not None:
+        run = run.on(command.data, data_dir=command.data_dir)
     if isinstance(command, Evaluate):
         _evaluate(run, command)
     elif isinstance(command, Report):

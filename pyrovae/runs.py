@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from pyrovae import checkpoint, evaluation, generation, plots, report, user_programs
-from pyrovae.data import Batch, Examples, Preprocessing, load_data
+from pyrovae.data import Batch, Examples, Preprocessing, load_data, load_examples
 from pyrovae.devices import describe_environment, resolve_device
-from pyrovae.errors import InputError
+from pyrovae.errors import CheckpointError, InputError
 from pyrovae.evaluation import Evaluation
 from pyrovae.generation import Generated
 from pyrovae.parts import from_config
@@ -55,6 +55,34 @@ class Run:
     path: Path | None = None
     evaluation: Evaluation | None = field(default=None, repr=False)
 
+    def on(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+    ) -> "Run":
+        """This run with other data to be measured and shown on, preprocessed as its own were.
+
+        Args:
+            source: The name of a data set, or the path of a .npy or .npz file: its test set, or
+                all of it where it has none.
+            data_dir: Where named sets lie.
+
+        Raises:
+            InputError: If they cannot be read, or are of another shape.
+        """
+        examples = load_examples(source, self.preprocessing, data_dir=data_dir)
+        expected = tuple(self.config["data"]["x_shape"])
+        if examples.x_shape != expected:
+            raise InputError(
+                f"The data {str(source)!r} are of shape {examples.x_shape}, and those of the run "
+                f"of shape {expected}.",
+                "Give data of the run's own shape.",
+            )
+        device = next(as_module(self.program).parameters()).device
+        splits = {**self.splits, "test": examples.to(device)}
+        return replace(self, splits=splits, evaluation=None, path=None)
+
     # ── Numbers ──
 
     def evaluate(
@@ -79,7 +107,7 @@ class Run:
         )
         if examples is None:
             self.evaluation = found
-            self._write(EVALUATION, json.dumps(found.summary(), indent=1) + "\n")
+            self.write(EVALUATION, json.dumps(found.summary(), indent=1) + "\n")
         return found
 
     @property
@@ -216,9 +244,23 @@ class Run:
         figure = plots.grid(x, rows=rows)
         return Picture(x, figure, caption)
 
-    def _write(self, name: str, text: str) -> None:
-        if self.path is not None:
-            (self.path / name).write_text(text)
+    def write(self, name: str, text: str, *, append: bool = False) -> None:
+        """Writes a file of the run's directory, if it has one.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
+        if self.path is None:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / name).open("a" if append else "w") as file:
+                file.write(text)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path / name} cannot be written ({error.strerror or error}).",
+                "Free some space or choose another --run-dir.",
+            ) from error
 
 
 # ── Pictures of batches ──────────────────────────────────────────────────────────────────────
@@ -282,7 +324,7 @@ def load(
     newest = checkpoint.load_newest(path / CHECKPOINTS)
 
     program = _build(config["program"], config["data"]["x_shape"]) if program is None else program
-    module = as_module(program).to(target)
+    module = as_module(program).to(target).eval()
     try:
         module.load_state_dict(newest.weights)
     except RuntimeError as error:
@@ -296,7 +338,7 @@ def load(
         splits=_splits(config["data"], data, data_dir, target),
         metrics=_read_lines(path / METRICS),
         config=config,
-        environment=describe_environment(target),
+        environment=_read_json(path / ENVIRONMENT) or describe_environment(target),
         path=path,
     )
 
@@ -305,17 +347,23 @@ def _last_line(error: Exception) -> str:
     return str(error).splitlines()[-1].strip()
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where the file is missing or damaged."""
     try:
-        config = json.loads((path / CONFIG).read_text())
-        if not isinstance(config, dict) or not {"program", "data"} <= set(config):
-            raise ValueError("it does not describe a run")
-        return config
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = _read_json(path / CONFIG)
+    if not all(isinstance(config.get(key), dict) for key in ("program", "data")):
         raise InputError(
-            f"{path} is not a run directory ({error}).",
+            f"{path} is not a run directory: it has no {CONFIG} that describes a run.",
             "Give the folder that pyrovae train printed as its run directory.",
-        ) from error
+        )
+    return config
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
 from pyrovae.data import Batch, Data, RawBatch
 from pyrovae.devices import describe_environment, resolve_device
-from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import isolated_store, unregistered
 from pyrovae.preparation import (
     Given,
@@ -191,7 +190,7 @@ class _Loop:
 
     def train(self, epochs: int, patience: int | None, progress: Progress) -> None:
         """Trains, and saves what there is however the training ends."""
-        self._start_directory()
+        self._describe()
         monitors = {
             name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
         }
@@ -214,6 +213,7 @@ class _Loop:
         if patience is not None and self.best is not None:
             as_module(self.run.program).load_state_dict(self.best.weights)
             self.run.config["best_epoch"] = self.best.epoch
+            self._describe()
         self._save()
 
     def _epoch(self, epoch: int, rates: list[float], progress: Progress) -> dict[str, Any]:
@@ -302,27 +302,14 @@ class _Loop:
 
     # ── The directory ──
 
-    def _start_directory(self) -> None:
-        if self.run.path is None:
-            return
-        try:
-            self.run.path.mkdir(parents=True, exist_ok=True)
-            for name, content in (
-                (CONFIG, self.run.config),
-                (ENVIRONMENT, self.run.environment),
-            ):
-                (self.run.path / name).write_text(json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            raise _unwritable(self.run.path, error) from error
+    def _describe(self) -> None:
+        """Writes what the run was told, and where it runs."""
+        for name, content in ((CONFIG, self.run.config), (ENVIRONMENT, self.run.environment)):
+            self.run.write(name, json.dumps(content, indent=1) + "\n")
 
     def _record(self, record: dict[str, Any]) -> None:
         self.run.metrics.append(record)
-        if self.run.path is not None:
-            try:
-                with (self.run.path / METRICS).open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-            except OSError as error:
-                raise _unwritable(self.run.path, error) from error
+        self.run.write(METRICS, json.dumps(record) + "\n", append=True)
 
     def _save(self) -> None:
         if self.run.path is None:
@@ -336,13 +323,6 @@ class _Loop:
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
         self.saved_at = time.monotonic()
-
-
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"The run directory {path} cannot be written ({error.strerror or error}).",
-        "Free some space or choose another --run-dir.",
-    )
 
 
 @dataclass

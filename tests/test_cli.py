@@ -94,6 +94,22 @@ def test_evaluate_prints_one_json_object(trained, capsys):
     assert found["elbo"] < found["log_evidence"] < 0
 
 
+def test_other_data_are_measured_and_shown_as_the_runs_own_were(trained, capsys):
+    digits = data.load_data("digits")
+    np.save("same.npy", digits.test.raw(range(180)).x[:, 0].numpy())
+    words = ["--num-samples", 20, "--limit", 50, "--json"]
+    found = []
+    for other in ([], ["--data", "same.npy"]):
+        assert run("evaluate", trained, *words, *other) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[1]["elbo"] == pytest.approx(found[0]["elbo"])
+    assert run("reconstruct", trained, "--data", "same.npy", "--output", "p.png") == 0
+    assert run("evaluate", trained, "--data", "digits") == 0
+    np.save("wrong.npy", np.zeros((5, 4, 4), np.uint8))
+    assert run("evaluate", trained, "--data", "wrong.npy") == 2
+    assert "of shape (1, 4, 4)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("decoder", ["gaussian", "pixelwise-gaussian", "continuous-bernoulli"])
 def test_a_decoder_of_grey_values_brings_their_preprocessing(decoder, capsys):
     assert run("train", *QUICK, "--decoder", decoder) == 0

@@ -210,6 +210,17 @@ def test_data_from_python_come_in_any_container(kind):
     assert run.metrics[0]["loss"] == pytest.approx(reference.metrics[0]["loss"])
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_streamed_examples_train_to_the_same_bits_as_those_in_memory(num_workers):
+    x = binary(120)
+    held, streamed = small_vae(), small_vae()
+    quick(held, x, valid=x)
+    examples = pyrovae.Examples(TensorDataset(x, torch.zeros(120)), num_workers=num_workers)
+    run = quick(streamed, examples, valid=examples)
+    assert same(weights(held), weights(streamed))
+    assert run.evaluate(num_samples=5).num_examples == 120
+
+
 # ── It is repeatable and leaves no trace ──
 
 

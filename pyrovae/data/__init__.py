@@ -11,8 +11,9 @@ __all__ = [
     "RawBatch",
     "Standardize",
     "load_data",
+    "load_examples",
 ]
 
 from pyrovae.data.examples import Batch, Examples, RawBatch
-from pyrovae.data.loading import Data, load_data
+from pyrovae.data.loading import Data, load_data, load_examples
 from pyrovae.data.preprocessing import AsIs, Binarize, Dequantize, Preprocessing, Standardize

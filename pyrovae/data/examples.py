@@ -103,11 +103,15 @@ class Examples:
         return self._y
 
     def to(self, device: torch.device) -> "Examples":
-        """These examples on a device, or with their batches made there."""
+        """These examples on a device, or with their batches made there.
+
+        Examples in memory move as a whole where they take up at most half of what the device has
+        free; streamed ones, and larger ones, are moved a batch at a time.
+        """
         moved = copy(self)
         moved.device = device
         moved.__dict__.pop("_settled", None)
-        if isinstance(self._x, Tensor):
+        if isinstance(self._x, Tensor) and _fits(self._x, device):
             moved._x = self._x.to(device)
             moved._y = None if self._y is None else self._y.to(device)
         return moved
@@ -116,8 +120,9 @@ class Examples:
         """Some examples in the data's own units."""
         rows = torch.as_tensor(rows)
         if isinstance(self._x, Tensor):
-            index = rows.to(self.device)
-            return RawBatch(rows, self._x[index], None if self._y is None else self._y[index])
+            index = rows.to(self._x.device)
+            y = None if self._y is None else self._y[index]
+            return self._move(rows, self._x[index], y)
 
         seen = _Seeded(self._x, self.seed, 0)
         return self._move(rows, *_collate([seen[i] for i in rows.tolist()]))
@@ -191,6 +196,13 @@ class Examples:
 
     def _move(self, rows: Tensor, x: Tensor, y: Tensor | None) -> RawBatch:
         return RawBatch(rows, x.to(self.device), None if y is None else y.to(self.device))
+
+
+def _fits(x: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda" or x.device == device:
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return x.numel() * x.element_size() <= free // 2
 
 
 class _Seeded(Dataset[tuple[Tensor, Tensor | None]]):

@@ -1,6 +1,6 @@
 """Loading: from a name, a file or an array to three splits with their preprocessing."""
 
-__all__ = ["Data", "load_data"]
+__all__ = ["Data", "load_data", "load_examples"]
 
 import os
 from collections.abc import Mapping
@@ -150,6 +150,23 @@ def load_data(
         source=None if name == "array" else name,
         data_dir=None if data_dir is None else str(data_dir),
     )
+
+
+def load_examples(
+    source: str | os.PathLike[str],
+    preprocessing: Preprocessing,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Examples:
+    """The test set of a source that has one, or else all its examples, preprocessed as told.
+
+    Raises:
+        InputError: As `load_data`.
+    """
+    raw = sources.read(str(source), data_dir)
+    x, y = raw.splits["test" if "test" in raw.splits else "train"]
+    tensors = _as_tensor(x, str(source)), _as_labels(y)
+    return Examples(*tensors, preprocessing=preprocessing, split="test", seed=DATA_SEED)
 
 
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
