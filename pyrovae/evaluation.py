@@ -27,7 +27,7 @@ from pyrovae.programs import (
     trace_pair,
 )
 from pyrovae.randomness import seeded
-from pyrovae.terms import Terms, draw_terms
+from pyrovae.terms import draw_terms
 
 # How many values of x are decoded at a time: what bounds the memory of an evaluation.
 CHUNK = {"cpu": 2**22, "cuda": 2**27}
@@ -160,25 +160,18 @@ def evaluate(
     dims = first.x[0].numel()
     rows = max(1, CHUNK[examples.device.type] // dims)
     batch_size = min(rows, 500)
-    parts: list[_Part] = []
+    parts: list[dict[str, Any]] = []
     with evaluating(program):
         for index, batch in enumerate(examples.in_order(batch_size, limit=limit)):
             with seeded(seed, "evaluate", index, device=examples.device):
                 parts.append(_measure(program, batch, num_samples, rows, structure))
         log_cell_volume = _log_cell_volume(program, examples, first)
 
-    def join(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts]).cpu()
-
-    sites = parts[0].latent_means
+    found = _join(parts)
+    kl_per_dim = {site: kl.mean(0) for site, kl in found.pop("kl_per_dim").items()}
     return Evaluation(
-        **{name: join(name) for name in _PER_EXAMPLE},
-        kl_per_dim={
-            n: torch.cat([p.kl_per_dim[n] for p in parts]).mean(0).cpu()
-            for n in parts[0].kl_per_dim
-        },
-        latent_means={n: torch.cat([part.latent_means[n] for part in parts]).cpu() for n in sites},
-        labels=None if parts[0].labels is None else join("labels"),
+        **found,
+        kl_per_dim=kl_per_dim,
         num_samples=num_samples,
         seconds=time.perf_counter() - start,
         log_cell_volume=log_cell_volume,
@@ -186,66 +179,53 @@ def evaluate(
     )
 
 
-_PER_EXAMPLE = (
-    "elbo",
-    "log_likelihood",
-    "kl",
-    "log_evidence",
-    "log_evidence_error",
-    "pareto_k",
-)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """An evaluation of one batch."""
-
-    elbo: Tensor
-    log_likelihood: Tensor
-    kl: Tensor
-    log_evidence: Tensor
-    log_evidence_error: Tensor
-    pareto_k: Tensor
-    kl_per_dim: dict[str, Tensor]
-    latent_means: dict[str, Tensor]
-    labels: Tensor | None
+def _join(parts: list[Any]) -> Any:
+    """Joins what was measured of batches, example by example, on the CPU."""
+    if isinstance(parts[0], dict):
+        return {key: _join([part[key] for part in parts]) for key in parts[0]}
+    return None if parts[0] is None else torch.cat(parts).cpu()
 
 
 def _measure(
     program: Program, batch: Batch, num_samples: int, rows: int, structure: Structure
-) -> _Part:
-    """Draws the particles of one batch a few at a time, and keeps only their weights."""
+) -> dict[str, Any]:
+    """What `Evaluation` holds per example, of one batch.
+
+    Its particles are drawn a few at a time, and only their weights are kept.
+    """
     at_once = max(1, rows // len(batch.x))
-    counts = [min(at_once, num_samples - done) for done in range(0, num_samples, at_once)]
-    chunks = [draw_terms(program, batch, count, structure) for count in counts]
+    log_weights: list[Tensor] = []
+    log_likelihood = torch.zeros(len(batch.x), dtype=torch.float64, device=batch.x.device)
+    kl_per_dim: dict[str, Tensor] = {}
+    latent_means: dict[str, Tensor] = {}
+    for done in range(0, num_samples, at_once):
+        count = min(at_once, num_samples - done)
+        terms = draw_terms(program, batch, count, structure)
+        log_weights.append(terms.log_weight.double())
+        log_likelihood += terms.log_likelihood.double().sum(0) / num_samples
+        _add(kl_per_dim, terms.kl_per_dim, share=count / num_samples)
+        _add(latent_means, terms.latent_means, share=count / num_samples)
 
-    def averaged(chosen: list[Tensor]) -> Tensor:
-        shares = torch.tensor(counts, dtype=chosen[0].dtype, device=chosen[0].device)
-        return torch.einsum("c,c...->...", shares / num_samples, torch.stack(chosen))
-
-    log_weight = torch.cat([chunk.log_weight for chunk in chunks]).double()
-    log_likelihood = torch.cat([chunk.log_likelihood for chunk in chunks]).double().mean(0)
+    log_weight = torch.cat(log_weights)
     log_evidence = log_weight.logsumexp(0) - math.log(num_samples)
     elbo = log_weight.mean(0)
 
-    return _Part(
-        elbo=elbo,
-        log_likelihood=log_likelihood,
-        kl=log_likelihood - elbo,
-        log_evidence=log_evidence,
-        log_evidence_error=_delta_error(log_weight, log_evidence),
-        pareto_k=pareto_k(log_weight),
-        kl_per_dim=_by_site(chunks, "kl_per_dim", averaged),
-        latent_means=_by_site(chunks, "latent_means", averaged),
-        labels=batch.y,
-    )
-
-
-def _by_site(chunks: list[Terms], name: str, averaged: Any) -> dict[str, Tensor]:
     return {
-        site: averaged([getattr(chunk, name)[site] for chunk in chunks])
-        for site in getattr(chunks[0], name)
+        "elbo": elbo,
+        "log_likelihood": log_likelihood,
+        "kl": log_likelihood - elbo,
+        "log_evidence": log_evidence,
+        "log_evidence_error": _delta_error(log_weight, log_evidence),
+        "pareto_k": pareto_k(log_weight),
+        "kl_per_dim": kl_per_dim,
+        "latent_means": latent_means,
+        "labels": batch.y,
     }
+
+
+def _add(totals: dict[str, Tensor], found: dict[str, Tensor], *, share: float) -> None:
+    for site, value in found.items():
+        totals[site] = totals.get(site, 0) + share * value
 
 
 def _delta_error(log_weight: Tensor, log_evidence: Tensor) -> Tensor:

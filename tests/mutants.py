@@ -272,18 +272,20 @@ MUTANTS = [
         "min(at_once, num_samples - done)",
         "at_once",
     ),
-    Mutant("the KL has the wrong sign", "evaluation.py", "kl=log_likelihood - elbo", "kl=elbo"),
     Mutant(
-        "the mean of batch means",
-        "evaluation.py",
-        "torch.cat([p.kl_per_dim[n] for p in parts]).mean(0)",
-        "torch.stack([p.kl_per_dim[n].mean(0) for p in parts]).mean(0)",
+        "the KL has the wrong sign", "evaluation.py", '"kl": log_likelihood - elbo', '"kl": elbo'
     ),
     Mutant(
         "batches stand for their examples",
         "evaluation.py",
-        "torch.cat([getattr(part, name) for part in parts])",
-        "torch.stack([getattr(part, name).mean(0) for part in parts])",
+        "torch.cat(parts).cpu()",
+        "torch.stack([part.mean(0) for part in parts]).cpu()",
+    ),
+    Mutant(
+        "a short last chunk of draws weighs as much as the others",
+        "evaluation.py",
+        "_add(kl_per_dim, terms.kl_per_dim, share=count / num_samples)",
+        "_add(kl_per_dim, terms.kl_per_dim, share=at_once / num_samples)",
     ),
     Mutant(
         "every batch gets the same noise",
@@ -313,9 +315,8 @@ MUTANTS = [
     Mutant(
         "active units against the latents' own spread",
         "evaluation.py",
-        'latent_means=_by_site(chunks, "latent_means", averaged)',
-        "latent_means={n: m + torch.randn_like(m) for n, m in "
-        '_by_site(chunks, "latent_means", averaged).items()}',
+        '"latent_means": latent_means',
+        '"latent_means": {n: m + torch.randn_like(m) for n, m in latent_means.items()}',
     ),
     Mutant(
         "the tail index without its prior", "evaluation.py", "(k * size + 5) / (size + 10)", "k"
