@@ -8,6 +8,7 @@ __all__ = ["main"]
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass
@@ -326,8 +327,9 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
     print()
     _print_numbers(found, _noun(data.x_shape))
     print(f"\nrun      {path}\nreport   {report}\n\nNext:")
-    for verb in (f"evaluate {path} --num-samples 5000", f"sample {path}", f"traverse {path}"):
-        print(f"  pyrovae {verb}")
+    name = shlex.quote(str(path))
+    for verb in (f"evaluate {name} --num-samples 5000", f"sample {name}", f"traverse {name}"):
+        print(f"  {_own_name()} {verb}")
 
 
 def _build(
@@ -383,6 +385,17 @@ def _print_start(
     print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
     print(f"model    {about}")
     print(f"training {epochs} epochs of batches of {options.batch_size}, seed {options.seed}")
+
+
+def _own_name() -> str:
+    """What to type to call this command: "pyrovae" where the shell would find it."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m pyrovae"
+    found = shutil.which("pyrovae")
+    if called.name != "pyrovae" or (found and Path(found).resolve() == called.resolve()):
+        return "pyrovae"
+    return shlex.quote(str(called))
 
 
 def _noun(x_shape: tuple[int, ...]) -> str:

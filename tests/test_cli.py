@@ -20,6 +20,7 @@ QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "FINAL_SAMPLES", 10)
+    monkeypatch.setattr(sys, "argv", ["pyrovae"])
 
 
 def run(*words):
@@ -69,6 +70,21 @@ def test_train_alone_ends_with_numbers_report_and_what_to_type_next(capsys):
     assert len(commands) == 3
     for command in commands:
         assert run(*command) == 0
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "expected"),
+    [
+        ("/some/bin/pyrovae", "/some/bin/pyrovae", "pyrovae"),
+        (".venv/bin/pyrovae", None, ".venv/bin/pyrovae"),
+        (".venv/bin/pyrovae", "/other/pyrovae", ".venv/bin/pyrovae"),
+        ("/site-packages/pyrovae/__main__.py", None, f"{sys.executable} -m pyrovae"),
+    ],
+)
+def test_what_to_type_next_is_what_was_typed(called, on_path, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(cli.shutil, "which", lambda name: on_path)
+    assert cli._own_name() == expected
 
 
 def test_every_verb_writes_its_picture_and_prints_the_path(trained, capsys):
