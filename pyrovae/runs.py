@@ -131,7 +131,7 @@ class Run:
     def sample(self, count: int = 16, *, draw: bool = False, seed: int = 0) -> Picture:
         """New examples from the prior; see `pyrovae.sample`."""
         found = generation.sample(self.program, self._template, count, draw=draw, seed=seed)
-        laid_out = _in_rows(found, min(count, 8 if count <= 16 else 12))
+        laid_out = _in_rows(found, _columns(count))
         return self._picture(laid_out, f"Samples from the prior, {_shown(found)}")
 
     def reconstruct(self, count: int = 10) -> Picture:
@@ -278,6 +278,12 @@ def _row(batch: Batch, index: int) -> Batch:
         )
     rows = slice(index, index + 1)
     return Batch(batch.x[rows], None if batch.y is None else batch.y[rows])
+
+
+def _columns(count: int) -> int:
+    """The widest row, up to 12, that leaves no blank; else rows of 10."""
+    even = max(columns for columns in range(1, 13) if count % columns == 0)
+    return even if even > 4 else min(count, 10)
 
 
 def _in_rows(found: Generated, columns: int) -> Generated:
