@@ -45,7 +45,7 @@ def normal(parameters):
 
 def model(x):
     with pyro.plate("data", len(x)):
-        z2 = pyro.sample("z2", dist.Normal(torch.zeros(D2), 1.0).to_event(1))
+        z2 = pyro.sample("z2", dist.Normal(x.new_zeros(D2), 1.0).to_event(1))
         z1 = pyro.sample("z1", normal(nets["z1_given_z2"](z2)))
         loc, scale = nets["x_given_z1"](z1), log_scale[0].exp() + 1e-2
         pyro.sample("x", dist.StudentT(5.0, loc, scale).to_event(1), obs=x)

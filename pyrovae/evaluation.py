@@ -158,7 +158,7 @@ def evaluate(
     check_support(program, examples.in_order(1000, limit=limit))
 
     dims = first.x[0].numel()
-    rows = max(1, CHUNK[examples.device.type] // dims)
+    rows = max(1, CHUNK.get(examples.device.type, CHUNK["cpu"]) // dims)
     batch_size = min(rows, 500)
     parts: list[dict[str, Any]] = []
     with evaluating(program):
