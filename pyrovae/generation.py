@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pyro import poutine
@@ -29,7 +29,9 @@ from pyrovae.errors import InputError
 from pyrovae.programs import (
     Program,
     evaluating,
+    is_auxiliary,
     labels,
+    mean_of,
     observation_site,
     sites,
     trace_pair,
@@ -92,23 +94,28 @@ def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
     with evaluating(program), seeded(0, "encode", device=batch.x.device):
         _, guide_trace = trace_pair(program, batch)
 
-    def mean(site: Any) -> Tensor:
-        try:
-            return site["fn"].mean
-        except NotImplementedError:
-            return site["value"]
-
-    return {name: mean(site) for name, site in sites(guide_trace, observed=False).items()}
+    means = {}
+    for name, site in sites(guide_trace, observed=False).items():
+        if not is_auxiliary(site):
+            mean = mean_of(site)
+            means[name] = site["value"] if mean is None else mean
+    return means
 
 
 def latent(means: Mapping[str, Tensor], site: str) -> Tensor:
     """The means of one latent site.
 
     Raises:
-        InputError: If there is no such site.
+        InputError: If there is no such site, or it is not a vector for each example.
     """
     if site not in means:
         raise InputError(f"There is no latent site {site!r}.", f"Take one of {', '.join(means)}.")
+    if means[site].dim() != 2:
+        raise InputError(
+            f"The latent site {site!r} is no vector for each example: its shape is "
+            f"{tuple(means[site].shape)}.",
+            "Take a site that is, or decode latents of your own with pyrovae.decode.",
+        )
     return means[site]
 
 
@@ -229,14 +236,14 @@ def _run_model(
     extra = labels(program.model, template)
     trace = poutine.trace(model).get_trace(template.x, **extra)
     site = observation_site(trace, given=latents)
+    mean = mean_of(site)
     if draw:
         found = Generated(site["value"], "draw")
+    elif mean is not None:
+        found = Generated(mean, "mean")
     else:
-        try:
-            found = Generated(site["fn"].mean, "mean")
-        except NotImplementedError:
-            draws = site["fn"].sample((DRAWS,))
-            found = Generated(draws.mean(0), f"mean of {DRAWS} draws")
+        draws = site["fn"].sample((DRAWS,)).float()
+        found = Generated(draws.mean(0), f"mean of {DRAWS} draws")
 
     # A program may observe its images flattened.
     same_size = found.x[0].numel() == template.x[0].numel()

@@ -23,7 +23,9 @@ __all__ = [
     "data_frame",
     "evaluating",
     "inspect_program",
+    "is_auxiliary",
     "labels",
+    "mean_of",
     "observation_site",
     "sample_sites",
     "sites",
@@ -99,11 +101,12 @@ def as_module(program: Program) -> nn.Module:
         )
 
     if isinstance(program, nn.Module):
-        module: nn.Module = program
-    else:
-        attributes = getattr(program, "__dict__", {}).items()
-        module = nn.ModuleDict({k: v for k, v in attributes if isinstance(v, nn.Module)})
+        return program
 
+    module = nn.Module()
+    for key, value in getattr(program, "__dict__", {}).items():
+        if isinstance(value, nn.Module | nn.Parameter):
+            setattr(module, key, value)
     return module
 
 
@@ -180,9 +183,13 @@ def evaluating(program: Program) -> Iterator[None]:
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:
-    """The sample sites of a trace by name."""
+    """The sample sites of a trace by name, without those of `pyro.deterministic`."""
     nodes: dict[str, Site] = dict(trace.nodes)
-    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    return {
+        name: site
+        for name, site in nodes.items()
+        if site["type"] == "sample" and not site["infer"].get("_deterministic")
+    }
 
 
 def sites(trace: Trace, *, observed: bool) -> dict[str, Site]:
@@ -220,6 +227,15 @@ def observation_site(trace: Trace, *, given: Collection[str] = ()) -> Site:
     return observed["x"] if "x" in observed else next(iter(observed.values()))
 
 
+def mean_of(site: Site) -> Tensor | None:
+    """The mean of a site's distribution, or None where it has none, such as a Cauchy's."""
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        return None
+    return mean if torch.isfinite(mean).all() else None
+
+
 def inspect_program(program: Program, batch: Batch) -> Structure:
     """Runs a program once on a few examples and reads its structure.
 
@@ -255,19 +271,46 @@ def check_parameters(program: Program, batch: Batch) -> None:
     """Refuses a parameter that no module of the program holds: training would miss it.
 
     Raises:
-        InputError: If the model or the guide creates one with `pyro.param`.
+        InputError: If the model or the guide creates one with `pyro.param`, or uses one that is
+            no attribute of the program.
     """
     held = {id(parameter) for parameter in as_module(program).parameters()}
-    with evaluating(program):
-        for trace in trace_pair(program, batch):
-            nodes: dict[str, Site] = dict(trace.nodes)
-            for name, site in nodes.items():
-                if site["type"] == "param" and id(site["value"].unconstrained()) not in held:
-                    raise InputError(
-                        f"The program creates the parameter {name!r} with pyro.param, and no "
-                        "module of it holds that.",
-                        "Make it an nn.Parameter, or a PyroParam of a PyroModule, of the program.",
-                    )
+    with evaluating(program), torch.enable_grad():
+        traces = trace_pair(program, batch)
+        total = sum(torch.as_tensor(trace.log_prob_sum()) for trace in traces)
+        for name, value in _parameters(traces):
+            if id(value.unconstrained()) not in held:
+                raise InputError(
+                    f"The program creates the parameter {name!r} with pyro.param, and no module "
+                    "of it holds that.",
+                    "Make it an nn.Parameter, or a PyroParam of a PyroModule, of the program.",
+                )
+
+    for leaf in _leaves(torch.as_tensor(total)):
+        if id(leaf) not in held:
+            raise InputError(
+                f"The program uses a parameter of shape {tuple(leaf.shape)} that is not its own.",
+                "Keep the parameter, or the module it belongs to, as an attribute of the program.",
+            )
+
+
+def _parameters(traces: Iterable[Trace]) -> Iterator[tuple[str, Any]]:
+    for trace in traces:
+        nodes: dict[str, Site] = dict(trace.nodes)
+        yield from ((n, site["value"]) for n, site in nodes.items() if site["type"] == "param")
+
+
+def _leaves(value: Tensor) -> Iterator[Tensor]:
+    """The tensors that a value's gradient would be accumulated in."""
+    seen, found = set(), [value.grad_fn]
+    while found:
+        node: Any = found.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        found.extend(function for function, _ in node.next_functions)
 
 
 def _check_supports(model_trace: Trace, first_row: int) -> None:
@@ -297,6 +340,7 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
     observed = sites(model_trace, observed=True)
     if not observed:
         raise InputError("The model observes nothing.", "Give its likelihood obs=x.")
+    observation_site(model_trace)
 
     for name, site in observed.items():
         if data_frame(site) is None:
@@ -306,7 +350,7 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
             )
 
     latents = sites(guide_trace, observed=False)
-    missing = [n for n in latents if n not in model_trace and not _is_auxiliary(latents[n])]
+    missing = [n for n in latents if n not in model_trace and not is_auxiliary(latents[n])]
     if missing:
         raise InputError(
             f"The guide samples {missing[0]!r}, which the model does not.",
@@ -328,17 +372,50 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
     )
 
 
-def _is_auxiliary(site: Site) -> bool:
+def is_auxiliary(site: Site) -> bool:
+    """Whether a guide's site only helps to make others, and has no counterpart in the model."""
     return bool(site["infer"].get("is_auxiliary"))
 
 
 def _vectorizes(program: Program, batch: Batch, structure: Structure) -> bool:
-    """Whether the program runs with two particles on the left, its shapes validated."""
-    particles = pyro.plate("particles", 2, dim=-1 - structure.depth)
+    """Whether the program runs with two particles on the left to the numbers of each alone.
+
+    Shapes are not enough: a softmax over dimension 1 is over features for one particle and over
+    examples for several, and fits both.
+    """
+    dim = -1 - structure.depth
+    particles = pyro.plate("particles", 2, dim=dim)
     try:
-        with pyro.validation_enabled(True), warnings.catch_warnings(action="ignore"):
-            for trace in trace_pair(program, batch, within=particles):
-                trace.compute_log_prob()
+        with warnings.catch_warnings(action="ignore"):
+            with pyro.validation_enabled(True):
+                model_trace, guide_trace = trace_pair(program, batch, within=particles)
+            return all(
+                _agrees(function, batch, trace, sites(guide_trace, observed=False), index, dim)
+                for index in range(2)
+                for function, trace in ((program.model, model_trace), (program.guide, guide_trace))
+            )
     except Exception:  # whatever a network raises that does not take the dimension
         return False
+
+
+def _agrees(
+    function: Callable[..., Any],
+    batch: Batch,
+    together: Trace,
+    latents: dict[str, Site],
+    index: int,
+    dim: int,
+) -> bool:
+    """Whether a model or guide gives one particle's log-probabilities without the other, too."""
+    values = {n: s["value"].select(dim - s["fn"].event_dim, index) for n, s in latents.items()}
+    given = poutine.condition(function, data=values)
+    alone = sample_sites(poutine.trace(given).get_trace(batch.x, **labels(function, batch)))
+    for name, site in sample_sites(prune_subsample_sites(together)).items():
+        if name not in latents and not site["is_observed"]:
+            continue  # drawn from the model anew, and so another value
+        found = site["fn"].log_prob(site["value"])
+        found = found.select(dim, index) if found.dim() >= -dim else found
+        expected = alone[name]["fn"].log_prob(alone[name]["value"])
+        if not torch.allclose(found.expand_as(expected), expected, rtol=1e-3, atol=1e-3):
+            return False
     return True

@@ -18,7 +18,17 @@ from torch.distributions import Distribution, kl_divergence
 
 from pyrovae.data import Batch
 from pyrovae.errors import InputError
-from pyrovae.programs import PLATE, Program, Site, Structure, data_frame, sites, trace_pair
+from pyrovae.programs import (
+    PLATE,
+    Program,
+    Site,
+    Structure,
+    data_frame,
+    is_auxiliary,
+    mean_of,
+    sites,
+    trace_pair,
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +110,11 @@ def _read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None
     frame = data_frame(next(iter(observed.values())))
     dims = (particle_dim, frame.dim)
 
+    zero = next(iter(observed.values()))["value"].new_zeros((), dtype=torch.float32)
+
     def total(group: list[Site]) -> Tensor:
         # A site that no particle reaches has no particle dimension: broadcasting restores it.
-        return sum((_per_example(site, *dims) for site in group), torch.zeros(()))
+        return sum((_per_example(site, *dims) for site in group), zero)
 
     # A latent that the guide leaves to the model is drawn from p(z), and cancels in the weights.
     shared = {n: model_trace.nodes[n] for n in latents if n in model_trace}
@@ -110,21 +122,24 @@ def _read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None
         total(list(observed.values())), total(list(shared.values())), total(list(latents.values()))
     )
     vectors = {n: s for n, s in latents.items() if _is_vector(s)}
-    kls = {n: _kl_per_dim(shared[n], q, *dims) for n, q in vectors.items() if n in shared}
+    # An exact KL at a draw of p's parents needs them drawn before z, as a guide against the
+    # model's order does not.
+    in_order = list(shared) == [name for name in model_trace.nodes if name in shared]
+    kls = {n: _kl_per_dim(shared[n], q, *dims, exact=in_order) for n, q in vectors.items()}
 
     return Terms(
         log_likelihood=log_likelihood,
         log_prior=log_prior,
         log_posterior=log_posterior,
         kl_per_dim={name: kl for name, kl in kls.items() if kl is not None},
-        latent_means={n: _average(_mean(s), *dims) for n, s in vectors.items()},
+        latent_means={n: _average(_mean(site), *dims) for n, site in vectors.items()},
     )
 
 
 def _is_vector(site: Site) -> bool:
     """Whether a site holds one vector for each example, no further plate inside `data`."""
     inner = {frame.name for frame in site["cond_indep_stack"]} - {PLATE, "particles"}
-    return site["fn"].event_dim == 1 and not inner
+    return site["fn"].event_dim == 1 and not inner and not is_auxiliary(site)
 
 
 def _join(runs: list[Terms]) -> Terms:
@@ -166,26 +181,33 @@ def _average(value: Tensor, particle_dim: int | None, data_dim: int) -> Tensor:
     return value.reshape(-1, value.shape[data_dim - 1], value.shape[-1]).mean(0)
 
 
-def _mean(site: Site) -> Tensor:
-    """The mean of a site's distribution, or its draws where that has no mean."""
-    try:
-        mean = site["fn"].mean
-    except NotImplementedError:
-        return site["value"]
-    return mean if torch.isfinite(mean).all() else site["value"]
-
-
-def _kl_per_dim(p: Site, q: Site, particle_dim: int | None, data_dim: int) -> Tensor | None:
-    """KL(q ‖ p) of each dimension, (N, D): exact where known, else by the draws."""
+def _kl_per_dim(
+    p: Site, q: Site, particle_dim: int | None, data_dim: int, *, exact: bool
+) -> Tensor | None:
+    """KL(q ‖ p) of each dimension, (N, D): exact where it can be, else by the draws."""
     if not (_factorises(p["fn"]) and _factorises(q["fn"])):
         return None
 
     p_base, q_base = p["fn"].base_dist, q["fn"].base_dist
-    try:
-        kl = kl_divergence(q_base, p_base)
-    except NotImplementedError:
+    kl = _exact_kl(q_base, p_base) if exact else None
+    if kl is None:
         kl = q_base.log_prob(q["value"]) - p_base.log_prob(q["value"])
+    if q["mask"] is not None:
+        kl = torch.where(torch.as_tensor(q["mask"]).unsqueeze(-1), kl, 0.0)
     return _average(kl, particle_dim, data_dim)
+
+
+def _exact_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def _mean(site: Site) -> Tensor:
+    """The mean of a site's distribution, or its draws where that has no mean."""
+    mean = mean_of(site)
+    return site["value"] if mean is None else mean
 
 
 def _factorises(distribution: Distribution) -> bool:

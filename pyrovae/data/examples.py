@@ -151,14 +151,16 @@ class Examples:
             return Batch(self.preprocessing.apply(raw.x, noise), raw.y)
 
         if self.preprocessing.needs_noise and not self.streams:
-            return Batch(self._settled[raw.rows.to(self.device)].float(), raw.y)
+            rows = raw.rows.to(self._settled.device)
+            return Batch(self._settled[rows].to(self.device).float(), raw.y)
 
         return self._fix(raw)
 
     @cached_property
     def _settled(self) -> Tensor:
         """Every example after a static binarisation, a byte per value."""
-        return torch.cat([batch.x.byte() for batch in self.in_order(1000)])
+        settled = torch.cat([batch.x.byte() for batch in self.in_order(1000)])
+        return settled.to(self._x.device) if isinstance(self._x, Tensor) else settled
 
     def _fix(self, raw: RawBatch) -> Batch:
         """Preprocesses with noise from (seed, split, index): the same on every device."""
@@ -226,8 +228,14 @@ class _Seeded(Dataset[tuple[Tensor, Tensor | None]]):
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
 
-        x, y = item if isinstance(item, tuple | list) else (item, None)
-        return torch.as_tensor(x), None if y is None else torch.as_tensor(y)
+        x, y, *_ = (*item, None) if isinstance(item, tuple | list) else (item, None)
+        try:
+            return torch.as_tensor(x), None if y is None else torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"Item {index} of the Dataset is no tensor or array ({type(x).__name__}).",
+                "Make it one, for example with torchvision.transforms.ToTensor.",
+            ) from error
 
 
 def _collate(items: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:

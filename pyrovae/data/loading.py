@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from pyrovae.data import sources
 from pyrovae.data.examples import Examples
@@ -120,7 +121,9 @@ def load_data(
         Binarize(mode='dynamic', maximum=16)
     """
     if isinstance(source, Dataset):
-        return _from_dataset(source, preprocessing)
+        if y is not None:
+            raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
+        return _from_dataset(source, binarize, preprocessing)
 
     if isinstance(source, str | os.PathLike):
         name, raw = str(source), sources.read(str(source), data_dir)
@@ -129,13 +132,17 @@ def load_data(
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
         raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
 
-    tensors = {split: (_as_tensor(x, name), _as_labels(y)) for split, (x, y) in raw.splits.items()}
+    tensors = {
+        split: (_as_tensor(x, name), _as_labels(y, len(x))) for split, (x, y) in raw.splits.items()
+    }
     fingerprint = _fingerprint(tensors)
     splits, rule = _three_splits(tensors)
     train_x = splits["train"][0]
     values = _kind(train_x, raw.maximum)
     if preprocessing is None:
         preprocessing = _choose(train_x, values, raw, binarize)
+    for x, _ in splits.values():
+        preprocessing.check(x)
 
     examples = {
         split: Examples(x, y, preprocessing=preprocessing, split=split, seed=DATA_SEED)
@@ -147,9 +154,16 @@ def load_data(
         values=values,
         split_rule=rule,
         fingerprint=fingerprint,
-        source=None if name == "array" else name,
-        data_dir=None if data_dir is None else str(data_dir),
+        source=_lasting_name(name),
+        data_dir=str(sources.data_folder(data_dir).resolve()) if name in sources.NAMED else None,
     )
+
+
+def _lasting_name(name: str) -> str | None:
+    """What the data can be loaded by again, from any folder."""
+    if name == "array":
+        return None
+    return name if name in sources.NAMED else str(Path(name).expanduser().resolve())
 
 
 def load_examples(
@@ -165,7 +179,8 @@ def load_examples(
     """
     raw = sources.read(str(source), data_dir)
     x, y = raw.splits["test" if "test" in raw.splits else "train"]
-    tensors = _as_tensor(x, str(source)), _as_labels(y)
+    tensors = _as_tensor(x, str(source)), _as_labels(y, len(x))
+    preprocessing.check(tensors[0])
     return Examples(*tensors, preprocessing=preprocessing, split="test", seed=DATA_SEED)
 
 
@@ -231,8 +246,19 @@ def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
     return array if first else array.transpose(0, 3, 1, 2)
 
 
-def _as_labels(y: np.ndarray | None) -> Tensor | None:
-    return None if y is None else torch.from_numpy(np.array(y, dtype=np.int64))
+def _as_labels(y: np.ndarray | None, count: int) -> Tensor | None:
+    if y is None:
+        return None
+    if y.dtype.kind not in "bui" or y.ndim != 1:
+        raise InputError(
+            f"The labels are of shape {y.shape} and dtype {y.dtype}.",
+            "Give one integer for each example.",
+        )
+    if len(y) != count:
+        raise InputError(
+            f"There are {count} examples and {len(y)} labels.", "Give one for each example."
+        )
+    return torch.from_numpy(y.astype(np.int64))
 
 
 # ── Splits and defaults ──────────────────────────────────────────────────────────────────────
@@ -291,8 +317,10 @@ def _choose(x: Tensor, values: str, raw: sources.Raw, binarize: str | None) -> P
         )
 
     if mode != "none":
-        maximum = {"binary": 1.0, "unit": 1.0, "grey": raw.maximum or 255.0}.get(values)
-        if maximum is None:
+        maximum = raw.maximum or (255.0 if x.dtype == torch.uint8 else 1.0)
+        if values == "binary":
+            maximum = 1.0
+        if float(x.min()) < 0 or float(x.max()) > maximum:
             raise InputError(
                 f"Real values from {float(x.min()):.3g} to {float(x.max()):.3g} have no "
                 "grey scale to binarise.",
@@ -316,8 +344,12 @@ def _fingerprint(tensors: Tensors) -> str:
 # ── Datasets ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _from_dataset(dataset: "Dataset[Any]", preprocessing: Preprocessing | None) -> Data:
+def _from_dataset(
+    dataset: "Dataset[Any]", binarize: str | None, preprocessing: Preprocessing | None
+) -> Data:
     """Reads a `Dataset` into memory where it fits, and streams it where it does not."""
+    if isinstance(dataset, IterableDataset):
+        raise InputError("An IterableDataset has no length.", "Give a Dataset with indices.")
     size = len(dataset)  # pyright: ignore[reportArgumentType]
     if size == 0:
         raise InputError("The Dataset is empty.", "Give data with at least one example.")
@@ -328,7 +360,14 @@ def _from_dataset(dataset: "Dataset[Any]", preprocessing: Preprocessing | None) 
         batches = list(whole.raw_batches(torch.arange(size).split(1000), seed=DATA_SEED))
         y = [batch.y for batch in batches if batch.y is not None]
         x = torch.cat([batch.x for batch in batches])
-        return load_data(x, torch.cat(y) if y else None, preprocessing=preprocessing)
+        labels = torch.cat(y) if y else None
+        return load_data(x, labels, binarize=binarize, preprocessing=preprocessing)
+
+    if binarize not in (None, "none"):
+        raise InputError(
+            "A Dataset that streams cannot be binarised by name.",
+            "Give preprocessing=Binarize(mode, maximum), which says what stands for one.",
+        )
 
     order = torch.randperm(size, generator=generator(DATA_SEED, "split"))
     tenth = size // 10

@@ -48,6 +48,14 @@ class Preprocessing(ABC):
     def summary(self) -> str:
         """A phrase for the first lines of a run."""
 
+    def check(self, raw: Tensor) -> None:
+        """Refuses data that are not of the units it was made for.
+
+        Raises:
+            InputError: Naming the range of the data.
+        """
+        return
+
     @abstractmethod
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
         """The program's x, in float32."""
@@ -55,6 +63,16 @@ class Preprocessing(ABC):
     @abstractmethod
     def invert(self, x: Tensor) -> Tensor:
         """Back to the data's own units."""
+
+
+def _check_range(raw: Tensor, maximum: float, summary: str) -> None:
+    low, high = float(raw.min()), float(raw.max())
+    if low < 0 or high > maximum:
+        raise InputError(
+            f"The data have values from {low:.3g} to {high:.3g}, and are to be {summary} on a "
+            f"scale from 0 to {maximum:.3g}.",
+            "Give data in the units that the run was trained in.",
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +130,10 @@ class Binarize(Preprocessing):
         """A phrase for the first lines of a run."""
         return f"binarised ({self.mode})"
 
+    def check(self, raw: Tensor) -> None:
+        """Refuses values outside [0, maximum]."""
+        _check_range(raw, self.maximum, self.summary)
+
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
         """Zeros and ones."""
         probability = raw / self.maximum
@@ -154,6 +176,10 @@ class Dequantize(Preprocessing):
     def summary(self) -> str:
         """A phrase for the first lines of a run."""
         return f"{self.levels} levels dequantised to [0, 1)"
+
+    def check(self, raw: Tensor) -> None:
+        """Refuses values outside 0 .. levels - 1."""
+        _check_range(raw, self.levels - 1, self.summary)
 
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
         """Values in [0, 1)."""
