@@ -24,7 +24,9 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
     if name is not None:
         try:
             device = torch.device(name)
-            torch.zeros(1, device=device)
+            if device.type not in ("cpu", "cuda"):
+                raise RuntimeError("it is neither cpu nor cuda")
+            torch.zeros(1, device=device).add_(1).item()
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.data import Batch, Examples
+from pyrovae.data import Batch, Examples, Given, as_examples
+from pyrovae.errors import InputError
 from pyrovae.programs import (
     Program,
     Structure,
+    as_module,
     check_support,
     evaluating,
     inspect_program,
@@ -30,7 +32,9 @@ from pyrovae.randomness import seeded
 from pyrovae.terms import draw_terms
 
 # How many values of x are decoded at a time: what bounds the memory of an evaluation.
-CHUNK = {"cpu": 2**22, "cuda": 2**27}
+CHUNK = {"cpu": 2**22, "cuda": 2**24}
+# And how many importance weights are held.
+WEIGHTS = 2**22
 ACTIVE_VARIANCE = 0.01
 
 
@@ -131,7 +135,7 @@ def standard_error(values: Tensor) -> float:
 
 def evaluate(
     program: Program,
-    examples: Examples | Tensor,
+    examples: Given,
     *,
     num_samples: int = 1000,
     limit: int | None = None,
@@ -141,31 +145,38 @@ def evaluate(
 
     Args:
         program: Any program of `pyrovae.programs`.
-        examples: N examples, with the same noise at every call, or the program's x itself.
+        examples: N examples, with the same noise at every call; the test set of a data set; or
+            the program's x itself, as a tensor or an array.
         num_samples: The number K of draws from the guide for each example.
         limit: How many examples to measure, the first ones.
         seed: The seed of the draws. Batching does not change the examples' own noise.
 
     Raises:
-        InputError: If the program has a global latent, or an example lies outside the support
-            of its likelihood.
+        InputError: If the program has a global latent, an example lies outside the support of
+            its likelihood, or a number is less than 1.
     """
+    for name, value in (("num_samples", num_samples), ("limit", limit)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}.", "Give at least 1.")
+
     start = time.perf_counter()
-    if isinstance(examples, Tensor):
-        examples = Examples(examples)
+    parameter = next(as_module(program).parameters())
+    examples = as_examples(examples, "test", dtype=parameter.dtype).to(parameter.device)
     first = examples.head(3)
     structure = inspect_program(program, first)
     check_support(program, examples.in_order(1000, limit=limit))
 
     dims = first.x[0].numel()
     rows = max(1, CHUNK.get(examples.device.type, CHUNK["cpu"]) // dims)
-    batch_size = min(rows, 500)
+    batch_size = max(1, min(rows, 500, WEIGHTS // num_samples))
     parts: list[dict[str, Any]] = []
     with evaluating(program):
         for index, batch in enumerate(examples.in_order(batch_size, limit=limit)):
             with seeded(seed, "evaluate", index, device=examples.device):
                 parts.append(_measure(program, batch, num_samples, rows, structure))
-        log_cell_volume = _log_cell_volume(program, examples, first)
+        log_cell_volume = None
+        if len(structure.observed) == 1:
+            log_cell_volume = _log_cell_volume(program, examples, first)
 
     found = _join(parts)
     kl_per_dim = {site: kl.mean(0) for site, kl in found.pop("kl_per_dim").items()}

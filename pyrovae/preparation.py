@@ -1,7 +1,6 @@
 """Preparation: what is checked and made ready before the first step of training."""
 
 __all__ = [
-    "Given",
     "as_splits",
     "check_options",
     "check_program",
@@ -15,12 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from pyrovae.data import Binarize, Data, Examples
+from pyrovae.data import Binarize, Data, Examples, Given, as_examples
 from pyrovae.errors import InputError
 from pyrovae.parts import to_config
 from pyrovae.programs import (
@@ -30,9 +26,6 @@ from pyrovae.programs import (
     check_support,
     inspect_program,
 )
-
-# Data as a user may give them.
-Given = Data | Examples | Tensor | np.ndarray | Dataset[Any]
 
 
 def check_options(**options: float | None) -> None:
@@ -47,7 +40,9 @@ def check_options(**options: float | None) -> None:
             raise InputError(f"{name} is {value}.", f"Give at least {least}.")
 
 
-def as_splits(train: Given, valid: Given | None, test: Given | None) -> dict[str, Examples]:
+def as_splits(
+    train: Given, valid: Given | None, test: Given | None, *, dtype: torch.dtype
+) -> dict[str, Examples]:
     """The examples under train and, where they are given, valid and test.
 
     Raises:
@@ -60,27 +55,11 @@ def as_splits(train: Given, valid: Given | None, test: Given | None) -> dict[str
         }
     else:
         given = {"train": train, "valid": valid, "test": test}
-    return {name: _as_examples(v, name) for name, v in given.items() if v is not None}
-
-
-def _as_examples(given: Given, split: str) -> Examples:
-    if isinstance(given, Examples):
-        return given
-    if isinstance(given, Data):
-        raise InputError(f"{split} is a whole data set.", f"Give one split: data.{split}.")
-    if isinstance(given, Dataset):
-        return Examples(given, split=split)
-
-    x = torch.as_tensor(given)
-    if x.dtype.is_complex:
-        raise InputError(f"The {split} data are complex.", "Give real numbers.")
-    if x.is_floating_point() and not torch.isfinite(x).all():
-        row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
-        raise InputError(
-            f"The {split} data hold NaN or infinity, first in example {row}.",
-            "Remove these examples, or fill in their values.",
-        )
-    return Examples(x, split=split)
+    return {
+        name: as_examples(value, name, dtype=dtype)
+        for name, value in given.items()
+        if value is not None
+    }
 
 
 def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure:
@@ -136,5 +115,12 @@ def describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
         "data_dir": None if data is None else data.data_dir,
         "fingerprint": None if data is None else data.fingerprint,
         "x_shape": list(train.x_shape),
-        "preprocessing": to_config(train.preprocessing),
+        "preprocessing": _describe_preprocessing(train),
     }
+
+
+def _describe_preprocessing(train: Examples) -> Any:
+    try:
+        return to_config(train.preprocessing)
+    except InputError:
+        return None

@@ -93,6 +93,7 @@ class GuardedStep:
                 f"The program {type(program).__name__} has no parameter to train.",
                 "Make it an nn.Module, or keep the modules that it uses as its attributes.",
             )
+        self._buffers = [buffer for _, buffer in as_module(program).named_buffers()]
         self.optimizer = make_optimizer(self.parameters.values())
         # Read once: a signature costs as much as a small layer.
         self._takes_labels = [takes_labels(f) for f in (program.model, program.guide)]
@@ -111,6 +112,8 @@ class GuardedStep:
             NonFiniteError: If the loss or a gradient is not finite, naming the site or the
                 parameter. The weights and the optimizer are as they were before the step.
         """
+        # Networks change buffers, such as a batch norm's moments, as they run.
+        buffers = [(buffer, buffer.clone()) for buffer in self._buffers]
         with pyro.validation_enabled(self._validate):
             loss = self._loss(batch, weight)
         self.optimizer.zero_grad(set_to_none=True)
@@ -122,7 +125,10 @@ class GuardedStep:
         found = torch.stack([loss.detach(), norm]).tolist()
         if not all(map(math.isfinite, found)):
             replay()
-            raise self._diagnose(batch)
+            error = self._diagnose(batch)
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            raise error
 
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.parameters.values(), self.clip_norm, norm)

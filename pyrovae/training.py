@@ -17,12 +17,11 @@ from torch import Tensor
 
 from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, Data, RawBatch
+from pyrovae.data import Batch, Data, Given, RawBatch
 from pyrovae.devices import describe_environment, resolve_device
-from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.handlers import isolated_store, unregistered
 from pyrovae.preparation import (
-    Given,
     as_splits,
     check_options,
     check_program,
@@ -32,7 +31,7 @@ from pyrovae.preparation import (
 )
 from pyrovae.programs import Program, Structure, as_module, evaluating
 from pyrovae.progress import Progress
-from pyrovae.randomness import seed_generators, seeded
+from pyrovae.randomness import generator, seed_generators, seeded
 from pyrovae.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, Run
 from pyrovae.schedules import Schedule, constant, linear
 from pyrovae.svi import Bound, GuardedStep, MakeOptimizer
@@ -121,11 +120,13 @@ def fit(
     """
     check_options(epochs=epochs, batch_size=batch_size, kl_warmup=kl_warmup, patience=patience)
     target = resolve_device(device)
-    splits = {name: s.to(target) for name, s in as_splits(train, valid, test).items()}
+    module = as_module(program).to(target)
+    dtype = next((p.dtype for p in module.parameters()), torch.float32)
+    given = as_splits(train, valid, test, dtype=dtype)
+    splits = {name: split.to(target) for name, split in given.items()}
     if patience is not None and "valid" not in splits:
         raise InputError("Early stopping needs validation data.", "Give valid, or no patience.")
 
-    module = as_module(program).to(target)
     with unregistered(), isolated_store(empty=True), torch.random.fork_rng(devices=_cuda(target)):
         structure = check_program(program, splits)
         step = GuardedStep(
@@ -206,7 +207,9 @@ class _Loop:
                         break
                     if time.monotonic() - self.saved_at > SAVE_SECONDS:
                         self._save()
-        except (KeyboardInterrupt, NonFiniteError):
+        except CheckpointError:
+            raise
+        except BaseException:
             self._save()
             raise
 
@@ -264,13 +267,17 @@ class _Loop:
     def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
         """The examples that an epoch's bound is measured on, their noise the same every time."""
         examples = self.run.splits[name]
-        # Of the training set as many as there are to validate on, so that the two compare.
-        others = len(self.run.splits.get("valid", examples))
-        limit = min(MONITOR_EXAMPLES, others) if name == "train" else None
+        # Of the training set as many as there are to validate on, so that the two compare, and
+        # any: data may be sorted.
+        rows = torch.arange(len(examples))
+        if name == "train":
+            count = min(MONITOR_EXAMPLES, len(self.run.splits.get("valid", examples)))
+            order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
+            rows = order[:count].sort().values
         if examples.streams:
-            return partial(examples.in_order, 1000, limit=limit)
+            return partial(examples.chosen, rows, 1000)
 
-        kept = list(examples.in_order(1000, limit=limit))
+        kept = list(examples.chosen(rows, 1000))
         return lambda: kept
 
     def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
@@ -291,14 +298,13 @@ class _Loop:
 
     def _should_stop(self, record: dict[str, Any], patience: int | None) -> bool:
         """Whether the validation ELBO has not risen for so many epochs."""
-        if patience is None:
+        # The bound of a warm-up is not yet the one that is optimised: nothing counts before.
+        if patience is None or self.kl_weight(self.taken) < 1:
             return False
         if self.best is None or record["valid_elbo"] > self.best.elbo:
             weights = copy.deepcopy(as_module(self.run.program).state_dict())
             self.best = _Best(record["valid_elbo"], record["epoch"], weights)
-        # A bound under warm-up is not the one being optimised: patience starts after it.
-        warm = self.kl_weight(self.taken) >= 1
-        return warm and record["epoch"] - self.best.epoch >= patience
+        return record["epoch"] - self.best.epoch >= patience
 
     # ── The directory ──
 

@@ -34,12 +34,16 @@ def load_builder(spec: str) -> Builder:
     module = importlib.util.module_from_spec(module_spec)
     # Registered, so that dataclasses and pickling inside the user's file find their module.
     sys.modules[module_spec.name] = module
+    # The user's file finds its neighbours, as when it is run itself.
+    sys.path.insert(0, str(path.parent))
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(
             f"{path} cannot be run ({type(error).__name__}: {error}).", "Mend the file."
         ) from error
+    finally:
+        sys.path.remove(str(path.parent))
 
     builder: Builder | None = getattr(module, name or "build", None)
     if builder is None or not callable(builder):
@@ -58,6 +62,8 @@ def keyword_arguments(builder: Builder) -> list[tuple[str, type, Any]]:
     hints = get_type_hints(builder)
     found = []
     for parameter in list(signature(builder).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
         optional = parameter.default is not parameter.empty
         kind = hints.get(parameter.name, type(parameter.default) if optional else str)
         found.append(

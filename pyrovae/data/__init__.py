@@ -7,13 +7,15 @@ __all__ = [
     "Data",
     "Dequantize",
     "Examples",
+    "Given",
     "Preprocessing",
     "RawBatch",
     "Standardize",
+    "as_examples",
     "load_data",
     "load_examples",
 ]
 
 from pyrovae.data.examples import Batch, Examples, RawBatch
-from pyrovae.data.loading import Data, load_data, load_examples
+from pyrovae.data.loading import Data, Given, as_examples, load_data, load_examples
 from pyrovae.data.preprocessing import AsIs, Binarize, Dequantize, Preprocessing, Standardize

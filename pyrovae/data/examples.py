@@ -137,7 +137,11 @@ class Examples:
         """The examples as they stand, with the same noise at every call: for reported numbers."""
         count = len(self) if limit is None else min(limit, len(self))
 
-        for raw in self.raw_batches(torch.arange(count).split(batch_size), seed=self.seed):
+        return self.chosen(torch.arange(count), batch_size)
+
+    def chosen(self, rows: Tensor, batch_size: int) -> Iterator[Batch]:
+        """Some examples, each with the noise that it has in `in_order`."""
+        for raw in self.raw_batches(rows.split(batch_size), seed=self.seed):
             yield self._fix(raw)
 
     def head(self, count: int) -> Batch:

@@ -1,6 +1,6 @@
 """Loading: from a name, a file or an array to three splits with their preprocessing."""
 
-__all__ = ["Data", "load_data", "load_examples"]
+__all__ = ["Data", "Given", "as_examples", "load_data", "load_examples"]
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from pyrovae.data import sources
-from pyrovae.data.examples import Examples
+from pyrovae.data.examples import Batch, Examples
 from pyrovae.data.preprocessing import (
     BINARIZE_MODES,
     AsIs,
@@ -77,6 +77,10 @@ class Data:
     def to(self, device: torch.device) -> "Data":
         """The three splits on a device."""
         return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
+
+
+# Data as a user may give them.
+Given = Data | Examples | Tensor | np.ndarray | Dataset[Any]
 
 
 def load_data(
@@ -157,6 +161,41 @@ def load_data(
         source=_lasting_name(name),
         data_dir=str(sources.data_folder(data_dir).resolve()) if name in sources.NAMED else None,
     )
+
+
+def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -> Examples:
+    """The examples of one split, from whatever container.
+
+    Args:
+        given: A data set, of which the split is taken; examples; the program's x as a tensor or
+            an array; or a `Dataset`, which is read into memory where it fits.
+        split: train, valid or test.
+        dtype: The floating point type that a tensor or an array is turned into.
+
+    Raises:
+        InputError: If data are empty, complex, or hold NaN or infinity.
+    """
+    if isinstance(given, Data):
+        return given.splits[split]
+    if isinstance(given, Examples):
+        return given
+    if isinstance(given, Dataset):
+        held = _in_memory(given)
+        return Examples(given if held is None else held.x, held and held.y, split=split)
+
+    x = torch.as_tensor(given)
+    if x.dtype.is_complex:
+        raise InputError(f"The {split} data are complex.", "Give real numbers.")
+    if x.is_floating_point() and len(x) > 0:
+        x = x if dtype is None else x.to(dtype)
+        finite = torch.isfinite(x).reshape(len(x), -1).all(1)
+        if not finite.all():
+            raise InputError(
+                f"The {split} data hold NaN or infinity, first in example "
+                f"{int((~finite).nonzero()[0])}.",
+                "Remove these examples, or fill in their values.",
+            )
+    return Examples(x, split=split)
 
 
 def _lasting_name(name: str) -> str | None:
@@ -354,14 +393,9 @@ def _from_dataset(
     if size == 0:
         raise InputError("The Dataset is empty.", "Give data with at least one example.")
 
-    whole = Examples(dataset)
-    first = whole.raw([0]).x
-    if size * first.numel() * first.element_size() <= MEMORY_LIMIT:
-        batches = list(whole.raw_batches(torch.arange(size).split(1000), seed=DATA_SEED))
-        y = [batch.y for batch in batches if batch.y is not None]
-        x = torch.cat([batch.x for batch in batches])
-        labels = torch.cat(y) if y else None
-        return load_data(x, labels, binarize=binarize, preprocessing=preprocessing)
+    held = _in_memory(dataset)
+    if held is not None:
+        return load_data(held.x, held.y, binarize=binarize, preprocessing=preprocessing)
 
     if binarize not in (None, "none"):
         raise InputError(
@@ -390,3 +424,18 @@ def _from_dataset(
         source=None,
         data_dir=None,
     )
+
+
+def _in_memory(dataset: "Dataset[Any]") -> Batch | None:
+    """The items of a `Dataset` that fits in memory, in their own units; None of one that does not.
+
+    Items that draw noise are drawn once.
+    """
+    whole = Examples(dataset)
+    first = whole.raw([0]).x
+    if len(whole) * first.numel() * first.element_size() > MEMORY_LIMIT:
+        return None
+
+    batches = list(whole.raw_batches(torch.arange(len(whole)).split(1000), seed=DATA_SEED))
+    y = [batch.y for batch in batches if batch.y is not None]
+    return Batch(torch.cat([batch.x for batch in batches]), torch.cat(y) if y else None)
