@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step-N` of safetensors files and a `MANIFEST.json` with the sha256 and
 size of each, plain values, and the sha256 of itself. It is written under a temporary name,
-synced to the disk file by file, and renamed: a folder under its final name is complete. What a
-run resumes from is the newest folder that verifies, found by looking, not by a pointer.
+synced to the disk file by file, and renamed: a folder under its final name is complete. What is
+loaded is the newest folder that verifies, found by looking, not by a pointer.
 """
 
 __all__ = ["Checkpoint", "load_newest", "save"]

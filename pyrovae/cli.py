@@ -47,7 +47,7 @@ Binarization = Literal["none", "threshold", "static", "dynamic"]
 
 # Small data are visited more often: about so many steps make a VAE of their size.
 DEFAULT_STEPS = 3000
-DEFAULT_EPOCHS = 20
+DEFAULT_EPOCHS, MOST_EPOCHS = 20, 300
 # What `train` measures at its end: enough for an error bar well under a nat in a few seconds.
 FINAL_SAMPLES, FINAL_EXAMPLES = 500, 1000
 
@@ -68,7 +68,9 @@ class _Training:
     """how grey values become binary"""
     kl_warmup: float = 0.0
     """the epochs over which the weight of the KL term rises from 0"""
-    epochs: Annotated[int | None, _auto("INT", "20, or as many as make 3000 steps")] = None
+    epochs: Annotated[
+        int | None, _auto("INT", "20, or as many as make 3000 steps, at most 300")
+    ] = None
     """how often to visit every training example"""
     batch_size: int = 128
     """the examples of one step"""
@@ -223,6 +225,7 @@ VERBS = {
 def main(arguments: list[str] | None = None) -> None:
     """Parses a command, runs it, and turns every error into one line and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         program, words = _split_program(given)
         command = tyro.extras.subcommand_cli_from_dict(
@@ -237,12 +240,24 @@ def main(arguments: list[str] | None = None) -> None:
             _with_run(command)
     except PyrovaeError as error:
         sys.exit(_fail(str(error), 2))
+    except _Terminated:
+        sys.exit(_fail("Terminated.", 128 + signal.SIGTERM))
     except KeyboardInterrupt:
         sys.exit(_fail("Interrupted.", 128 + signal.SIGINT))
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, or to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which saves what there is as an interrupt does."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _fail(message: str, code: int) -> int:
@@ -287,9 +302,11 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
 
     from pyrovae.data import load_data
     from pyrovae.devices import describe_environment, resolve_device
+    from pyrovae.preparation import check_options
     from pyrovae.schedules import constant, cosine
     from pyrovae.training import fit
 
+    check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
     device = resolve_device(options.device)
     binarize = options.binarize
     if binarize is None and getattr(options, "decoder", None) not in (None, "bernoulli"):
@@ -298,10 +315,10 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
     torch.manual_seed(options.seed)
     program, about, record = _build(options, program_spec, data)
 
-    steps = -(-len(data.train) // max(1, options.batch_size))
+    steps = -(-len(data.train) // options.batch_size)
     epochs = options.epochs
     if epochs is None:
-        epochs = max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps))
+        epochs = min(max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps)), MOST_EPOCHS)
     path = options.run_dir or _new_path(data.name)
     _print_start(describe_environment(device)["hardware"], device, data, about, epochs, options)
 
@@ -322,11 +339,10 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
         config={"command": shlex.join(["pyrovae", *words]), **record},
     )
     found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)
-    report = run.report()
-
     print()
     _print_numbers(found, _noun(data.x_shape))
-    print(f"\nrun      {path}\nreport   {report}\n\nNext:")
+    print(f"\nrun      {path}", flush=True)
+    print(f"report   {run.report()}\n\nNext:")
     name = shlex.quote(str(path))
     for verb in (f"evaluate {name} --num-samples 5000", f"sample {name}", f"traverse {name}"):
         print(f"  {_own_name()} {verb}")

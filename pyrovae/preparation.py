@@ -35,7 +35,9 @@ def check_options(**options: float | None) -> None:
         InputError: Naming the option.
     """
     for name, value in options.items():
-        least = 0 if name == "kl_warmup" else 1
+        if name in ("clip_norm", "lr") and value is not None and not value > 0:
+            raise InputError(f"{name} is {value}.", "Give more than 0.")
+        least = 1 if name in ("epochs", "batch_size", "patience") else 0
         if value is not None and value < least:
             raise InputError(f"{name} is {value}.", f"Give at least {least}.")
 

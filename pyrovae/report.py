@@ -11,7 +11,6 @@ from pyrovae import plots
 from pyrovae.data import Examples
 from pyrovae.evaluation import Evaluation
 from pyrovae.page import Section, write_page
-from pyrovae.parts import from_config
 from pyrovae.plots import Picture
 
 
@@ -21,6 +20,7 @@ def write_report(
     config: Mapping[str, Any],
     environment: Mapping[str, str],
     splits: Mapping[str, Examples],
+    measured: str,
     metrics: list[dict[str, Any]],
     evaluation: Evaluation,
     pictures: Mapping[str, Picture],
@@ -32,6 +32,7 @@ def write_report(
         config: What the run was told.
         environment: The versions and the hardware that trained it.
         splits: Its examples.
+        measured: The word for the examples that were measured: test, validation or training.
         metrics: One record for each epoch.
         evaluation: What was measured.
         pictures: Pictures under their headings, in order.
@@ -43,9 +44,9 @@ def write_report(
     return write_page(
         path,
         title=config["data"]["name"],
-        lead=f"{name}, trained for {epochs} on {len(splits['train']):,} examples.",
+        lead=f"{name}, trained for {epochs}.",
         facts=_facts(config, splits),
-        numbers=_numbers(evaluation),
+        numbers=_numbers(evaluation, measured),
         sections=[
             Section(
                 "Training",
@@ -53,15 +54,15 @@ def write_report(
                 plots.curves(metrics),
             ),
             *(Section(title, f"{p.caption}.", p.figure) for title, p in pictures.items()),
-            *_latent_sections(evaluation),
-            _evidence_section(evaluation),
+            *_latent_sections(evaluation, measured),
+            _evidence_section(evaluation, measured),
         ],
         provenance=_provenance(config, environment, metrics),
     )
 
 
 def _facts(config: Mapping[str, Any], splits: Mapping[str, Examples]) -> dict[str, str]:
-    preprocessing = from_config(config["data"]["preprocessing"])
+    preprocessing = next(iter(splits.values())).preprocessing
     sizes = " / ".join(f"{len(split):,}" for split in splits.values())
     return {
         "Data": f"{config['data']['name']}, {preprocessing.summary}",
@@ -70,11 +71,11 @@ def _facts(config: Mapping[str, Any], splits: Mapping[str, Examples]) -> dict[st
     }
 
 
-def _numbers(found: Evaluation) -> list[tuple[str, str, str]]:
+def _numbers(found: Evaluation, measured: str) -> list[tuple[str, str, str]]:
     summary = found.summary()
     numbers = [
         (label, f"{summary[key]:.2f}", f"{_plus_minus(summary[f'{key}_se'])}nats per example")
-        for label, key in (("Test ELBO", "elbo"), ("log p(x)", "log_evidence"))
+        for label, key in ((f"{measured.capitalize()} ELBO", "elbo"), ("log p(x)", "log_evidence"))
     ]
     if found.latent_dims:
         active = (str(found.active_units), f"of {found.latent_dims} latent dimensions")
@@ -89,11 +90,11 @@ def _plus_minus(error: float | None) -> str:
     return "" if error is None else f"± {error:.2f} "
 
 
-def _latent_sections(found: Evaluation) -> list[Section]:
+def _latent_sections(found: Evaluation, measured: str) -> list[Section]:
     sections = [
         Section(
             f"Latent space of {site}",
-            f"The posterior means of {len(means):,} held-out examples.",
+            f"The posterior means of {len(means):,} {measured} examples.",
             plots.latent_scatter(means, found.labels),
         )
         for site, means in found.latent_means.items()
@@ -104,14 +105,14 @@ def _latent_sections(found: Evaluation) -> list[Section]:
     return sections
 
 
-def _evidence_section(found: Evaluation) -> Section:
+def _evidence_section(found: Evaluation, measured: str) -> Section:
     share = found.summary()["pareto_k_above_0.7"]
     heavy = "an untold share" if share is None else f"{share:.0%}"
     text = (
         f"log p(x) by {found.num_samples:,} importance samples for each of "
-        f"{found.num_examples:,} held-out examples, and the ELBO that bounds it. The Monte Carlo "
-        f"error of the mean is {found.monte_carlo_error:.3f} nats. Pareto k-hat is above 0.7 for "
-        f"{heavy} of the examples: there the estimate is still a lower bound, and loose."
+        f"{found.num_examples:,} {measured} examples, and the ELBO that bounds it. The Monte "
+        f"Carlo error of the mean is {found.monte_carlo_error:.3f} nats. Pareto k-hat is above "
+        f"0.7 for {heavy} of the examples: there the estimate is still a lower bound, and loose."
     )
     return Section("Evidence per example", text, plots.weights(found))
 

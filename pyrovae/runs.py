@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from pyrovae import checkpoint, evaluation, generation, plots, report, user_programs
-from pyrovae.data import Batch, Examples, Preprocessing, load_data, load_examples
+from pyrovae.data import (
+    Batch,
+    Data,
+    Examples,
+    Preprocessing,
+    as_examples,
+    load_data,
+    load_examples,
+)
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.evaluation import Evaluation
@@ -32,6 +40,8 @@ CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl
 CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
 # How many examples a report looks at: enough for stable numbers and a full scatter plot.
 REPORT_EXAMPLES = 1000
+# Splits in the order in which they are measured, and the words for them.
+WORDS = {"test": "test", "valid": "validation", "train": "training"}
 
 
 @dataclass
@@ -48,10 +58,10 @@ class Run:
     """
 
     program: Program
-    splits: Mapping[str, Examples]
-    metrics: list[dict[str, Any]]
-    config: dict[str, Any]
-    environment: dict[str, str]
+    splits: Mapping[str, Examples] = field(repr=False)
+    metrics: list[dict[str, Any]] = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    environment: dict[str, str] = field(repr=False)
     path: Path | None = None
     evaluation: Evaluation | None = field(default=None, repr=False)
 
@@ -100,7 +110,7 @@ class Run:
         """
         found = evaluation.evaluate(
             self.program,
-            self.held_out if examples is None else examples,
+            self.measured if examples is None else examples,
             num_samples=num_samples,
             limit=limit,
             seed=seed,
@@ -111,43 +121,59 @@ class Run:
         return found
 
     @property
-    def held_out(self) -> Examples:
-        """The test set, or else the validation set, or else the training set."""
-        for split in ("test", "valid", "train"):
-            if split in self.splits:
-                return self.splits[split]
-        raise InputError(
-            "The run's data are not at hand: they were passed to Python as arrays.",
-            "Give them again: pyrovae.load(run, data=...).",
-        )
+    def measured_split(self) -> str:
+        """The split that numbers and pictures are of: test, or else valid, or else train.
+
+        Raises:
+            InputError: If the data are not at hand.
+        """
+        found = next((split for split in WORDS if split in self.splits), None)
+        if found is None:
+            raise InputError(
+                "The run's data are not at hand: they were passed to Python as arrays.",
+                "Give them again: pyrovae.load(run, data=...).",
+            )
+        return found
+
+    @property
+    def measured(self) -> Examples:
+        """The examples that numbers and pictures are of."""
+        return self.splits[self.measured_split]
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How the data become the program's x."""
+        if self.splits:
+            return next(iter(self.splits.values())).preprocessing
         return from_config(self.config["data"]["preprocessing"])
 
     # ── Pictures, in the data's own units ──
 
     def sample(self, count: int = 16, *, draw: bool = False, seed: int = 0) -> Picture:
         """New examples from the prior; see `pyrovae.sample`."""
-        found = generation.sample(self.program, self._template, count, draw=draw, seed=seed)
+        _check_at_least_one(count=count)
+        template = self.measured.head(count) if self.splits else self._template
+        found = generation.sample(self.program, template, count, draw=draw, seed=seed)
         laid_out = _in_rows(found, _columns(count))
         return self._picture(laid_out, f"Samples from the prior, {_shown(found)}")
 
     def reconstruct(self, count: int = 10) -> Picture:
-        """The first held-out examples above their reconstructions."""
-        batch = self.held_out.head(count)
+        """The first test examples above their reconstructions."""
+        _check_at_least_one(count=count)
+        batch = self.measured.head(count)
         found = generation.reconstruct(self.program, batch)
         both = found._replace(x=torch.stack([batch.x, found.x]))
         return self._picture(
             both,
-            f"Held-out examples above their reconstructions, {_shown(found)}",
+            f"{WORDS[self.measured_split].capitalize()} examples above their reconstructions, "
+            f"{_shown(found)}",
             rows=["original", "reconstruction"],
         )
 
     def interpolate(self, start: int = 0, end: int = 1, *, steps: int = 10) -> Picture:
-        """From one held-out example to another along a straight line in latent space."""
-        batch = self.held_out.head(max(start, end, 0) + 1)
+        """From one test example to another along a straight line in latent space."""
+        _check_at_least_one(steps=steps)
+        batch = self.measured.head(max(start, end, 0) + 1)
         found = generation.interpolate(
             self.program, _row(batch, start), _row(batch, end), steps=steps
         )
@@ -157,7 +183,7 @@ class Run:
         self, example: int = 0, *, site: str | None = None, dims: list[int] | None = None
     ) -> Picture:
         """Single latent dimensions moved from -2.5 to 2.5; without `dims` the most informative."""
-        batch = _row(self.held_out.head(max(example, 0) + 1), example)
+        batch = _row(self.measured.head(max(example, 0) + 1), example)
         site = site or self._main_site
         dims = self._informative(site, 10) if dims is None else dims
         found = generation.traverse(self.program, batch, site=site, dims=dims)
@@ -188,14 +214,16 @@ class Run:
                 "Give fit a run_dir, or show single pictures: run.sample(16).",
             )
         if self.evaluation is None:
-            self.evaluate(limit=REPORT_EXAMPLES)
-        assert self.evaluation is not None
-
+            # Not kept as evaluation.json, which may hold the numbers of more samples.
+            self.evaluation = evaluation.evaluate(
+                self.program, self.measured, limit=REPORT_EXAMPLES
+            )
         return report.write_report(
             self.path / REPORT,
             config=self.config,
             environment=self.environment,
             splits=self.splits,
+            measured=WORDS[self.measured_split],
             metrics=self.metrics,
             evaluation=self.evaluation,
             pictures=self._pictures(),
@@ -207,18 +235,18 @@ class Run:
     def _template(self) -> Batch:
         """One row that stands for the shapes of the data."""
         if self.splits:
-            return self.held_out.head(1)
+            return self.measured.head(1)
         device = next(as_module(self.program).parameters()).device
         return Batch(torch.zeros(1, *self.config["data"]["x_shape"], device=device))
 
     @property
     def _main_site(self) -> str:
-        means = generation.posterior_means(self.program, self.held_out.head(1))
+        means = generation.posterior_means(self.program, self.measured.head(1))
         return "z" if "z" in means else next(iter(means))
 
     def _informative(self, site: str, count: int) -> list[int]:
         """The dimensions whose posterior means vary most over examples."""
-        means = generation.posterior_means(self.program, self.held_out.head(500))
+        means = generation.posterior_means(self.program, self.measured.head(500))
         return (
             generation.latent(means, site)
             .var(0, correction=0)
@@ -229,7 +257,7 @@ class Run:
     def _pictures(self) -> dict[str, Picture]:
         """What a report shows."""
         pictures = {"Reconstructions": self.reconstruct(), "Samples": self.sample(60)}
-        means = generation.posterior_means(self.program, self.held_out.head(1))
+        means = generation.posterior_means(self.program, self.measured.head(1))
         main = means[self._main_site]
         if main.dim() == 2:
             pictures["Latent traversals"] = self.traverse()
@@ -241,7 +269,7 @@ class Run:
         self, found: Generated, caption: str, *, rows: list[str] | None = None
     ) -> Picture:
         x = self.preprocessing.invert(found.x).cpu()
-        figure = plots.grid(x, rows=rows)
+        figure = plots.grid(_drawable(x), rows=rows)
         return Picture(x, figure, caption)
 
     def write(self, name: str, text: str, *, append: bool = False) -> None:
@@ -274,10 +302,25 @@ def _row(batch: Batch, index: int) -> Batch:
     """
     if not 0 <= index < len(batch.x):
         raise InputError(
-            f"There is no held-out example {index}.", "Take an index from 0, and a smaller one."
+            f"There is no example {index}.",
+            "Take an index from 0 to below the number of examples.",
         )
     rows = slice(index, index + 1)
     return Batch(batch.x[rows], None if batch.y is None else batch.y[rows])
+
+
+def _check_at_least_one(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{name} is {number}.", "Give at least 1.")
+
+
+def _drawable(x: Tensor) -> Tensor:
+    """A grid (R, C, x) as images of 1, 3 or 4 channels, or else as vectors."""
+    event = x.shape[2:]
+    if len(event) == 1 or (len(event) == 3 and event[0] in (1, 3, 4)):
+        return x
+    return x.unsqueeze(2) if len(event) == 2 else x.flatten(2)
 
 
 def _columns(count: int) -> int:
@@ -314,8 +357,9 @@ def load(
         path: The run directory.
         program: The program, for a run of a class that no configuration can name; its weights
             are replaced by the run's.
-        data: The data, for a run on arrays that were passed to Python. They are split and
-            preprocessed as they were, and refused if they are others.
+        data: The data, for a run on arrays that were passed to Python: the array, or for one
+            with labels what `load_data` made of it. They are split and preprocessed as they
+            were, and refused if they are others.
         data_dir: Where named sets lie, if not where they lay in training.
         device: The device; CUDA where there is one if None.
 
@@ -397,15 +441,20 @@ def _build(config: dict[str, Any], x_shape: list[int]) -> Program:
 def _splits(
     config: dict[str, Any], data: Any, data_dir: Any, device: torch.device
 ) -> dict[str, Examples]:
-    source = data if data is not None else config["source"]
+    source = config["source"] if data is None else data
     if source is None:
         return {}
+    if isinstance(source, Examples) or config["fingerprint"] is None:
+        # Trained on bare tensors or a stream, which no fingerprint tells from others.
+        return {"test": as_examples(source, "test").to(device)}
 
-    loaded = load_data(
-        source,
-        data_dir=data_dir or config["data_dir"],
-        preprocessing=from_config(config["preprocessing"]),
-    )
+    loaded = source
+    if not isinstance(source, Data):
+        loaded = load_data(
+            source,
+            data_dir=data_dir or config["data_dir"],
+            preprocessing=from_config(config["preprocessing"]),
+        )
     if loaded.fingerprint != config["fingerprint"]:
         raise InputError(
             f"The data under {loaded.name!r} are not those that the run was trained on.",

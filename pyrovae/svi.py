@@ -22,12 +22,19 @@ from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import kl_weight
 from pyrovae.programs import (
     Program,
+    Site,
     Structure,
     as_module,
+    data_frame,
     labels,
     sample_sites,
     takes_labels,
     trace_pair,
+)
+
+REMEDY = (
+    "Weights are as they were before it; try a lower learning rate, gradient clipping "
+    "(clip_norm), or a larger floor under a learned scale."
 )
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -114,28 +121,32 @@ class GuardedStep:
         """
         # Networks change buffers, such as a batch norm's moments, as they run.
         buffers = [(buffer, buffer.clone()) for buffer in self._buffers]
-        with pyro.validation_enabled(self._validate):
-            loss = self._loss(batch, weight)
+        try:
+            with pyro.validation_enabled(self._validate):
+                loss = self._loss(batch, weight)
+        except (ValueError, RuntimeError) as error:
+            # Distributions refuse NaN in words of their own, when they check or when they draw.
+            found = self._diagnose(batch, replay, buffers)
+            if found is None:
+                raise
+            raise found from error
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
 
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = get_total_norm(gradients)
         # One transfer from the device for both.
-        found = torch.stack([loss.detach(), norm]).tolist()
-        if not all(map(math.isfinite, found)):
-            replay()
-            error = self._diagnose(batch)
-            for buffer, before in buffers:
-                buffer.copy_(before)
-            raise error
+        result = StepResult(*torch.stack([loss.detach(), norm]).tolist())
+        if not all(map(math.isfinite, result)):
+            found = self._diagnose(batch, replay, buffers)
+            raise found or NonFiniteError("The training loss is not finite.", REMEDY)
 
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.parameters.values(), self.clip_norm, norm)
         self.optimizer.step()
         self._validate = False
 
-        return StepResult(*found)
+        return result
 
     def _loss(self, batch: Batch, weight: float) -> Tensor:
         model, guide = self.program.model, self.program.guide
@@ -148,26 +159,52 @@ class GuardedStep:
         total = self.bound.differentiable_loss(model, guide, batch.x)
         return total / (self.structure.full_size or len(batch.x))
 
-    def _diagnose(self, batch: Batch) -> NonFiniteError:
-        """Finds what is not finite, on a graph of its own: first a site, then a gradient."""
-        remedy = (
-            "Weights are as they were before it; try a lower learning rate, gradient clipping "
-            "(clip_norm), or a larger floor under a learned scale."
-        )
-        with torch.no_grad(), pyro.validation_enabled(False):
-            model_trace, guide_trace = trace_pair(self.program, batch)
+    def _diagnose(
+        self, batch: Batch, replay: Callable[[], None], buffers: list[tuple[Tensor, Tensor]]
+    ) -> NonFiniteError | None:
+        """Runs the step again to find what is not finite, and restores the buffers."""
+        replay()
+        try:
+            return self._find_parameter() or self._find_site(batch) or self._find_gradient()
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
-        for trace in (guide_trace, model_trace):
-            for name, site in sample_sites(trace).items():
-                bad = ~torch.isfinite(site["fn"].log_prob(site["value"]))
-                if bad.any():
-                    row = int(bad.reshape(-1, len(batch.x)).any(0).nonzero()[0])
-                    return NonFiniteError(
-                        f"The log-probability of site {name!r} is not finite, first in row "
-                        f"{row} of the batch.",
-                        remedy,
-                    )
+    def _find_parameter(self) -> NonFiniteError | None:
+        for name, parameter in self.parameters.items():
+            if not torch.isfinite(parameter).all():
+                cause = f"The parameter {name!r} was not finite before the step."
+                return NonFiniteError(cause, "Start from weights that are.")
+        return None
+
+    def _find_site(self, batch: Batch) -> NonFiniteError | None:
+        with torch.no_grad(), pyro.validation_enabled(False):
+            try:
+                model_trace, guide_trace = trace_pair(self.program, batch)
+            except (ValueError, RuntimeError):
+                return None
+            for trace in (guide_trace, model_trace):
+                for name, site in sample_sites(trace).items():
+                    bad = ~torch.isfinite(site["fn"].log_prob(site["value"]))
+                    if bad.any():
+                        return NonFiniteError(
+                            f"The log-probability of site {name!r} is not finite"
+                            f"{_first_row(site, bad)}.",
+                            REMEDY,
+                        )
+        return None
+
+    def _find_gradient(self) -> NonFiniteError | None:
         for name, parameter in self.parameters.items():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                return NonFiniteError(f"The gradient of {name!r} is not finite.", remedy)
-        return NonFiniteError("The training loss is not finite.", remedy)
+                return NonFiniteError(f"The gradient of {name!r} is not finite.", REMEDY)
+        return None
+
+
+def _first_row(site: Site, bad: Tensor) -> str:
+    """Where in the batch, for a site of the plate `data`."""
+    frame = data_frame(site)
+    if frame is None or -frame.dim > bad.dim():
+        return ""
+    rows = bad.movedim(frame.dim, 0).flatten(1) if bad.dim() > 1 else bad[:, None]
+    return f", first in row {int(rows.any(1).nonzero()[0])} of the batch"

@@ -118,7 +118,13 @@ def fit(
         >>> sorted(run.metrics[0])[:4]
         ['epoch', 'examples_per_second', 'grad_norm', 'kl']
     """
-    check_options(epochs=epochs, batch_size=batch_size, kl_warmup=kl_warmup, patience=patience)
+    check_options(
+        epochs=epochs,
+        batch_size=batch_size,
+        kl_warmup=kl_warmup,
+        clip_norm=clip_norm,
+        patience=patience,
+    )
     target = resolve_device(device)
     module = as_module(program).to(target)
     dtype = next((p.dtype for p in module.parameters()), torch.float32)

@@ -242,11 +242,29 @@ def test_a_users_program_that_cannot_be_used_says_why(content, spec, words, caps
         (["--epochs", "0"], "epochs"),
         (["--latent-dim", "0"], "latent_dim"),
         (["--beta", "-1"], "beta"),
+        (["--lr", "-1"], "lr"),
+        (["--clip-norm", "0"], "clip_norm"),
+        (["--device", "meta"], "--device cpu"),
         (["--device", "cuda:99"], "--device cpu"),
     ],
 )
 def test_bad_input_is_one_sentence_of_cause_and_one_of_remedy(words, answer, capsys):
     assert re.search(answer, failing(capsys, "train", *words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "--limit", 0),
+        ("evaluate", "--num-samples", 0),
+        ("sample", "--count", 0),
+        ("interpolate", "--steps", 0),
+    ],
+)
+def test_a_count_of_nothing_is_refused(trained, words, capsys):
+    verb, *options = words
+    assert run(verb, trained, *options) == 2
+    assert "at least 1" in capsys.readouterr().err
 
 
 def test_convolutions_of_vectors_are_refused(capsys):
@@ -281,7 +299,11 @@ def test_help_does_not_import_torch():
     assert b"--latent-dim INT" in found.stdout
 
 
-def test_an_interrupt_saves_and_exits_130(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
+)
+def test_a_signal_saves_and_has_its_exit_code(tmp_path, number, code, word):
     words = [sys.executable, "-m", "pyrovae", "train", "--epochs", "100000", "--run-dir", "r"]
     process = subprocess.Popen(
         words,
@@ -293,13 +315,13 @@ def test_an_interrupt_saves_and_exits_130(tmp_path):
     )
     try:
         next(line for line in process.stdout if line.startswith("epoch   3/"))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in said
-    assert "Interrupted" in said
+    assert word in said
     assert list((tmp_path / "r" / "checkpoints").glob("step-*/MANIFEST.json"))
     assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 0

@@ -343,3 +343,45 @@ def test_public_names_are_listed_once_and_exist():
     assert sorted(pyrovae._HOME) == sorted(pyrovae.__all__)
     for name in pyrovae.__all__:
         assert getattr(pyrovae, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.arange(150), "30 examples and 150 labels"),
+        (np.arange(5), "30 examples and 5 labels"),
+        (np.linspace(0, 1, 30), "integer"),
+        (np.zeros((30, 2), int), "integer"),
+        (np.array(["a"] * 30), "integer"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused(y, words):
+    with pytest.raises(InputError, match=words):
+        load_data(grey(), y)
+
+
+def test_data_of_other_units_are_refused_by_a_runs_preprocessing():
+    wide = np.arange(256, dtype=np.uint8).repeat(4).reshape(64, 4, 4)
+    with pytest.raises(InputError, match=r"from 0 to 255.*from 0 to 16"):
+        load_data(wide, preprocessing=Binarize("dynamic", 16))
+    with pytest.raises(InputError, match="from -3"):
+        load_data(np.full((30, 4), -3.0), preprocessing=Binarize("dynamic", 1.0))
+
+
+def test_flattened_grey_images_binarise_too():
+    assert load_data(np.random.default_rng(0).random((30, 9)), binarize="static").train
+    assert load_data(grey(shape=(9,)), binarize="dynamic").preprocessing.maximum == 255
+
+
+def test_a_dataset_of_single_tensors_or_of_no_tensors():
+    items = torch.utils.data.TensorDataset(torch.rand(30, 4))
+    assert load_data(items).train.y is None
+
+    class Pictures(Noisy):
+        def __getitem__(self, index):
+            return object(), 0
+
+    with pytest.raises(InputError, match="ToTensor"):
+        load_data(Pictures())
+    with pytest.raises(InputError, match="own labels"):
+        load_data(items, np.zeros(30, int))

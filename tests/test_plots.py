@@ -310,7 +310,7 @@ def test_the_start_of_a_long_run_does_not_set_the_scale():
 def test_annealing_is_tinted():
     metrics = [record(epoch, kl_weight=min(1, epoch / 5)) for epoch in range(1, 11)]
 
-    assert labels(curves(metrics).axes[2]) == ["train", "weight below 1"]
+    assert labels(curves(metrics).axes[2]) == ["validation", "weight below 1"]
     assert labels(curves([record(1), record(2)]).axes[2]) == []
 
 

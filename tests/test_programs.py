@@ -520,3 +520,74 @@ def test_the_chunk_is_bounded_by_what_is_decoded_at_a_time(monkeypatch, x):
 def test_shapes_here_are_told_apart():
     assert len({X_DIM, LATENT_DIM, 5, 2}) == 4
     assert SCALE != 1
+
+
+# ── What only numbers show ───────────────────────────────────────────────────────────────────
+
+
+def test_a_network_that_mixes_examples_under_particles_is_run_one_by_one(x):
+    vae = small_vae()
+    vae.decoder.net = nn.Sequential(nn.Linear(2, 5), nn.Softmax(dim=1))
+    vae.decoder.net.out_shape = (5,)
+    structure = structure_of(vae, x)
+    assert not structure.vectorizes
+    alone = -Trace_ELBO(num_particles=400).loss(vae.model, vae.guide, x) / len(x)
+    found = evaluate(vae, x, num_samples=400).elbo.mean().item()
+    assert found == pytest.approx(alone, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["parameter", "module"])
+def test_what_a_program_uses_but_does_not_hold_is_refused(x, kind):
+    vae = small_vae()
+    stray = nn.Parameter(torch.zeros(5)) if kind == "parameter" else nn.Linear(5, 5)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", vae.prior())
+            logits = vae.decoder.net(z)
+            logits = logits + stray if kind == "parameter" else stray(logits)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    with pytest.raises(InputError, match="not its own"):
+        check_parameters(functions_over(vae, model=model), Batch(x))
+
+
+def test_a_parameter_beside_the_modules_is_held_too():
+    program = SimpleNamespace(model=print, guide=print, scale=nn.Parameter(torch.zeros(3)))
+    assert [p.shape for p in as_module(program).parameters()] == [(3,)]
+
+
+def test_the_kl_of_every_dimension_adds_up_when_the_guide_runs_against_the_model(x):
+    nets = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 5), "q": nn.Linear(5, 3)})
+    nets["r"] = nn.Linear(3, 2)
+
+    def normal(loc):
+        return dist.Normal(loc, 0.5).to_event(1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            z1 = pyro.sample("z1", normal(nets["a"](z2)))
+            pyro.sample("x", normal(nets["b"](z1)), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", normal(nets["q"](x)))
+            pyro.sample("z2", normal(nets["r"](z1)))
+
+    program = SimpleNamespace(model=model, guide=guide, nets=nets)
+    found = evaluate(program, x, num_samples=2000)
+    total = sum(kl.sum().item() for kl in found.kl_per_dim.values())
+    assert total == pytest.approx(found.kl.mean().item(), rel=1e-3)
+
+
+def test_a_deterministic_site_is_no_observation(x):
+    vae = small_vae()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", vae.prior())
+            pyro.deterministic("twice", 2 * z)
+            pyro.sample("obs", vae.decoder(z), obs=x)
+
+    assert structure_of(functions_over(vae, model=model), x).observed == ("obs",)

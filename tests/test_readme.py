@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,16 @@ from pyrovae import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+
+
+@dataclass
+class Build:
+    latent_dim: int = 3
+
+
+@dataclass(kw_only=True)
+class Mine(cli._Training):
+    build: Build = field(default_factory=Build)
 
 
 def blocks(language):
@@ -40,7 +51,7 @@ def test_every_command_of_the_readme_parses(line, monkeypatch):
     parsed = []
     monkeypatch.setattr(cli, "_train", lambda options, *rest: parsed.append(options))
     monkeypatch.setattr(cli, "_with_run", parsed.append)
-    monkeypatch.setattr(cli, "_train_type", lambda program: cli.Train)
+    monkeypatch.setattr(cli, "_train_type", lambda program: Mine if program else cli.Train)
     cli.main(words)
     assert len(parsed) == 1
 

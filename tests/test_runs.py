@@ -3,9 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from programs_for_tests import binary, same, small_vae, weights
+from torch import nn
 
 import pyrovae
 from pyrovae.errors import CheckpointError, InputError
@@ -63,7 +66,7 @@ def test_a_two_dimensional_latent_has_a_plane():
 
 @pytest.mark.parametrize(("first", "last"), [(0, 10_000), (-1, 0)])
 def test_examples_that_do_not_exist_are_refused(trained, first, last):
-    with pytest.raises(InputError, match="no held-out example"):
+    with pytest.raises(InputError, match="There is no example"):
         trained.interpolate(first, last)
 
 
@@ -133,3 +136,44 @@ def test_a_run_whose_checkpoints_are_gone_says_so(tmp_path):
         file.unlink()
     with pytest.raises(CheckpointError, match="damaged"):
         pyrovae.load(run.path)
+
+
+@pytest.mark.parametrize("family", ["Categorical", "Cauchy"])
+def test_a_likelihood_without_a_mean_is_shown_by_draws_and_says_so(family, tmp_path):
+    vae = small_vae((4, 3) if family == "Categorical" else (6,))
+
+    def likelihood(eta):
+        if family == "Categorical":
+            return dist.Categorical(logits=eta).to_event(1)
+        return dist.Cauchy(eta, 0.1).to_event(1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", vae.prior())
+            pyro.sample("x", likelihood(vae.decoder.net(z)), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encode(x), 1.0).to_event(1))
+
+    width = 4 if family == "Categorical" else 6
+    encode = nn.Linear(width, 2)
+    x = torch.randint(0, 3, (60, width)).float()
+    program = SimpleNamespace(model=model, guide=guide, net=vae.decoder, encode=encode)
+    run = pyrovae.fit(program, x, epochs=1, run_dir=tmp_path / "r", progress=False)
+    picture = run.sample(4)
+    assert torch.isfinite(picture.x).all()
+    assert "draws" in picture.caption
+    assert "Training ELBO" in run.report().read_text()
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (2, 4, 4)])
+def test_data_that_are_no_images_are_drawn_too(shape, tmp_path):
+    run = pyrovae.fit(
+        small_vae(shape),
+        torch.randint(0, 2, (60, *shape)).float(),
+        epochs=1,
+        run_dir=tmp_path / "r",
+        progress=False,
+    )
+    assert run.report().is_file()

@@ -169,6 +169,19 @@ def test_early_stopping_keeps_the_best_weights(monkeypatch):
     assert not same(seen[1], seen[4])
 
 
+def test_patience_starts_after_the_warm_up():
+    run = quick(small_vae(), binary(), valid=binary(), epochs=12, kl_warmup=6, patience=2)
+    assert len(run.metrics) >= 8
+
+
+def test_the_training_bound_is_not_that_of_the_first_rows_alone():
+    x = torch.cat([torch.zeros(300, 6), torch.ones(300, 6)])
+    run = quick(small_vae(), x, valid=binary(100), optimizer=partial(torch.optim.SGD, lr=0.0))
+    both = run.evaluate(x, num_samples=20).elbo
+    halves = both[:300].mean().item(), both[300:].mean().item()
+    assert min(halves) + 0.05 < run.metrics[0]["train_elbo"] < max(halves) - 0.05
+
+
 def test_labels_reach_a_program_that_asks_for_them():
     class Conditional(nn.Module):
         def __init__(self):
@@ -398,6 +411,22 @@ def test_nan_stops_training_before_the_step(where, words, tmp_path):
     assert same(before["weights"], weights(program))
     saved = pyrovae.load(tmp_path / "run", program=Explodes(0, ""))
     assert same(before["weights"], weights(saved.program))
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_buffers_are_as_they_were_before_a_step_that_failed():
+    vae = small_vae()
+    vae.decoder.net = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6))
+    vae.decoder.net.out_shape = (6,)
+    x = binary(50)
+    run = quick(vae, x, epochs=1)
+    with torch.no_grad():
+        vae.decoder.net[0].bias[0] = math.nan
+    before = weights(vae)
+    with pytest.raises(NonFiniteError):
+        quick(run.program, x, epochs=1)
+    for name, value in weights(vae).items():
+        torch.testing.assert_close(value, before[name], equal_nan=True)
 
 
 def test_an_interrupt_saves_what_there_is(tmp_path):

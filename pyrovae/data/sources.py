@@ -186,9 +186,10 @@ def _download(class_name: str, folder: Path, files: list[str]) -> None:
     except Exception as error:  # urllib, ssl, the file system, a checksum: each its own kind
         raise InputError(
             f"{class_name} is not under {folder} and cannot be downloaded "
-            f"({type(error).__name__}: {error}).",
-            f"Put {', '.join(files)} (or their .gz) into {folder / class_name / 'raw'}, "
-            "name their folder with --data-dir, or take --data digits, which needs no network.",
+            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]}).",
+            f"Put {', '.join(files)} (or their .gz) into {folder / class_name / 'raw'}, name the "
+            f"folder above {class_name} with --data-dir, or take --data digits, which needs no "
+            "network.",
         ) from error
     finally:
         socket.setdefaulttimeout(limit)

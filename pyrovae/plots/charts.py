@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Above this, the points of a scatter are pixels even in a vector format.
 VECTOR_POINTS = 2000
+COLOURS = {"train": BLUE, "validation": AMBER}
 ACTIVE_KL = 0.01
 
 
@@ -49,8 +50,11 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> "Figure":
 
     figure, (elbo, log_likelihood, kl, norm) = style.panels(2, 2, size=(7.6, 4.6))
     _draw(elbo, metrics, "ELBO", {"train_elbo": "train", "valid_elbo": "validation"})
-    _draw(log_likelihood, metrics, "Log-likelihood term", {"log_likelihood": "train"})
-    _draw(kl, metrics, "KL term", {"kl": "train"})
+    # The two terms are those of the validation bound, where there is one.
+    held = any(record.get("valid_elbo") is not None for record in metrics)
+    of = "validation" if held else "train"
+    _draw(log_likelihood, metrics, "Log-likelihood term", {"log_likelihood": of})
+    _draw(kl, metrics, "KL term", {"kl": of})
     _draw(norm, metrics, "Gradient norm", {"grad_norm": "train"}, unit="")
 
     _focus(elbo)
@@ -72,7 +76,8 @@ def _draw(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for (key, label), colour in zip(keys.items(), (BLUE, AMBER), strict=False):
+    for key, label in keys.items():
+        colour = COLOURS[label]
         epochs, values = _series(metrics, key)
         if len(values):
             # Markers where points are few, so that a single epoch is seen.
