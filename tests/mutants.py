@@ -237,8 +237,8 @@ MUTANTS = [
     Mutant(
         "the arguments of the KL swapped",
         "terms.py",
-        "kl_divergence(q_base, p_base)",
-        "kl_divergence(p_base, q_base)",
+        "kl_divergence(q, p)",
+        "kl_divergence(p, q)",
     ),
     Mutant("masks are ignored", "terms.py", 'if site["mask"] is not None:', "if False:"),
     Mutant(
@@ -250,8 +250,8 @@ MUTANTS = [
     Mutant(
         "the latent means are draws",
         "terms.py",
-        'mean = site["fn"].mean',
-        'mean = site["value"]',
+        'return site["value"] if mean is None else mean',
+        'return site["value"]',
     ),
     # Evaluation.
     Mutant(
