@@ -50,6 +50,10 @@ DEFAULT_STEPS = 3000
 DEFAULT_EPOCHS, MOST_EPOCHS = 20, 300
 # What `train` measures at its end: enough for an error bar well under a nat in a few seconds.
 FINAL_SAMPLES, FINAL_EXAMPLES = 500, 1000
+COLLAPSE = (
+    "the latents carry no information (posterior collapse); try a longer --kl-warmup, a lower "
+    "--lr or a smaller --beta"
+)
 
 
 @dataclass(kw_only=True)
@@ -66,8 +70,9 @@ class _Training:
         ),
     ] = None
     """how grey values become binary"""
-    kl_warmup: float = 0.0
-    """the epochs over which the weight of the KL term rises from 0"""
+    kl_warmup: Annotated[float | None, _auto("FLOAT", "a tenth of the epochs")] = None
+    """the epochs over which the weight of the KL term rises from 0; without it latents may
+    never come to be used"""
     epochs: Annotated[
         int | None, _auto("INT", "20, or as many as make 3000 steps, at most 300")
     ] = None
@@ -319,8 +324,13 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
     epochs = options.epochs
     if epochs is None:
         epochs = min(max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps)), MOST_EPOCHS)
+    kl_warmup = epochs / 10 if options.kl_warmup is None else options.kl_warmup
     path = options.run_dir or _new_path(data.name)
-    _print_start(describe_environment(device)["hardware"], device, data, about, epochs, options)
+    _print_start(describe_environment(device)["hardware"], device, data, about)
+    print(
+        f"training {epochs} epochs of batches of {options.batch_size}, KL warm-up over "
+        f"{kl_warmup:g}, seed {options.seed}"
+    )
 
     schedule = cosine(1.0, 0.0, epochs * steps) if options.lr_schedule == "cosine" else constant()
     run = fit(
@@ -329,7 +339,7 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
         optimizer=partial(torch.optim.Adam, lr=options.lr, fused=True),
         epochs=epochs,
         batch_size=options.batch_size,
-        kl_warmup=options.kl_warmup,
+        kl_warmup=kl_warmup,
         lr_schedule=schedule,
         clip_norm=options.clip_norm,
         patience=options.patience,
@@ -391,16 +401,13 @@ def _new_path(data: str) -> Path:
     return next(path for name in names if not (path := Path("runs") / name).exists())
 
 
-def _print_start(
-    hardware: str, device: Any, data: "Data", about: str, epochs: int, options: Any
-) -> None:
+def _print_start(hardware: str, device: Any, data: "Data", about: str) -> None:
     splits = data.splits.values()
     shape = " x ".join(map(str, data.x_shape))
     print(f"device   {device}: {hardware}")
     print(f"data     {data.name}, {shape}, {data.values} values, {data.preprocessing.summary}")
     print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
     print(f"model    {about}")
-    print(f"training {epochs} epochs of batches of {options.batch_size}, seed {options.seed}")
 
 
 def _own_name() -> str:
@@ -425,6 +432,8 @@ def _print_numbers(found: "Evaluation", noun: str) -> None:
         error = "" if numbers[f"{key}_se"] is None else f"+- {numbers[f'{key}_se']:.2f} "
         print(f"{label:12} {numbers[key]:10.2f} {error}nats per {noun}")
     print(f"{'active units':12} {found.active_units:7d} of {found.latent_dims}")
+    if found.collapsed:
+        print(f"             warning: {COLLAPSE}")
     if found.bits_per_dim is not None:
         kind = "" if found.log_cell_volume == 0 else " (of the dequantised data: an upper bound)"
         print(f"{'bits per dim':12} {found.bits_per_dim:10.3f}{kind}")

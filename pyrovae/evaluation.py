@@ -36,6 +36,7 @@ CHUNK = {"cpu": 2**22, "cuda": 2**24}
 # And how many importance weights are held.
 WEIGHTS = 2**22
 ACTIVE_VARIANCE = 0.01
+COLLAPSED_KL = 0.1
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Evaluation:
         r"""The dimensions with $\mathrm{Var}_x(E_q[z_d \mid x]) > 0.01$ (Burda et al., 2016)."""
         means = self.latent_means.values()
         return sum(int((m.var(0, correction=0) > ACTIVE_VARIANCE).sum()) for m in means)
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the posterior says nothing of x: no active unit, and a KL below 0.1 nats."""
+        return self.active_units == 0 and self.kl.mean().item() < COLLAPSED_KL
 
     @property
     def latent_dims(self) -> int:

@@ -78,7 +78,8 @@ def _numbers(found: Evaluation, measured: str) -> list[tuple[str, str, str]]:
         for label, key in ((f"{measured.capitalize()} ELBO", "elbo"), ("log p(x)", "log_evidence"))
     ]
     if found.latent_dims:
-        active = (str(found.active_units), f"of {found.latent_dims} latent dimensions")
+        note = "of {} latent dimensions" + (": posterior collapse" if found.collapsed else "")
+        active = (str(found.active_units), note.format(found.latent_dims))
         numbers.append(("Active units", *active))
     if found.bits_per_dim is not None:
         kind = "discrete data" if found.log_cell_volume == 0 else "dequantised: an upper bound"

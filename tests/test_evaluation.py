@@ -63,6 +63,19 @@ def test_the_summary_counts_the_examples_whose_tail_is_heavy(found):
     assert found.summary()["pareto_k_above_0.7"] is None
 
 
+@pytest.mark.parametrize(("scale", "collapsed"), [(0.0, True), (1.0, False)])
+def test_a_posterior_that_says_nothing_is_called_collapsed(scale, collapsed):
+    vae = VAE(
+        StandardNormal(2),
+        BernoulliDecoder(MLP((2,), (5,))),
+        GaussianEncoder(MLP((5,), (4,), hidden=())),
+    )
+    with torch.no_grad():
+        for parameter in vae.encoder.parameters():
+            parameter.mul_(scale)
+    assert evaluate(vae, torch.eye(5), num_samples=20).collapsed == collapsed
+
+
 def test_a_single_example_has_no_standard_error():
     case = linear_gaussian(1)
     summary = evaluate(case.vae, case.examples, num_samples=3).summary()

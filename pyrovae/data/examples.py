@@ -122,7 +122,7 @@ class Examples:
         if isinstance(self._x, Tensor):
             index = rows.to(self._x.device)
             y = None if self._y is None else self._y[index]
-            return self._move(rows, self._x[index], y)
+            return self._move(rows, self._x.index_select(0, index), y)
 
         seen = _Seeded(self._x, self.seed, 0)
         return self._move(rows, *_collate([seen[i] for i in rows.tolist()]))
