@@ -1,5 +1,6 @@
 """The tools that read the code find nothing, and what it says of itself is so."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +28,14 @@ def test_no_configuration_names_the_host_of_a_registry():
         assert not any(host in path.read_text() for host in hosts), path
 
 
-def test_nothing_is_unpickled():
-    words = ("pickle", "allow_pickle=True", "weights_only=False", "eval(", "yaml.load", "jit.load")
+UNSAFE = (
+    r"import (cloud)?pickle|from (cloud)?pickle|allow_pickle=True|weights_only=False"
+    r"|torch\.load\(|yaml\.load\(|jit\.load\(|(?<![.\w])(eval|exec)\("
+)
+
+
+def test_nothing_is_unpickled_or_evaluated():
+    assert re.search(UNSAFE, "x = torch.load(path)")
+    assert re.search(UNSAFE, "eval(text)")
     for path in (ROOT / "pyrovae").rglob("*.py"):
-        code = path.read_text().replace("allow_pickle=False", "")
-        lines = [line.split("#")[0] for line in code.splitlines()]
-        found = [w for line in lines for w in words if w in line and ".eval(" not in line]
-        assert not found or all("never" in code or "pickled" in code for _ in found), path
+        assert not re.search(UNSAFE, path.read_text()), path
