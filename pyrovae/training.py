@@ -76,7 +76,9 @@ def fit(
         program: Any program of `pyrovae.programs`, such as `pyrovae.VAE`. It is trained in
             place.
         train: The training data: what `load_data` returns (then its validation and test sets
-            are used too), examples, a tensor or array of the program's x, or a `Dataset`.
+            are used too), examples, a tensor or array of the program's x, or a `Dataset`. One
+            that fits in memory is read once, so that random items are drawn once;
+            `Examples(dataset)` streams whatever its size.
         valid: The validation data, of the same kinds.
         test: The test data, kept for `Run.evaluate`.
         bound: The estimator, `pyro.infer.Trace_ELBO()` if None.
