@@ -15,6 +15,7 @@ from pyrovae.evaluation import evaluate, pareto_k
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.priors import GaussianMixture, StandardNormal
+from pyrovae.terms import draw_terms
 
 
 def image_vae(decoder):
@@ -169,3 +170,17 @@ def test_pareto_k_does_not_depend_on_the_weights_common_factor():
 
 def test_equal_weights_have_no_tail():
     assert (pareto_k(torch.zeros(100, 2, dtype=torch.float64)) == -math.inf).all()
+
+
+def test_more_samples_are_held_for_fewer_examples_at_a_time(monkeypatch):
+    case = linear_gaussian(30)
+    sizes = []
+
+    def recorded(program, batch, *rest):
+        sizes.append(len(batch.x))
+        return draw_terms(program, batch, *rest)
+
+    monkeypatch.setattr(evaluation, "WEIGHTS", 100)
+    monkeypatch.setattr(evaluation, "draw_terms", recorded)
+    evaluate(case.vae, case.examples, num_samples=25)
+    assert max(sizes) == 4

@@ -591,3 +591,52 @@ def test_a_deterministic_site_is_no_observation(x):
             pyro.sample("obs", vae.decoder(z), obs=x)
 
     assert structure_of(functions_over(vae, model=model), x).observed == ("obs",)
+
+
+def test_the_kl_of_every_dimension_leaves_out_what_is_masked(x):
+    vae = small_vae()
+    seen = torch.arange(len(x)) < 3
+
+    def masked(function):
+        def run(x):
+            with poutine.mask(mask=seen[: len(x)]):
+                function(x)
+
+        return run
+
+    program = functions_over(vae, model=masked(vae.model), guide=masked(vae.guide))
+    found = evaluate(program, x, num_samples=4000)
+    assert found.kl_per_dim["z"].sum().item() == pytest.approx(found.kl.mean().item(), rel=0.1)
+
+
+def test_an_auxiliary_site_is_no_latent_dimension(x):
+    vae = small_vae()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            q = vae.encoder(x)
+            u = pyro.sample("u", q, infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u, event_dim=1))
+
+    found = evaluate(functions_over(vae, guide=guide), x, num_samples=3)
+    assert list(found.latent_means) == ["z"]
+    assert found.latent_dims == 2
+
+
+@pytest.mark.parametrize(("names", "expected"), [(("x",), 1.0), (("x", "other"), None)])
+def test_two_observations_have_no_bits_per_dimension(x, names, expected):
+    vae = small_vae()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", vae.prior())
+            for name in names:
+                coins = dist.Bernoulli(logits=torch.zeros_like(x)).to_event(1)
+                pyro.sample(name, coins, obs=(x > 0).float())
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", vae.prior())
+
+    found = evaluate(functions_over(vae, model=model, guide=guide), x, num_samples=3)
+    assert found.bits_per_dim == (expected and pytest.approx(expected, abs=1e-6))

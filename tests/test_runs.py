@@ -11,6 +11,7 @@ from programs_for_tests import binary, same, small_vae, weights
 from torch import nn
 
 import pyrovae
+from pyrovae.data import AsIs
 from pyrovae.errors import CheckpointError, InputError
 
 
@@ -177,3 +178,27 @@ def test_data_that_are_no_images_are_drawn_too(shape, tmp_path):
         progress=False,
     )
     assert run.report().is_file()
+
+
+def test_a_preprocessing_of_ones_own_is_undone_in_pictures():
+    class Doubled(AsIs):
+        def invert(self, x):
+            return 100 + x
+
+    examples = pyrovae.Examples(binary(), preprocessing=Doubled())
+    run = pyrovae.fit(small_vae(), examples, epochs=1, progress=False)
+    assert run.sample(4).x.min() >= 100
+
+
+def test_samples_of_a_conditional_program_are_of_several_labels():
+    vae, seen = small_vae(), []
+
+    def model(x, y):
+        seen.append(y)
+        vae.model(x)
+
+    program = SimpleNamespace(model=model, guide=vae.guide, vae=vae)
+    examples = pyrovae.Examples(binary(20), torch.arange(20) % 3)
+    run = pyrovae.fit(program, examples, epochs=1, progress=False)
+    run.sample(6)
+    assert seen[-1].tolist() == [0, 1, 2, 0, 1, 2]
