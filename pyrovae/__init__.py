@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyrovae.networks import MLP, ConvNet, DeconvNet
     from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
     from pyrovae.runs import Run, load
+    from pyrovae.svi import CompiledSVI
     from pyrovae.training import fit
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ _HOMES = {
     "networks": ("MLP", "ConvNet", "DeconvNet"),
     "priors": ("DiagonalGaussian", "GaussianMixture", "StandardNormal"),
     "runs": ("Run", "load"),
+    "svi": ("CompiledSVI",),
     "training": ("fit",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -56,6 +58,7 @@ __all__ = [
     "Batch",
     "BernoulliDecoder",
     "CheckpointError",
+    "CompiledSVI",
     "ContinuousBernoulliDecoder",
     "ConvNet",
     "DeconvNet",

@@ -7,17 +7,19 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
-from pyro.infer import Trace_ELBO
-from torch import Tensor
+from pyro.infer import ELBO, Trace_ELBO
+from torch import Tensor, nn
 
 from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, Data, Given, RawBatch
+from pyrovae.data import Batch, Data, Given
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.handlers import isolated_store, unregistered
@@ -29,12 +31,12 @@ from pyrovae.preparation import (
     describe_program,
     new_directory,
 )
-from pyrovae.programs import Program, Structure, as_module, evaluating
+from pyrovae.programs import Program, as_module, evaluating
 from pyrovae.progress import Progress
 from pyrovae.randomness import generator, seed_generators, seeded
 from pyrovae.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, Run
 from pyrovae.schedules import Schedule, constant, linear
-from pyrovae.svi import Bound, GuardedStep, MakeOptimizer
+from pyrovae.svi import Bound, Objective, Stepper, default_engine
 from pyrovae.terms import mean_terms
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
@@ -42,6 +44,10 @@ from pyrovae.terms import mean_terms
 SAVE_SECONDS = 30.0
 # How many examples the training ELBO of an epoch is measured on, at most.
 MONITOR_EXAMPLES = 10_000
+# Below so many steps, capturing and compiling take longer than they save (docs/performance.md).
+CAPTURE_STEPS, COMPILE_STEPS = 500, 5000
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ADAM: MakeOptimizer = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
 
@@ -51,7 +57,7 @@ def fit(
     *,
     valid: Given | None = None,
     test: Given | None = None,
-    bound: Bound | None = None,
+    bound: ELBO | Bound | None = None,
     optimizer: MakeOptimizer = ADAM,
     epochs: int = 20,
     batch_size: int = 128,
@@ -60,6 +66,7 @@ def fit(
     clip_norm: float | None = None,
     patience: int | None = None,
     seed: int = 0,
+    engine: str | None = None,
     device: str | torch.device | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -92,6 +99,9 @@ def fit(
         patience: Stop after so many epochs without a better validation ELBO, and keep the
             weights of the best. If None, train all epochs and keep the last weights.
         seed: The seed of order and noise.
+        engine: The back end of the steps: `eager`, `graph`, `inductor`, or `auto`, which tries
+            them all (see `pyrovae.svi.stepper`). If None, the program is captured where more
+            than 500 steps are to be taken, and on the CPU compiled where more than 5,000 are.
         device: The device; CUDA where there is one if None.
         run_dir: A new folder for checkpoints, metrics and what the run is asked for later. If
             None nothing is written.
@@ -137,8 +147,22 @@ def fit(
 
     with unregistered(), isolated_store(empty=True), torch.random.fork_rng(devices=_cuda(target)):
         structure = check_program(program, splits)
-        step = GuardedStep(
-            program, structure, bound or Trace_ELBO(), optimizer, clip_norm=clip_norm
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        if not parameters:
+            raise InputError(
+                f"The program {type(program).__name__} has no parameter to train.",
+                "Make it an nn.Module, or keep the modules that it uses as its attributes.",
+            )
+        steps = -(-len(splits["train"]) // batch_size)
+        weight = torch.ones((), device=target) if kl_warmup else None
+        objective = Objective(program, structure, bound or Trace_ELBO(), weight)
+        step = Stepper(
+            objective,
+            optimizer(parameters),
+            owners=[module],
+            engine=engine or _engine_for(epochs * steps, target),
+            clip_norm=clip_norm,
+            find_cause=objective.find_cause,
         )
         told = {
             "program": describe_program(program),
@@ -156,10 +180,9 @@ def fit(
         }
         path = new_directory(run_dir)
         run = Run(program, splits, [], told, describe_environment(target), path)
-        steps = -(-len(splits["train"]) // batch_size)
         loop = _Loop(
             run=run,
-            structure=structure,
+            objective=objective,
             step=step,
             kl_weight=linear(0.0, 1.0, round(kl_warmup * steps)),
             lr_schedule=lr_schedule or constant(),
@@ -175,6 +198,13 @@ def fit(
     return run
 
 
+def _engine_for(steps: int, device: torch.device) -> str:
+    """The back end that so many steps are worth."""
+    if steps < CAPTURE_STEPS:
+        return "eager"
+    return default_engine(device) if steps >= COMPILE_STEPS else "graph"
+
+
 def _cuda(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
 
@@ -187,8 +217,8 @@ class _Loop:
     """A run in training: the state that its epochs share."""
 
     run: Run
-    structure: Structure
-    step: GuardedStep
+    objective: Objective
+    step: Stepper
     kl_weight: Schedule
     lr_schedule: Schedule
     batch_size: int
@@ -199,11 +229,12 @@ class _Loop:
 
     def train(self, epochs: int, patience: int | None, progress: Progress) -> None:
         """Trains, and saves what there is however the training ends."""
+        self._prepare()
         self._describe()
         monitors = {
             name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
         }
-        rates = [group["lr"] for group in self.step.optimizer.param_groups]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         try:
             with progress:
                 for epoch in range(1, epochs + 1):
@@ -227,50 +258,77 @@ class _Loop:
             self._describe()
         self._save()
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What updates the weights."""
+        optimizer = self.step.update.optimizer
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+    def _prepare(self) -> None:
+        """Captures the step of a whole batch, and that of the last one where it is smaller.
+
+        The first also runs under Pyro's validation of shapes and supports. The last batch of an
+        epoch is not worth compiling.
+        """
+        train = self.run.splits["train"]
+        size = min(self.batch_size, len(train))
+        last = len(train) % size
+        # Numbers that are not finite are for the step to report, that knows where it is.
+        with pyro.validation_enabled(True), suppress(NonFiniteError):
+            whole = train.head(size)
+            plan = self.step.prepare(whole.x, whole.y)
+            if last:
+                rest = train.head(last)
+                graph = "graph" if plan.engine == "inductor" else plan.engine
+                self.step.prepare(rest.x, rest.y, engine=graph)
+            self.run.config["engine"] = {
+                "name": plan.engine,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
+
     def _epoch(self, epoch: int, rates: list[float], progress: Progress) -> dict[str, Any]:
         """The steps of one epoch: the training loss, the gradient's norm, the speed."""
         start = time.perf_counter()
-        losses, norms, seen = 0.0, 0.0, 0
         train = self.run.splits["train"]
+        totals, seen = torch.zeros(2, dtype=torch.float64, device=train.device), 0
         weight = 1.0
 
         for index, raw in enumerate(train.shuffled(self.batch_size, seed=self.seed, epoch=epoch)):
             weight = self.kl_weight(self.taken)
-            for group, rate in zip(self.step.optimizer.param_groups, rates, strict=True):
+            if self.objective.weight is not None:
+                self.objective.weight.fill_(weight)
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self.lr_schedule(self.taken)
 
             self._seed_step()
             batch = train.prepare(raw)
             try:
-                result = self.step(batch, weight, partial(self._replay, raw))
+                result = self.step(batch.x, batch.y)
             except NonFiniteError as error:
                 where = f"In epoch {epoch}, batch {index} (step {self.taken}): {error.cause}"
                 raise NonFiniteError(where, error.remedy) from None
             self.taken += 1
-            losses += result.loss * len(raw.rows)
-            norms += result.grad_norm * len(raw.rows)
+            totals += torch.stack(result) * len(raw.rows)
             seen += len(raw.rows)
             progress.step()
 
+        loss, grad_norm = (totals / seen).tolist()
         seconds = time.perf_counter() - start
         return {
             "epoch": epoch,
             "step": self.taken,
-            "loss": losses / seen,
-            "grad_norm": norms / seen,
+            "loss": loss,
+            "grad_norm": grad_norm,
             "kl_weight": weight,
-            "lr": self.step.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
             "examples_per_second": seen / seconds,
         }
 
     def _seed_step(self) -> None:
         seed_generators(self.seed, "step", self.taken, device=self.run.splits["train"].device)
-
-    def _replay(self, raw: RawBatch) -> None:
-        """The generators as they were when the step's loss was computed."""
-        self._seed_step()
-        self.run.splits["train"].prepare(raw)
 
     def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
         """The examples that an epoch's bound is measured on, their noise the same every time."""
@@ -290,7 +348,7 @@ class _Loop:
 
     def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
         """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be."""
-        if self.structure.global_latents:
+        if self.objective.structure.global_latents:
             return {}
         found: dict[str, float] = {}
         device = self.run.splits["train"].device
@@ -299,7 +357,7 @@ class _Loop:
                 evaluating(self.run.program),
                 seeded(self.seed, "monitor", name, device=device),
             ):
-                means = mean_terms(self.run.program, batches(), self.structure)
+                means = mean_terms(self.run.program, batches(), self.objective.structure)
             elbo, found["log_likelihood"], found["kl"] = means
             found[f"{name}_elbo"] = elbo
         return found
@@ -330,7 +388,7 @@ class _Loop:
             return
         best = None if self.best is None else vars(self.best)
         state = {
-            "optimizer": self.step.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "epoch": len(self.run.metrics),
             "best": best,
         }

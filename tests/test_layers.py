@@ -33,6 +33,13 @@ LAYERS = [
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
+    "svi": [
+        {"estimators", "capture", "updates", "guard"},
+        {"plans", "objective"},
+        {"stepper"},
+        {"compiled"},
+        {"__init__"},
+    ],
     "plots": [{"style"}, {"grids", "charts"}, {"__init__"}],
 }
 

@@ -1,0 +1,14 @@
+"""Stochastic variational inference at compiled speed, for any Pyro program."""
+
+from pyrovae.svi.compiled import CompiledSVI
+from pyrovae.svi.objective import Bound, Objective
+from pyrovae.svi.stepper import ENGINES, Stepper, default_engine
+
+__all__ = [
+    "ENGINES",
+    "Bound",
+    "CompiledSVI",
+    "Objective",
+    "Stepper",
+    "default_engine",
+]

@@ -1,0 +1,125 @@
+r"""Capture: a function of tensors, Pyro's handlers and all, as a graph of tensor operations.
+
+The function runs once under `make_fx`. What is left is every operation it made, the backward
+pass and the draws of noise included; the handlers are gone. The parameters, buffers and
+schedules that it read by reference become inputs of the graph, so that a later change of
+their values is seen.
+"""
+
+__all__ = ["CaptureError", "Graph", "capture", "compile_graph", "has_compiler"]
+
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+# Noise drawn by the same kernels as eagerly, so that a step can be checked against an eager
+# one. Inductor's preferred layout of convolutions is slower on the CPU than the one it is given.
+OPTIONS: dict[str, Any] = {
+    "fallback_random": True,
+    "layout_optimization": False,
+    "compile_threads": 1,
+}
+
+
+class CaptureError(Exception):
+    """A function cannot be captured, or a graph not be compiled: the message says why."""
+
+
+@dataclass
+class Graph:
+    """A captured function.
+
+    Attributes:
+        module: The graph, over the function's inputs and then what it closed over.
+        closed_over: The tensors that the function read by reference.
+    """
+
+    module: fx.GraphModule
+    closed_over: list[Tensor]
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """Runs the graph, operation by operation."""
+        return self.module(*inputs, *self.closed_over)
+
+
+def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Graph:
+    """Captures a function as it runs on these inputs.
+
+    Branches on Python values are taken once and for all, as are the shapes.
+
+    Raises:
+        CaptureError: If it asks for the value of a tensor.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            module: fx.GraphModule = make_fx(function)(*inputs)
+    except Exception as error:
+        raise CaptureError(_reason(error)) from error
+    return _lift(module)
+
+
+def _lift(module: fx.GraphModule) -> Graph:
+    """Makes inputs of the tensors that a graph holds as attributes."""
+    graph = module.graph
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
+    inputs: dict[int, fx.Node] = {}
+    closed_over: list[Tensor] = []
+    held = [node for node in graph.nodes if node.op == "get_attr"]
+    for node in held:
+        tensor = getattr(module, str(node.target))
+        if id(tensor) not in inputs:
+            name = f"closed_over_{len(closed_over)}"
+            where = graph.inserting_after(last[0]) if last else graph.inserting_before()
+            with where:
+                last = [graph.placeholder(name)]
+            last[0].meta.update(node.meta)
+            inputs[id(tensor)] = last[0]
+            closed_over.append(tensor)
+        node.replace_all_uses_with(inputs[id(tensor)])
+        graph.erase_node(node)
+    for name in {str(node.target) for node in held}:
+        delattr(module, name)
+    module.recompile()
+
+    return Graph(module, closed_over)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which Inductor needs on the CPU."""
+    from torch._inductor import config
+
+    candidates = config.cpp.cxx
+    names = candidates if isinstance(candidates, list | tuple) else [candidates]
+    return any(name and shutil.which(name) for name in names)
+
+
+def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """Compiles a graph with Inductor, whose cache on disk outlives the process.
+
+    Returns:
+        A function of the inputs, to be called without gradients: the backward pass is in the
+        graph already.
+
+    Raises:
+        CaptureError: If it cannot be compiled.
+    """
+    import torch._inductor
+
+    try:
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+            everything: list[Any] = [*inputs, *(t.detach() for t in graph.closed_over)]
+            compiled: Any = torch._inductor.compile(graph.module, everything, options=OPTIONS)
+    except Exception as error:
+        raise CaptureError(_reason(error)) from error
+
+    return lambda *tensors: compiled(*tensors, *graph.closed_over)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,65 @@
+"""The guard against NaN and infinity: it finds out where they come from."""
+
+__all__ = ["REMEDY", "find_cause", "find_gradient"]
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.errors import NonFiniteError
+from pyrovae.programs import Site, data_frame, sample_sites
+
+REMEDY = (
+    "Weights are as they were before it; try a lower learning rate, gradient clipping "
+    "(clip_norm), or a larger floor under a learned scale."
+)
+
+
+def find_cause(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parameters: Mapping[str, Tensor],
+) -> NonFiniteError | None:
+    """The first parameter or site that is not finite in a step run again with the same noise."""
+    for name, parameter in parameters.items():
+        if not torch.isfinite(parameter).all():
+            cause = f"The parameter {name!r} was not finite before the step."
+            return NonFiniteError(cause, "Start from weights that are.")
+
+    with torch.no_grad(), pyro.validation_enabled(False), poutine.block():
+        try:
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            replayed = poutine.replay(model, trace=guide_trace)
+            model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        except (ValueError, RuntimeError):
+            return None
+        for trace in (guide_trace, model_trace):
+            for name, site in sample_sites(trace).items():
+                bad = ~torch.isfinite(site["fn"].log_prob(site["value"]))
+                if bad.any():
+                    cause = f"The log-probability of site {name!r} is not finite"
+                    return NonFiniteError(f"{cause}{_first_row(site, bad)}.", REMEDY)
+    return None
+
+
+def find_gradient(names: Mapping[str, Tensor]) -> NonFiniteError | None:
+    """The first gradient that is not finite."""
+    for name, gradient in names.items():
+        if not torch.isfinite(gradient).all():
+            return NonFiniteError(f"The gradient of {name!r} is not finite.", REMEDY)
+    return None
+
+
+def _first_row(site: Site, bad: Tensor) -> str:
+    """Where in the batch, for a site of the plate `data`."""
+    frame = data_frame(site)
+    if frame is None or -frame.dim > bad.dim():
+        return ""
+    rows = bad.movedim(frame.dim, 0).flatten(1) if bad.dim() > 1 else bad[:, None]
+    return f", first in row {int(rows.any(1).nonzero()[0])} of the batch"

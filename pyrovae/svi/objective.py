@@ -1,0 +1,82 @@
+r"""What `fit` minimises: a bound's loss, per example, of a program and a batch."""
+
+__all__ = ["Bound", "Objective"]
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyrovae.data import Batch
+from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.handlers import kl_weight
+from pyrovae.programs import Program, Structure, labels, takes_labels
+from pyrovae.svi.estimators import estimate_with, has_estimate
+from pyrovae.svi.guard import find_cause
+
+
+class Bound(Protocol):
+    """What is asked of an estimator that is none of Pyro's `ELBO` objects."""
+
+    def differentiable_loss(self, model: object, guide: object, *args: object) -> Tensor:
+        """The loss summed over the plate, such that its gradient is the estimator's."""
+        ...
+
+
+class Objective:
+    """A bound's loss, in nats per example, as an estimate of (x, y).
+
+    Args:
+        program: The program.
+        structure: What `inspect_program` found.
+        bound: The estimator of the bound.
+        weight: The weight of the KL term, a 0-dimensional tensor that may be changed between
+            steps; 1 if None.
+
+    Raises:
+        InputError: If the bound's gradient cannot be had as a tensor.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        structure: Structure,
+        bound: ELBO | Bound,
+        weight: Tensor | None = None,
+    ) -> None:
+        if not has_estimate(bound) or not (
+            isinstance(bound, ELBO) or hasattr(bound, "differentiable_loss")
+        ):
+            raise InputError(
+                f"{type(bound).__name__} has no differentiable_loss, which training needs.",
+                "Take pyro.infer.Trace_ELBO or TraceMeanField_ELBO.",
+            )
+        self.structure = structure
+        self.weight = weight
+        self.model = self._with_labels(program.model)
+        self.guide = self._with_labels(program.guide)
+        self._estimate = estimate_with(bound, self.model, self.guide)
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and its surrogate."""
+        value, surrogate = self._estimate(x, y)
+        size = self.structure.full_size or len(x)
+        return value / size, surrogate / size
+
+    def find_cause(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], parameters: dict[str, Tensor]
+    ) -> NonFiniteError | None:
+        """Why the loss of a batch is not finite."""
+        return find_cause(self.model, self.guide, args, kwargs, parameters)
+
+    def _with_labels(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A model or a guide of (x, y), whether its own signature has y or not."""
+        # Read once: a signature costs as much as a small layer.
+        takes_y = takes_labels(function)
+
+        def labelled(x: Tensor, y: Tensor | None) -> Any:
+            named = labels(function, Batch(x, y)) if takes_y else {}
+            return function(x, **named)
+
+        return labelled if self.weight is None else kl_weight(self.weight)(labelled)

@@ -1,0 +1,260 @@
+r"""Plans: what the steps of one kind of batch train and touch, and the pass that they make.
+
+The *kind* of a call is what is fixed in a graph: the shapes and types of its tensors and the
+values of its other arguments. A *pass* goes from the tensors of a call to the value of the
+estimate, the norm of its gradient, and the gradients.
+"""
+
+__all__ = ["Call", "Outcome", "Pass", "Plan", "make_pass", "make_plan", "run_in_python"]
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.utils import get_total_norm
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pyrovae.errors import InputError
+from pyrovae.svi.estimators import Estimate
+
+Pass = Callable[..., Sequence[Tensor]]
+_HOLE = object()
+
+
+class Call:
+    """The arguments of a step, taken apart into tensors and everything else.
+
+    Attributes:
+        tensors: The tensors among the arguments, in order.
+        kind: What two calls that one plan serves have in common, or None if an argument
+            cannot be compared by value.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        leaves, self._spec = tree_flatten((args, kwargs))
+        self._rest = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self.tensors: list[Tensor] = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self.kind: Any = (self._spec, *map(_kind, leaves))
+        try:
+            hash(self.kind)
+        except TypeError:
+            self.kind = None
+
+    def arguments(self, tensors: Iterable[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, with these tensors for its own."""
+        given = iter(tensors)
+        leaves = [next(given) if leaf is _HOLE else leaf for leaf in self._rest]
+        return tree_unflatten(leaves, self._spec)
+
+    def emptied(self) -> "Call":
+        """A copy that can still put arguments together, and keeps no tensor alive."""
+        copy = object.__new__(Call)
+        copy._rest, copy._spec, copy.kind, copy.tensors = self._rest, self._spec, self.kind, []
+        return copy
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    return type(leaf), leaf
+
+
+class Outcome(NamedTuple):
+    """What a pass found.
+
+    Attributes:
+        parameters: What has a gradient, by name.
+        loss: The value of the estimate.
+        grad_norm: The norm of all gradients together.
+        gradients: One for each parameter.
+    """
+
+    parameters: dict[str, Tensor]
+    loss: Tensor
+    grad_norm: Tensor
+    gradients: Sequence[Tensor]
+
+
+@dataclass
+class Plan:
+    """What the steps of one kind of call train and touch, and how their pass is run.
+
+    Attributes:
+        parameters: What has a gradient, by name.
+        modules: The modules that run.
+        buffers: What these may change as they run.
+        stored: Those of the parameters that Pyro's store keeps, by their names there.
+        engine: The name of the back end.
+        run: The pass of a back end other than Python: from the tensors of a call to its loss,
+            its norm and its gradients.
+        taken: The number of steps taken.
+    """
+
+    parameters: dict[str, Tensor]
+    modules: list[nn.Module]
+    buffers: list[Tensor]
+    stored: dict[str, Tensor]
+    engine: str = "eager"
+    run: Pass | None = None
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        self._state = self._now()
+
+    def _now(self) -> Any:
+        flags = [module.training for module in self.modules]
+        return flags, [(p.dtype, p.device, p.requires_grad) for p in self.parameters.values()]
+
+    def is_current(self) -> bool:
+        """Whether modules and parameters are in the state that the plan was made for."""
+        return self._state == self._now()
+
+    def is_alive(self) -> bool:
+        """Whether Pyro's store still keeps the parameters that the plan trains."""
+        kept = pyro.get_param_store()._params
+        return all(kept.get(name) is tensor for name, tensor in self.stored.items())
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """The CUDA devices that the plan draws noise on."""
+        return {p.device for p in self.parameters.values() if p.device.type == "cuda"}
+
+
+def run_in_python(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -> Outcome:
+    """The pass of a call, with whatever parameters this run of the program meets.
+
+    It trains what `pyro.infer.SVI` would, the parameter sites of the run, and besides the
+    parameters of the modules whose methods model and guide are, unless a handler blocks them.
+
+    Raises:
+        InputError: If the estimate has no gradient.
+    """
+    args, kwargs = call.arguments(call.tensors)
+    with torch.enable_grad(), poutine.trace(param_only=True) as captured:
+        value, surrogate = estimate(*args, **kwargs)
+    candidates = _trainable(captured.trace, owners)
+    if not candidates or not surrogate.requires_grad:
+        raise InputError(
+            "The model and the guide have no parameter to train.",
+            "Use pyro.param, pyro.module or a PyroModule, or pass methods of an nn.Module.",
+        )
+    gradients = torch.autograd.grad(surrogate, list(candidates.values()), allow_unused=True)
+    used = {
+        name: (parameter, gradient)
+        for (name, parameter), gradient in zip(candidates.items(), gradients, strict=True)
+        if gradient is not None
+    }
+    parameters = {name: parameter for name, (parameter, _) in used.items()}
+    return Outcome(parameters, *_results(value, used.values()))
+
+
+def _results(value: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Any:
+    """A loss, the norm of the gradients, and the gradients laid out as their parameters.
+
+    The fused updates go through memory in the order of the parameter.
+    """
+    gradients = [
+        g if g.stride() == p.stride() else torch.empty_like(p, requires_grad=False).copy_(g)
+        for p, g in pairs
+    ]
+    return value.clone(), get_total_norm(gradients), gradients
+
+
+@contextmanager
+def _rewound(
+    devices: Iterable[torch.device], buffers: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[None]:
+    """Runs a block that leaves no trace in torch's generators, nor in buffers.
+
+    Args:
+        devices: The CUDA devices that the block draws on.
+        buffers: Each buffer and its value before; the list may grow in the block.
+    """
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def make_plan(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -> Plan:
+    """Finds out what a call trains and touches, by a run that leaves no trace.
+
+    Parameters that the run is the first to ask for are made, as they would be by a step.
+
+    Raises:
+        InputError: If the estimate has no gradient.
+    """
+    modules: list[nn.Module] = []
+    buffers: list[tuple[Tensor, Tensor]] = []
+    devices = {t.device for t in call.tensors if t.device.type == "cuda"}
+    with _rewound(devices, buffers), _watched(modules, buffers):
+        parameters = run_in_python(estimate, call, owners).parameters
+
+    kept = pyro.get_param_store()._params
+    return Plan(
+        parameters=parameters,
+        modules=modules,
+        buffers=[buffer for buffer, _ in buffers],
+        stored={name: p for name, p in parameters.items() if kept.get(name) is p},
+    )
+
+
+@contextmanager
+def _watched(modules: list[nn.Module], buffers: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Notes the modules that run in a block, and their buffers as they were before."""
+    seen: set[int] = set()
+
+    def note(module: nn.Module, args: Any) -> None:
+        if id(module) not in seen:
+            seen.add(id(module))
+            modules.append(module)
+            own = module.buffers(recurse=False)
+            buffers.extend((buffer, buffer.detach().clone()) for buffer in own)
+
+    handle = register_module_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _trainable(trace: Any, owners: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """The parameters that a run may train, by name."""
+    found: dict[str, Tensor] = {}
+    for name, site in trace.nodes.items():
+        found.setdefault(name, site["value"].unconstrained())
+
+    # A parameter that the store knows, and that the trace does not, has been blocked.
+    known = {id(p) for p in (*found.values(), *pyro.get_param_store()._params.values())}
+    for owner in owners:
+        for name, parameter in owner.named_parameters():
+            if id(parameter) not in known:
+                known.add(id(parameter))
+                found[name if name not in found else f"{type(owner).__name__}.{name}"] = parameter
+
+    once = {id(p): name for name, p in reversed(found.items())}
+    return {name: p for name, p in found.items() if p.requires_grad and once[id(p)] == name}
+
+
+def make_pass(estimate: Estimate, call: Call, parameters: Sequence[Tensor]) -> Pass:
+    """The pass of a plan, to be captured: its parameters are what they are."""
+    shape = call.emptied()
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        args, kwargs = shape.arguments(tensors)
+        with torch.enable_grad():
+            value, surrogate = estimate(*args, **kwargs)
+        gradients = torch.autograd.grad(surrogate, parameters)
+        value, norm, gradients = _results(value, zip(parameters, gradients, strict=True))
+        return [value, norm, *gradients]
+
+    return run

@@ -1,0 +1,257 @@
+r"""One update of all parameters at once, for optimizers that can be merged.
+
+Pyro's optimizers make a torch optimizer for each parameter, and torch's steps through Python for
+each. Adam, AdamW, ClippedAdam and SGD run here as one fused kernel over all parameters of equal
+options, on the very state that the optimizers hold: `get_state`, `state_dict`, schedulers and
+states loaded from elsewhere find what they would have found. Other optimizers make their own
+step, and so does every optimizer for a parameter that it has not met yet.
+"""
+
+__all__ = ["Optimizer", "Update"]
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW
+from torch.optim import Optimizer as TorchOptimizer
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+Optimizer = PyroOptim | TorchOptimizer
+# What an optimizer that keeps no state, such as SGD without momentum, keeps of a parameter.
+_NOTHING: dict[str, Any] = {}
+
+
+@dataclass
+class _Slot:
+    """A parameter, and where its optimizer keeps what it knows of it."""
+
+    parameter: Tensor
+    owner: TorchOptimizer
+    group: dict[str, Any]
+    state: dict[str, Any]
+
+    def holds(self) -> bool:
+        """Whether the optimizer still keeps its state there: loading one puts it elsewhere."""
+        return self.owner.state.get(self.parameter, _NOTHING) is self.state
+
+
+class Update:
+    """Applies gradients to parameters through an optimizer.
+
+    Args:
+        optimizer: One of Pyro's or of torch's.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._slots: list[_Slot] = []
+
+    @torch.no_grad()
+    def __call__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Updates the parameters in place."""
+        slots = self._find(parameters)
+        kernel = _KERNELS.get(type(slots[0].owner)) if slots else None
+        if kernel is None or not all(kernel.supports(slot.group, slot.state) for slot in slots):
+            self._let_it_step(parameters, gradients)
+            return
+
+        for slot in slots:
+            # A scheduler warns unless its optimizer has stepped.
+            slot.owner._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
+        for options, members in _alike(kernel, slots, gradients).items():
+            kernel.apply(options, *zip(*members, strict=True))
+
+    def _let_it_step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        with torch.enable_grad():
+            if isinstance(self.optimizer, PyroOptim):
+                self.optimizer(list(parameters))
+            else:
+                self.optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
+
+    def _find(self, parameters: Sequence[Tensor]) -> list[_Slot]:
+        """A slot for each parameter; none at all where the optimizer has to step by itself."""
+        held = self._slots
+        if len(held) != len(parameters) or not all(
+            slot.parameter is p and slot.holds() for slot, p in zip(held, parameters, strict=True)
+        ):
+            self._slots = self._look_up(parameters)
+        return self._slots
+
+    def _look_up(self, parameters: Sequence[Tensor]) -> list[_Slot]:
+        slots = []
+        for parameter in parameters:
+            owner = self._owner(parameter)
+            if owner is None or _hooked(owner):
+                return []
+            groups = [g for g in owner.param_groups if any(p is parameter for p in g["params"])]
+            slots.append(_Slot(parameter, owner, groups[0], owner.state.get(parameter, _NOTHING)))
+        return slots if len({type(slot.owner) for slot in slots}) == 1 else []
+
+    def _owner(self, parameter: Tensor) -> TorchOptimizer | None:
+        """The torch optimizer of a parameter."""
+        if not isinstance(self.optimizer, PyroOptim):
+            return self.optimizer
+        owner = self.optimizer.optim_objs.get(parameter)
+        if owner is None or self.optimizer.grad_clip.get(parameter) is not None:
+            return None
+        return getattr(owner, "optimizer", owner)  # a scheduler holds its optimizer
+
+
+def _hooked(owner: TorchOptimizer) -> bool:
+    """Whether somebody wants to be called at every step of an optimizer."""
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    return any(getattr(owner, name, None) for name in hooks)
+
+
+def _alike(
+    kernel: "_Kernel", slots: Sequence[_Slot], gradients: Sequence[Tensor]
+) -> dict[tuple[Any, ...], list[tuple[_Slot, Tensor]]]:
+    """The slots and gradients by the options that they share."""
+    found: dict[tuple[Any, ...], list[tuple[_Slot, Tensor]]] = {}
+    for slot, gradient in zip(slots, gradients, strict=True):
+        options = tuple(slot.group[name] for name in kernel.options)
+        found.setdefault((*options, kernel.more(slot)), []).append((slot, gradient))
+    return found
+
+
+# ── The kernels ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """How to update parameters whose options agree.
+
+    Attributes:
+        options: The names of the options.
+        supports: Whether the kernel does what these options ask for, given a parameter's state.
+        apply: Called with the options, the slots and their gradients.
+        more: What else must agree.
+    """
+
+    options: tuple[str, ...]
+    supports: Callable[[dict[str, Any], dict[str, Any]], bool]
+    apply: Callable[..., None]
+    more: Callable[[_Slot], Any] = lambda slot: None
+
+
+def _supports_adam(group: dict[str, Any], state: dict[str, Any]) -> bool:
+    return "exp_avg" in state and not group["differentiable"] and _plain_rate(group)
+
+
+def _supports_coupled_adam(group: dict[str, Any], state: dict[str, Any]) -> bool:
+    return not group.get("decoupled_weight_decay", False) and _supports_adam(group, state)
+
+
+def _plain_rate(group: dict[str, Any]) -> bool:
+    return not isinstance(group["lr"], Tensor)
+
+
+def _adam_with(function: Any) -> Callable[..., None]:
+    def apply(
+        options: tuple[Any, ...], slots: Sequence[_Slot], gradients: Sequence[Tensor]
+    ) -> None:
+        lr, (beta1, beta2), eps, weight_decay, amsgrad, maximize, _ = options
+        for slot in slots:
+            # Saved by an optimizer that was not fused, the step is on the CPU.
+            slot.state["step"] = slot.state["step"].to(slot.parameter.device)
+        function(
+            [slot.parameter for slot in slots],
+            list(gradients),
+            [slot.state["exp_avg"] for slot in slots],
+            [slot.state["exp_avg_sq"] for slot in slots],
+            [slot.state["max_exp_avg_sq"] for slot in slots] if amsgrad else [],
+            [slot.state["step"] for slot in slots],
+            fused=True,
+            amsgrad=amsgrad,
+            beta1=beta1,
+            beta2=beta2,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=eps,
+            maximize=maximize,
+        )
+
+    return apply
+
+
+def _clipped_adam(
+    options: tuple[Any, ...], slots: Sequence[_Slot], gradients: Sequence[Tensor]
+) -> None:
+    """Pyro's Adam with clipped gradients and a decaying rate.
+
+    It is Adam but for epsilon, which it adds before the correction of the bias and not after.
+    """
+    lr, (beta1, beta2), eps, weight_decay, clip_norm, lrd, step = options
+    for group in {id(slot.group): slot.group for slot in slots}.values():
+        group["lr"] *= lrd
+    for slot in slots:
+        slot.state["step"] += 1
+    parameters = [slot.parameter for slot in slots]
+    steps = torch.full((len(slots),), float(step), device=parameters[0].device)
+    adam(
+        parameters,
+        [gradient.clamp(-clip_norm, clip_norm) for gradient in gradients],
+        [slot.state["exp_avg"] for slot in slots],
+        [slot.state["exp_avg_sq"] for slot in slots],
+        [],
+        list(steps.unbind()),
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=lr * lrd,
+        weight_decay=weight_decay,
+        eps=eps / math.sqrt(1 - beta2 ** (step + 1)),
+        maximize=False,
+    )
+
+
+def _supports_sgd(group: dict[str, Any], state: dict[str, Any]) -> bool:
+    moving = group["momentum"] == 0 or state.get("momentum_buffer") is not None
+    return moving and not group["differentiable"] and _plain_rate(group)
+
+
+def _sgd(options: tuple[Any, ...], slots: Sequence[_Slot], gradients: Sequence[Tensor]) -> None:
+    lr, momentum, dampening, weight_decay, nesterov, maximize, _ = options
+    sgd(
+        [slot.parameter for slot in slots],
+        list(gradients),
+        [slot.state.get("momentum_buffer") for slot in slots],
+        fused=True,
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        maximize=maximize,
+    )
+
+
+_ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
+_KERNELS: dict[type[TorchOptimizer], _Kernel] = {
+    Adam: _Kernel(_ADAM_OPTIONS, _supports_coupled_adam, _adam_with(adam)),
+    AdamW: _Kernel(_ADAM_OPTIONS, _supports_adam, _adam_with(adamw)),
+    ClippedAdam: _Kernel(
+        ("lr", "betas", "eps", "weight_decay", "clip_norm", "lrd"),
+        lambda group, state: "exp_avg" in state and not group["centered_variance"],
+        _clipped_adam,
+        more=lambda slot: slot.state["step"],
+    ),
+    SGD: _Kernel(
+        ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"),
+        _supports_sgd,
+        _sgd,
+    ),
+}
