@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -24,6 +25,8 @@ OPTIONS: dict[str, Any] = {
     "layout_optimization": False,
     "compile_threads": 1,
 }
+
+_ATOMIC = {torch.ops.aten.bernoulli.default}
 
 
 class CaptureError(Exception):
@@ -108,12 +111,17 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Callable[..., Seque
     Raises:
         CaptureError: If it cannot be compiled.
     """
-    import torch._inductor
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.decomposition import decompositions
 
+    # Inductor would take a Bernoulli apart into other draws than the eager kernel's.
+    kept = {op: rule for op, rule in decompositions.items() if op not in _ATOMIC}
     try:
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             everything: list[Any] = [*inputs, *(t.detach() for t in graph.closed_over)]
-            compiled: Any = torch._inductor.compile(graph.module, everything, options=OPTIONS)
+            compiled: Any = compile_fx(
+                graph.module, everything, config_patches=OPTIONS, decompositions=kept
+            )
     except Exception as error:
         raise CaptureError(_reason(error)) from error
 

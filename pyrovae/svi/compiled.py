@@ -92,9 +92,9 @@ class CompiledSVI:
         self._steps = 0
 
     @property
-    def engine(self) -> str | None:
-        """The back end asked for; what the last step ran on is in the log."""
-        return self._stepper.engine
+    def engines(self) -> list[str]:
+        """The back ends in use, one for each kind of arguments met so far."""
+        return self._stepper.engines
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Takes a gradient step.

@@ -136,6 +136,11 @@ class Stepper:
         """
         return self._plan_for(Call(args, kwargs), engine)
 
+    @property
+    def engines(self) -> list[str]:
+        """The back ends in use, one for each plan."""
+        return [plan.engine for plans in self._plans.values() for plan in plans]
+
     # ── The pass ──
 
     def _run(self, plan: Plan, call: Call, before: "_State") -> Outcome:
@@ -321,14 +326,15 @@ def _cuda_generator(device: torch.device) -> torch.Generator:
 
 def _difference(found: Outcome, expected: Outcome) -> str | None:
     """Where two outcomes differ by more than rounding, in words."""
-    if list(found.parameters) != list(expected.parameters):
+    # The first run of an automatic guide meets its parameters in another order.
+    gradients = dict(zip(expected.parameters, expected.gradients, strict=True))
+    if found.parameters.keys() != gradients.keys():
         return "the parameters that are trained"
     if _differ(found.loss, expected.loss, 1.0 + expected.loss.abs()):
         return "the loss"
     largest = torch.stack([gradient.abs().amax() for gradient in expected.gradients]).amax()
-    pairs = zip(found.gradients, expected.gradients, strict=True)
-    for name, (a, b) in zip(found.parameters, pairs, strict=True):
-        if _differ(a, b, largest.to(b.dtype)):
+    for name, gradient in zip(found.parameters, found.gradients, strict=True):
+        if _differ(gradient, gradients[name], largest):
             return f"the gradient of {name!r}"
     return None
 
