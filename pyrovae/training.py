@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, Data, Given
+from pyrovae.data import Batch, Data, Given, RawBatch
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.handlers import isolated_store, unregistered
@@ -155,7 +155,9 @@ def fit(
             )
         steps = -(-len(splits["train"]) // batch_size)
         weight = torch.ones((), device=target) if kl_warmup else None
-        objective = Objective(program, structure, bound or Trace_ELBO(), weight)
+        train_set = splits["train"]
+        redraw = train_set.redraw if train_set.preprocessing.redraws else None
+        objective = Objective(program, structure, bound or Trace_ELBO(), weight, redraw)
         step = Stepper(
             objective,
             optimizer(parameters),
@@ -276,12 +278,10 @@ class _Loop:
         last = len(train) % size
         # Numbers that are not finite are for the step to report, that knows where it is.
         with pyro.validation_enabled(True), suppress(NonFiniteError):
-            whole = train.head(size)
-            plan = self.step.prepare(whole.x, whole.y)
+            plan = self.step.prepare(*self._inputs(train.raw(torch.arange(size))))
             if last:
-                rest = train.head(last)
                 graph = "graph" if plan.engine == "inductor" else plan.engine
-                self.step.prepare(rest.x, rest.y, engine=graph)
+                self.step.prepare(*self._inputs(train.raw(torch.arange(last))), engine=graph)
             self.run.config["engine"] = {
                 "name": plan.engine,
                 "threads": torch.get_num_threads(),
@@ -303,9 +303,8 @@ class _Loop:
                 group["lr"] = rate * self.lr_schedule(self.taken)
 
             self._seed_step()
-            batch = train.prepare(raw)
             try:
-                result = self.step(batch.x, batch.y)
+                result = self.step(*self._inputs(raw))
             except NonFiniteError as error:
                 where = f"In epoch {epoch}, batch {index} (step {self.taken}): {error.cause}"
                 raise NonFiniteError(where, error.remedy) from None
@@ -326,6 +325,12 @@ class _Loop:
             "seconds": seconds,
             "examples_per_second": seen / seconds,
         }
+
+    def _inputs(self, raw: RawBatch) -> tuple[Tensor, Tensor | None]:
+        """The arguments of a step: as they lie where the step itself draws the noise."""
+        train = self.run.splits["train"]
+        batch = raw if train.preprocessing.redraws else train.prepare(raw)
+        return batch.x, batch.y
 
     def _seed_step(self) -> None:
         seed_generators(self.seed, "step", self.taken, device=self.run.splits["train"].device)

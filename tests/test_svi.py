@@ -1,23 +1,14 @@
 """CompiledSVI against Pyro's own SVI, program by program and back end by back end."""
 
-import gc
-import math
 import shutil
-import warnings
-import weakref
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from program_table import TABLE, entry
-from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
-from torch import nn
+from pyro.infer import SVI
 
-import pyrovae
 from pyrovae import CompiledSVI
-from pyrovae.errors import InputError, NonFiniteError
 
 COMPILED = pytest.param(
     "inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")

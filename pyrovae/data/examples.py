@@ -148,11 +148,14 @@ class Examples:
         """The first examples, as `in_order` gives them."""
         return next(self.in_order(count, limit=count))
 
+    def redraw(self, x: Tensor) -> Tensor:
+        """Preprocesses values in the data's own units, noise from the global generator."""
+        return self.preprocessing.apply(x, torch.rand(x.shape, device=x.device))
+
     def prepare(self, raw: RawBatch) -> Batch:
         """What a program is trained on: noise, where it is redrawn, from the global generator."""
         if self.preprocessing.redraws:
-            noise = torch.rand(raw.x.shape, device=raw.x.device)
-            return Batch(self.preprocessing.apply(raw.x, noise), raw.y)
+            return Batch(self.redraw(raw.x), raw.y)
 
         if self.preprocessing.needs_noise and not self.streams:
             rows = raw.rows.to(self._settled.device)

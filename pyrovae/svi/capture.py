@@ -115,7 +115,7 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Callable[..., Seque
     from torch._inductor.decomposition import decompositions
 
     # Inductor would take a Bernoulli apart into other draws than the eager kernel's.
-    kept = {op: rule for op, rule in decompositions.items() if op not in _ATOMIC}
+    kept: Any = {op: rule for op, rule in decompositions.items() if op not in _ATOMIC}
     try:
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             everything: list[Any] = [*inputs, *(t.detach() for t in graph.closed_over)]

@@ -33,6 +33,8 @@ class Objective:
         bound: The estimator of the bound.
         weight: The weight of the KL term, a 0-dimensional tensor that may be changed between
             steps; 1 if None.
+        prepare: What turns the x of a step into the program's, noise drawn anew each time; it
+            is captured with the rest.
 
     Raises:
         InputError: If the bound's gradient cannot be had as a tensor.
@@ -44,6 +46,7 @@ class Objective:
         structure: Structure,
         bound: ELBO | Bound,
         weight: Tensor | None = None,
+        prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if not has_estimate(bound) or not (
             isinstance(bound, ELBO) or hasattr(bound, "differentiable_loss")
@@ -54,13 +57,14 @@ class Objective:
             )
         self.structure = structure
         self.weight = weight
+        self.prepare = prepare or (lambda x: x)
         self.model = self._with_labels(program.model)
         self.guide = self._with_labels(program.guide)
         self._estimate = estimate_with(bound, self.model, self.guide)
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its surrogate."""
-        value, surrogate = self._estimate(x, y)
+        value, surrogate = self._estimate(self.prepare(x), y)
         size = self.structure.full_size or len(x)
         return value / size, surrogate / size
 
@@ -68,7 +72,9 @@ class Objective:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], parameters: dict[str, Tensor]
     ) -> NonFiniteError | None:
         """Why the loss of a batch is not finite."""
-        return find_cause(self.model, self.guide, args, kwargs, parameters)
+        x, *rest = args
+        given = (self.prepare(x), *rest)
+        return find_cause(self.model, self.guide, given, kwargs, parameters)
 
     def _with_labels(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A model or a guide of (x, y), whether its own signature has y or not."""

@@ -17,7 +17,6 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.nn.utils import get_total_norm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyrovae.errors import InputError
@@ -163,7 +162,9 @@ def _results(value: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Any:
         g if g.stride() == p.stride() else torch.empty_like(p, requires_grad=False).copy_(g)
         for p, g in pairs
     ]
-    return value.clone(), get_total_norm(gradients), gradients
+    # Not `get_total_norm`, whose kernel a compiler cannot merge with what is round it.
+    squares = torch.stack([gradient.square().sum() for gradient in gradients])
+    return value.clone(), squares.sum().sqrt(), gradients
 
 
 @contextmanager
