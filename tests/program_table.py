@@ -125,8 +125,6 @@ class Hierarchical(nn.Module):
 
 def hierarchical(loss):
     program = Hierarchical()
-    for module in (program,):
-        pyro.module("hierarchical", module)
 
     def model(x):
         pyro.module("hierarchical", program)

@@ -1,18 +1,32 @@
 """CompiledSVI against Pyro's own SVI, program by program and back end by back end."""
 
+import gc
+import math
 import shutil
+import weakref
 
+import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from program_table import TABLE, entry
-from pyro.infer import SVI
+from program_table import TABLE, binary, entry
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
+from torch import nn
 
+import pyrovae
 from pyrovae import CompiledSVI
+from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.svi import Stepper
+from pyrovae.svi import capture as capture_module
+from pyrovae.svi import estimators as svi_module
+from pyrovae.svi import stepper as stepper_module
 
 COMPILED = pytest.param(
     "inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 )
+COMPILED_OR_GRAPH = pytest.mark.parametrize("back_end", ["graph", COMPILED])
 
 
 class Recorder(torch.optim.Optimizer):
@@ -78,3 +92,553 @@ def test_a_step_is_that_of_pyro(name, back_end):
             error = (our_gradients[key] - gradient).abs().max().item()
             assert error <= tolerance * max(gradient.abs().max().item(), 1e-3 * largest), key
         assert torch.equal(our_generator, generator)
+
+
+# ── In place of SVI ──
+
+
+def linear_program():
+    """A program with small parameters, a constraint, and a plate."""
+
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        scale = pyro.param("scale", torch.ones(3), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        slope = pyro.param("slope", torch.full((3,), 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x, 0.7).to_event(1))
+
+    return model, guide
+
+
+X = torch.linspace(-1, 3, 30).reshape(10, 3)
+OPTIMIZERS = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 0.05, "betas": (0.8, 0.95)}),
+    "AdamW": lambda: pyro.optim.AdamW({"lr": 0.05, "weight_decay": 0.3}),
+    "AMSGrad": lambda: pyro.optim.Adam({"lr": 0.05, "amsgrad": True, "weight_decay": 0.1}),
+    "decoupled": lambda: pyro.optim.Adam(
+        {"lr": 0.05, "decoupled_weight_decay": True, "weight_decay": 0.3}
+    ),
+    "SGD": lambda: pyro.optim.SGD({"lr": 0.001}),
+    "momentum": lambda: pyro.optim.SGD({"lr": 0.001, "momentum": 0.9, "nesterov": True}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam(
+        {"lr": 0.05, "clip_norm": 0.5, "lrd": 0.9, "weight_decay": 0.1, "eps": 1e-2}
+    ),
+    "centred ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "centered_variance": True}),
+    "per parameter": lambda: pyro.optim.Adam(lambda name: {"lr": 0.1 if name == "loc" else 0.01}),
+    "clipped gradients": lambda: pyro.optim.Adam({"lr": 0.05}, {"clip_norm": 0.1}),
+    "AdagradRMSProp": lambda: pyro.optim.AdagradRMSProp({"eta": 0.1}),
+    "scheduled": lambda: pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.8}
+    ),
+}
+
+
+def train(make, optimizer, steps=12):
+    """The losses, the store and the optimizer's state after some steps."""
+    pyro.clear_param_store()
+    svi = make(*linear_program(), optimizer, Trace_ELBO())
+    losses = []
+    for step in range(steps):
+        pyro.set_rng_seed(step)
+        losses.append(float(svi.step(X)))
+        if hasattr(optimizer, "step"):
+            optimizer.step()
+    store = {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+    return losses, store, optimizer.get_state()
+
+
+def assert_close(found, expected, path=""):
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), path
+        for key, value in expected.items():
+            assert_close(found[key], value, f"{path}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), path
+        for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+            assert_close(a, b, f"{path}/{index}")
+    elif isinstance(expected, torch.Tensor):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, msg=path)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5), path
+    else:
+        assert found == expected, path
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_does_what_it_does_under_svi(name):
+    losses, store, state = train(SVI, OPTIMIZERS[name]())
+    found = train(engine("graph"), OPTIMIZERS[name]())
+    assert found[0] == pytest.approx(losses, rel=1e-5)
+    assert_close(found[1], store)
+    assert_close(found[2], state)
+
+
+@pytest.mark.parametrize("name", ["Adam", "ClippedAdam", "momentum", "scheduled"])
+def test_the_state_of_an_optimizer_can_be_carried_over(name):
+    # Half of the steps by SVI, then a new process: the state loaded into a new optimizer.
+    def in_two_halves(make):
+        pyro.clear_param_store()
+        program, optimizer = linear_program(), OPTIMIZERS[name]()
+        for half in range(2):
+            svi = make(*program, optimizer, Trace_ELBO())
+            for step in range(4):
+                pyro.set_rng_seed(4 * half + step)
+                svi.step(X)
+            state, optimizer = optimizer.get_state(), OPTIMIZERS[name]()
+            optimizer.set_state(state)
+        return {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+
+    assert_close(in_two_halves(engine("graph")), in_two_halves(SVI))
+
+
+@COMPILED_OR_GRAPH
+def test_small_parameters_and_schedules_are_read_at_every_step(back_end):
+    # A compiler that took a 0-dimensional tensor for a number would train against its first value.
+    weight = torch.tensor(0.0)
+    model, guide = linear_program()
+    weighted = [pyrovae.kl_weight(weight)(f) for f in (model, guide)]
+    losses = []
+    for make in (SVI, engine(back_end)):
+        pyro.clear_param_store()
+        svi, found = make(*weighted, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()), []
+        for step in range(6):
+            weight.fill_(step / 3)
+            pyro.set_rng_seed(step)
+            found.append(float(svi.step(X)))
+        losses.append(found)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert len(set(losses[0])) == 6
+
+
+def test_losses_are_numbers_to_those_who_keep_them():
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
+    )
+    losses = [svi.step(X) for _ in range(3)]
+    assert len({float(loss) for loss in losses}) == 3
+    assert not any(loss.requires_grad for loss in losses)
+    assert f"{losses[0]:.3f}" == f"{float(losses[0]):.3f}"
+    assert losses[0] > losses[2]
+    assert sum(losses) / 3 < losses[0]
+
+
+def test_evaluating_the_loss_is_no_step():
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
+    )
+    svi.step(X)
+    before = {name: value.clone() for name, value in pyro.get_param_store().items()}
+    pyro.set_rng_seed(0)
+    ours = svi.evaluate_loss(X)
+    pyro.set_rng_seed(0)
+    stock = SVI(svi.model, svi.guide, svi.optim, Trace_ELBO()).evaluate_loss(X)
+    assert float(ours) == pytest.approx(stock)
+    assert not ours.requires_grad
+    assert_close(dict(pyro.get_param_store().items()), before)
+
+
+def test_a_torch_optimizer_and_its_scheduler(recwarn):
+    torch.manual_seed(0)
+    program = entry("hierarchical").guide.__self__
+    twin = entry("hierarchical").guide.__self__
+    twin.load_state_dict(program.state_dict())
+    x = entry("hierarchical").args[0]
+    ours = torch.optim.Adam(program.parameters(), lr=0.1)
+    theirs = torch.optim.Adam(twin.parameters(), lr=0.1)
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in (ours, theirs)]
+    svi = CompiledSVI(program.model, program.guide, ours, Trace_ELBO(), engine="graph")
+    for step in range(5):
+        torch.manual_seed(step)
+        svi.step(x)
+        torch.manual_seed(step)
+        theirs.zero_grad()
+        Trace_ELBO().differentiable_loss(twin.model, twin.guide, x).backward()
+        theirs.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert_close(dict(program.named_parameters()), dict(twin.named_parameters()))
+    assert_close(ours.state_dict()["state"], theirs.state_dict()["state"])
+    assert not recwarn.list
+
+
+def test_an_optimizer_of_another_kind_is_refused():
+    with pytest.raises(InputError, match="optimizer"):
+        CompiledSVI(*linear_program(), lambda parameters: None, Trace_ELBO())
+    with pytest.raises(InputError, match="engine"):
+        CompiledSVI(*linear_program(), pyro.optim.SGD({"lr": 1}), Trace_ELBO(), engine="fast")
+    with pytest.raises(InputError, match="TraceGraph_ELBO"):
+        CompiledSVI(*linear_program(), pyro.optim.SGD({"lr": 1}), TraceGraph_ELBO())
+
+
+def test_a_loss_may_be_a_function():
+    def loss(model, guide, x):
+        return Trace_ELBO().differentiable_loss(model, guide, x) * 2
+
+    doubled = train(
+        lambda m, g, o, _: CompiledSVI(m, g, o, loss, engine="eager"), OPTIMIZERS["SGD"]()
+    )
+    plain = train(SVI, OPTIMIZERS["SGD"]())
+    assert doubled[0][0] == pytest.approx(2 * plain[0][0])
+
+
+# ── What is trained ──
+
+
+def test_the_store_is_the_users():
+    pyro.param("another", torch.ones(2))
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
+    )
+    svi.step(X)
+    kept = pyro.get_param_store()
+    assert sorted(kept.keys()) == ["another", "loc", "scale", "slope"]
+    assert torch.equal(kept["another"], torch.ones(2))
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_a_store_that_is_cleared_is_trained_anew(back_end):
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine=back_end
+    )
+    for _ in range(3):
+        svi.step(X)
+        pyro.clear_param_store()
+        svi.step(X)
+        assert pyro.param("loc").item() == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_modules_train_without_being_registered(back_end):
+    program = entry("hierarchical").guide.__self__
+    before = {name: p.clone() for name, p in program.named_parameters()}
+    svi = CompiledSVI(
+        program.model, program.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine=back_end
+    )
+    svi.step(binary(10, 6))
+    assert all(not torch.equal(p, before[name]) for name, p in program.named_parameters())
+    assert not list(pyro.get_param_store())
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+@pytest.mark.filterwarnings("ignore:decoder.bias was not registered")
+def test_blocked_and_frozen_parameters_stay(back_end):
+    model, guide = linear_program()
+    blocked = poutine.block(model, hide=["loc"])
+    svi = CompiledSVI(blocked, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine=back_end)
+    for _ in range(2):
+        svi.step(X)
+    assert pyro.param("loc").item() == 0.0
+    assert not torch.equal(pyro.param("scale"), torch.ones(3))
+
+    program = entry("conditional").guide.__self__
+    x, y = entry("conditional").args
+    hidden = poutine.block(program.guide, hide_types=["param"])
+    svi = CompiledSVI(
+        program.model, hidden, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine=back_end
+    )
+    svi.step(x, y)
+    program.decoder.bias.requires_grad_(False)
+    frozen = program.decoder.bias.clone()
+    before = program.encoder.bias.clone()
+    svi.step(x, y)
+    assert torch.equal(program.decoder.bias, frozen)
+    assert not torch.equal(program.encoder.bias, before)
+
+
+# ── What keys a capture ──
+
+
+class Switched(nn.Module):
+    """A program with a Python argument, a keyword and a module that has a mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3))
+
+    def model(self, x, power=1, *, sign="+"):
+        with pyro.plate("data", len(x)):
+            loc = self.net(x) ** power
+            pyro.sample("x", dist.Normal(loc if sign == "+" else -loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, power=1, *, sign="+"):
+        pass
+
+
+def losses_of(svi, calls):
+    found = []
+    for step, (args, kwargs) in enumerate(calls):
+        pyro.set_rng_seed(step)
+        found.append(float(svi.step(*args, **kwargs)))
+    return found
+
+
+@COMPILED_OR_GRAPH
+def test_shapes_types_and_python_arguments_key_a_capture(back_end):
+    calls = [
+        ((X,), {}),
+        ((X[:4],), {}),
+        ((X, 2), {}),
+        ((X,), {"sign": "-"}),
+        ((X.t().contiguous().t(),), {}),
+    ]
+    if back_end == "inductor":
+        calls = calls[:2]
+    found = {}
+    for name in ("eager", back_end):
+        torch.manual_seed(0)
+        program = Switched()
+        svi = CompiledSVI(
+            program.model, program.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine=name
+        )
+        found[name] = losses_of(svi, calls * 3)
+        assert svi.engines == [name] * len(calls)
+    assert found[back_end] == pytest.approx(found["eager"], rel=1e-4)
+
+
+def test_the_mode_of_a_module_keys_a_capture():
+    found = {}
+    for name in ("eager", "graph"):
+        torch.manual_seed(0)
+        program = Switched()
+        svi = CompiledSVI(
+            program.model, program.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), engine=name
+        )
+        found[name] = []
+        for mode in (True, False, True, False):
+            program.net[2].train(mode)
+            found[name] += losses_of(svi, [((X,), {})])
+        assert svi.engines == [name] * 2
+        found[name] += program.net[2].running_mean.tolist()
+    assert found["graph"] == pytest.approx(found["eager"], rel=1e-4)
+
+
+def test_too_many_kinds_of_arguments_are_run_in_python():
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
+    )
+    with pytest.warns(UserWarning, match="Pad"):
+        losses_of(svi, [((X[:rows],), {}) for rows in range(1, 11)])
+    assert svi.engines == ["graph"] * 8 + ["eager"] * 2
+
+
+def test_an_argument_that_cannot_be_compared_is_run_in_python():
+    model, guide = linear_program()
+    arrays = [lambda x, f=f: f(torch.from_numpy(x)) for f in (model, guide)]
+    svi = CompiledSVI(*arrays, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph")
+    with pytest.warns(UserWarning, match="hashed"):
+        losses = losses_of(svi, [((X[:rows].numpy(),), {}) for rows in (10, 5, 10)])
+    pyro.clear_param_store()
+    stock = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    assert losses == pytest.approx(losses_of(stock, [((X[:r],), {}) for r in (10, 5, 10)]))
+
+
+# ── Faithfulness ──
+
+
+class Counting(nn.Module):
+    """A program that depends on something besides its arguments and parameters."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(3))
+        self.what, self.calls = what, 0
+
+    def model(self, x):
+        self.calls += 1
+        scale = 1.0
+        if self.what == "Python state":
+            scale = 1.0 + self.calls
+        elif self.what == "NumPy":
+            scale = 1.0 + float(abs(self.loc.detach().numpy()).sum())
+        elif self.what == "tolist":
+            scale = 1.0 + abs(self.loc.tolist()[0])
+        elif self.what == "its own randomness":
+            scale = 1.0 + np.random.default_rng(self.calls).random()
+        elif self.what == "a branch":
+            scale = 2.0 if self.loc.sum() > 0.2 else 1.0
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.loc, scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+@pytest.mark.parametrize("what", ["Python state", "NumPy", "tolist", "its own randomness"])
+def test_a_program_that_a_graph_would_get_wrong_is_found_out(what):
+    program = Counting(what)
+    svi = CompiledSVI(
+        program.model, program.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), engine="graph"
+    )
+    with pytest.warns(UserWarning, match="disagree about .*, so it is run in Python"):
+        losses = [float(svi.step(X)) for _ in range(4)]
+    assert svi.engines == ["eager"]
+    if what in ("NumPy", "tolist"):
+        stock = entry_like_stock(Counting(what))
+        assert losses[2:] == pytest.approx([stock.step(X) for _ in range(4)][2:], rel=0.05)
+
+
+def entry_like_stock(program):
+    def model(x):
+        pyro.module("program", program)
+        program.model(x)
+
+    return SVI(model, program.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+
+
+def test_a_branch_on_a_value_is_run_in_python_with_one_warning():
+    program = Counting("a branch")
+    svi = CompiledSVI(
+        program.model, program.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), engine="graph"
+    )
+    with pytest.warns(UserWarning, match="cannot be captured") as caught:
+        *losses, _ = losses_of(svi, [((X,), {})] * 6 + [((X[:5],), {})])
+    assert len(caught) == 1
+    stock = entry_like_stock(Counting("a branch"))
+    assert losses == pytest.approx([stock.step(X) for _ in range(6)], rel=1e-5)
+
+
+def test_parameters_that_come_later_are_trained_in_python():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(3))
+        if loc.sum() > 0.2:
+            loc = loc + pyro.param("late", torch.zeros(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    svi = CompiledSVI(model, lambda x: None, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+    with pytest.warns(UserWarning, match="cannot be captured"):
+        losses_of(svi, [((X,), {})] * 5)
+    assert pyro.param("late").abs().sum() > 0
+
+
+def snapshot(program):
+    state = {name: value.clone() for name, value in program.state_dict().items()}
+    return state, torch.get_rng_state(), list(pyro.get_param_store())
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph", COMPILED, "auto"])
+def test_making_ready_leaves_no_trace(back_end):
+    program = entry("convolutional").guide.__self__
+    x = entry("convolutional").args[0]
+    pyro.clear_param_store()
+    optimizer = torch.optim.Adam(program.parameters())
+    estimate = svi_module.estimate_with(Trace_ELBO(), program.model, program.guide)
+    stepper = Stepper(estimate, optimizer, owners=[program], engine=back_end)
+    with pyrovae.handlers.unregistered():
+        before = snapshot(program)
+        stepper.prepare(x)
+        after = snapshot(program)
+    assert_close(after[0], before[0])
+    assert torch.equal(after[1], before[1])
+    assert not optimizer.state
+    assert all(p.grad is None for p in program.parameters())
+
+
+@COMPILED_OR_GRAPH
+def test_checking_a_step_leaves_no_trace(back_end):
+    # Buffers move once per step, and noise goes on as it would, at the steps that are checked.
+    found = {}
+    for name in ("eager", back_end):
+        program = entry("convolutional")
+        svi = CompiledSVI(
+            program.model, program.guide, pyro.optim.SGD({"lr": 1e-3}), program.loss, engine=name
+        )
+        pyro.set_rng_seed(3)
+        losses = [float(svi.step(*program.args)) for _ in range(9)]
+        module = program.guide.__self__
+        found[name] = (losses, dict(module.named_buffers()), torch.get_rng_state())
+    losses, buffers, generator = found["eager"]
+    assert found[back_end][0] == pytest.approx(losses, rel=1e-4)
+    assert buffers["encoder.1.num_batches_tracked"] == 9
+    assert_close(found[back_end][1], buffers)
+    assert torch.equal(found[back_end][2], generator)
+
+
+def test_auto_takes_a_back_end_that_works():
+    svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="auto")
+    svi.step(X)
+    assert svi.engines[0] in ("graph", "inductor")  # in Python it takes many times as long
+
+
+def test_without_a_compiler_the_graph_is_run_as_it_is(monkeypatch):
+    def fail(*_):
+        raise capture_module.CaptureError("no C++ compiler")
+
+    monkeypatch.setattr(stepper_module, "compile_graph", fail)
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="inductor"
+    )
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        svi.step(X)
+    assert svi.engines == ["graph"]
+
+    monkeypatch.setattr(stepper_module, "has_compiler", lambda: False)
+    assert stepper_module.default_engine(torch.device("cpu")) == "graph"
+
+
+# ── NaN ──
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_step_that_is_not_finite_changes_nothing(back_end):
+    program = Switched()
+    program.net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    optimizer = torch.optim.Adam(program.parameters(), lr=0.1)
+    svi = CompiledSVI(program.model, program.guide, optimizer, Trace_ELBO(), engine=back_end)
+    svi.step(X)
+    bad = X.clone()
+    bad[4, 1] = math.inf
+    svi.step(X)
+    before = snapshot(program)
+    exp_avg = [state["exp_avg"].clone() for state in optimizer.state.values()]
+    with pytest.raises(NonFiniteError, match=r"step 2: .*site 'x'"):
+        svi.step(bad)
+    assert_close(snapshot(program)[0], before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert_close([state["exp_avg"] for state in optimizer.state.values()], exp_avg)
+    assert math.isfinite(svi.step(X))
+
+    with torch.no_grad():
+        program.net[0].bias[0] = math.nan
+    with pytest.raises(NonFiniteError, match=r"parameter 'net\.0\.bias'"):
+        svi.step(X)
+
+
+# ── Memory ──
+
+
+def test_a_program_that_is_dropped_dies():
+    watched = []
+    for back_end in ("eager", "graph"):
+        program = entry("hierarchical").guide.__self__
+        svi = CompiledSVI(
+            program.model,
+            program.guide,
+            torch.optim.Adam(program.parameters()),
+            Trace_ELBO(),
+            engine=back_end,
+        )
+        for _ in range(3):
+            svi.step(binary(10, 6))
+        watched += [weakref.ref(program), weakref.ref(svi)]
+        del program, svi
+    gc.collect()
+    assert [reference() for reference in watched] == [None] * 4
+
+
+def test_arguments_are_not_kept():
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
+    )
+    x = X.clone()
+    watched = weakref.ref(x)
+    svi.step(x)
+    del x
+    gc.collect()
+    assert watched() is None

@@ -116,7 +116,7 @@ class Plan:
 
     def is_alive(self) -> bool:
         """Whether Pyro's store still keeps the parameters that the plan trains."""
-        kept = pyro.get_param_store()._params
+        kept = _stored()
         return all(kept.get(name) is tensor for name, tensor in self.stored.items())
 
     @property
@@ -200,7 +200,7 @@ def make_plan(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -> Pl
     with _rewound(devices, buffers), _watched(modules, buffers):
         parameters = run_in_python(estimate, call, owners).parameters
 
-    kept = pyro.get_param_store()._params
+    kept = _stored()
     return Plan(
         parameters=parameters,
         modules=modules,
@@ -234,16 +234,24 @@ def _trainable(trace: Any, owners: Sequence[nn.Module]) -> dict[str, Tensor]:
     for name, site in trace.nodes.items():
         found.setdefault(name, site["value"].unconstrained())
 
-    # A parameter that the store knows, and that the trace does not, has been blocked.
-    known = {id(p) for p in (*found.values(), *pyro.get_param_store()._params.values())}
+    stored = {id(p) for p in _stored().values()}
+    met = {id(p) for p in found.values()}
     for owner in owners:
+        registers = any(id(p) in met for p in owner.parameters())
         for name, parameter in owner.named_parameters():
-            if id(parameter) not in known:
-                known.add(id(parameter))
+            # Of a module that registers itself, what the store has and the run does not show
+            # has been blocked.
+            if id(parameter) not in met and not (registers and id(parameter) in stored):
+                met.add(id(parameter))
                 found[name if name not in found else f"{type(owner).__name__}.{name}"] = parameter
 
-    once = {id(p): name for name, p in reversed(found.items())}
-    return {name: p for name, p in found.items() if p.requires_grad and once[id(p)] == name}
+    first = {id(p): name for name, p in reversed(found.items())}
+    return {name: p for name, p in found.items() if p.requires_grad and first[id(p)] == name}
+
+
+def _stored() -> dict[str, Tensor]:
+    """The unconstrained tensors of Pyro's parameter store, without a copy."""
+    return pyro.get_param_store()._params
 
 
 def make_pass(estimate: Estimate, call: Call, parameters: Sequence[Tensor]) -> Pass:
