@@ -89,6 +89,13 @@ class _Training:
     """stop after so many epochs without a better validation ELBO, and keep the best weights"""
     seed: int = 0
     """the seed of weights, order and noise"""
+    engine: Annotated[
+        Literal["eager", "graph", "inductor", "auto"] | None,
+        _auto("eager|graph|inductor|auto", "what so many steps are worth"),
+    ] = None
+    """how steps are run: in Python, captured as a graph, compiled, or as is fastest"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """the precision of the networks' matrix products while training"""
     device: Device = None
     """cpu or cuda"""
     run_dir: Annotated[Path | None, _auto("PATH", "runs/DATA-DATE-TIME")] = None
@@ -344,6 +351,8 @@ def _train(options: Any, program_spec: str | None, words: list[str]) -> None:
         clip_norm=options.clip_norm,
         patience=options.patience,
         seed=options.seed,
+        engine=options.engine,
+        precision=options.precision,
         device=device,
         run_dir=path,
         config={"command": shlex.join(["pyrovae", *words]), **record},

@@ -24,6 +24,11 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self.bar.close()
 
+    def note(self, line: str) -> None:
+        """A line between those of the epochs."""
+        if self.on_terminal or self.as_lines:
+            tqdm.write(line)
+
     def step(self) -> None:
         """One more step."""
         self.bar.update()

@@ -67,6 +67,7 @@ def fit(
     patience: int | None = None,
     seed: int = 0,
     engine: str | None = None,
+    precision: str = "float32",
     device: str | torch.device | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -102,6 +103,8 @@ def fit(
         engine: The back end of the steps: `eager`, `graph`, `inductor`, or `auto`, which tries
             them all (see `pyrovae.svi.stepper`). If None, the program is captured where more
             than 500 steps are to be taken, and on the CPU compiled where more than 5,000 are.
+        precision: `float32`, or `bf16` for matrix products of bfloat16 in the networks while
+            training; all that is a probability, and every evaluation, stays in float32.
         device: The device; CUDA where there is one if None.
         run_dir: A new folder for checkpoints, metrics and what the run is asked for later. If
             None nothing is written.
@@ -163,6 +166,7 @@ def fit(
             optimizer(parameters),
             owners=[module],
             engine=engine or _engine_for(epochs * steps, target),
+            precision=precision,
             clip_norm=clip_norm,
             find_cause=objective.find_cause,
         )
@@ -231,7 +235,7 @@ class _Loop:
 
     def train(self, epochs: int, patience: int | None, progress: Progress) -> None:
         """Trains, and saves what there is however the training ends."""
-        self._prepare()
+        self._prepare(progress)
         self._describe()
         monitors = {
             name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
@@ -267,7 +271,7 @@ class _Loop:
         assert isinstance(optimizer, torch.optim.Optimizer)
         return optimizer
 
-    def _prepare(self) -> None:
+    def _prepare(self, progress: Progress) -> None:
         """Captures the step of a whole batch, and that of the last one where it is smaller.
 
         The first also runs under Pyro's validation of shapes and supports. The last batch of an
@@ -276,17 +280,20 @@ class _Loop:
         train = self.run.splits["train"]
         size = min(self.batch_size, len(train))
         last = len(train) % size
+        start = time.perf_counter()
+        if self.step.engine in ("inductor", "auto"):
+            progress.note("compiling the step (seconds, less where it is cached) ...")
         # Numbers that are not finite are for the step to report, that knows where it is.
         with pyro.validation_enabled(True), suppress(NonFiniteError):
-            plan = self.step.prepare(*self._inputs(train.raw(torch.arange(size))))
+            whole = self._inputs(train.raw(torch.arange(size)))
+            used = self.step.prepare(*whole)
             if last:
-                graph = "graph" if plan.engine == "inductor" else plan.engine
-                self.step.prepare(*self._inputs(train.raw(torch.arange(last))), engine=graph)
-            self.run.config["engine"] = {
-                "name": plan.engine,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            }
+                rest = self._inputs(train.raw(torch.arange(last)))
+                name = "graph" if used["name"] == "inductor" else used["name"]
+                self.step.prepare(*rest, engine=name)
+            self.run.config["engine"] = used
+            seconds = time.perf_counter() - start
+            progress.note(f"engine {used['name']}, {used['precision']}, ready in {seconds:.1f} s")
 
     def _epoch(self, epoch: int, rates: list[float], progress: Progress) -> dict[str, Any]:
         """The steps of one epoch: the training loss, the gradient's norm, the speed."""

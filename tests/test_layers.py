@@ -34,7 +34,7 @@ INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
     "svi": [
-        {"estimators", "capture", "updates", "guard"},
+        {"estimators", "capture", "updates", "guard", "precision"},
         {"plans", "objective"},
         {"stepper"},
         {"compiled"},

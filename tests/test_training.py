@@ -471,3 +471,133 @@ def test_the_gpu_trains_to_the_same_bound():
     cpu = quick(small_vae(), x, epochs=10, device="cpu").evaluate(num_samples=100)
     gpu = quick(small_vae(), x, epochs=10, device="cuda").evaluate(num_samples=100)
     assert gpu.elbo.mean().item() == pytest.approx(cpu.elbo.mean().item(), abs=0.1)
+
+
+# ── Back ends ──
+
+
+def fitted(engine, *, seed=0, **options):
+    torch.manual_seed(seed)
+    # A bias before a batch norm has no gradient but rounding, which Adam would blow up.
+    first = nn.Linear(6, 16, bias=False)
+    vae = pyrovae.VAE(
+        prior=pyrovae.StandardNormal(2),
+        decoder=pyrovae.BernoulliDecoder(pyrovae.MLP((2,), (6,), hidden=(16,))),
+        encoder=pyrovae.GaussianEncoder(
+            nn.Sequential(first, nn.BatchNorm1d(16), nn.SiLU(), nn.Linear(16, 4))
+        ),
+    )
+    grey = (255 * (0.1 + 0.8 * binary(130))).byte()
+    data = pyrovae.Examples(grey, preprocessing=pyrovae.data.Binarize("dynamic"))
+    options = {"epochs": 3, "kl_warmup": 2, "clip_norm": 3.0, **options}
+    run = quick(vae, data, valid=data, engine=engine, **options)
+    return run, weights(vae)
+
+
+@pytest.mark.parametrize("engine", ["graph", "inductor"])
+def test_every_back_end_trains_alike(engine):
+    # Batches of 50, 50 and 30, redrawn pixels, a schedule of the KL from 0, clipping, a buffer.
+    reference, expected = fitted("eager")
+    run, found = fitted(engine)
+    assert run.config["engine"]["name"] == engine
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    for ours, theirs in zip(run.metrics, reference.metrics, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+        assert ours["kl_weight"] == theirs["kl_weight"]
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph", "inductor"])
+def test_a_back_end_gives_the_same_bits_again(engine):
+    assert same(fitted(engine)[1], fitted(engine)[1])
+
+
+def test_only_the_whole_batch_is_compiled():
+    steppers = []
+
+    class Watched(training.Stepper):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            steppers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Stepper", Watched)
+        fitted("inductor")
+        fitted(None)
+        fitted("inductor", batch_size=65)
+    assert [stepper.engines for stepper in steppers] == [
+        ["inductor", "graph"],
+        ["eager", "eager"],
+        ["inductor"],
+    ]
+
+
+def test_the_back_end_is_what_so_many_steps_are_worth(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(training, "default_engine", lambda device: "compiled")
+    assert training._engine_for(499, cpu) == "eager"
+    assert training._engine_for(4999, cpu) == "graph"
+    assert training._engine_for(5000, cpu) == "compiled"
+
+
+def test_the_back_end_is_recorded_before_the_first_step(tmp_path):
+    class Stop(torch.optim.SGD):
+        def step(self, closure=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted("graph", run_dir=tmp_path / "run", optimizer=partial(Stop, lr=0.1))
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())["engine"]
+    assert recorded == {
+        "name": "graph",
+        "options": {},
+        "precision": "float32",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+@pytest.mark.parametrize("option", [{"engine": "fast"}, {"precision": "float8"}])
+def test_an_unknown_back_end_or_precision_is_refused(option):
+    with pytest.raises(InputError, match=next(iter(option.values()))):
+        quick(small_vae(), binary(), **option)
+
+
+def test_bfloat16_networks_train_to_the_same_bound():
+    x = binary(400)
+    bounds = []
+    for precision in ("float32", "bf16"):
+        run = quick(
+            small_vae(),
+            x,
+            epochs=40,
+            optimizer=partial(torch.optim.Adam, lr=1e-2),
+            precision=precision,
+            engine="graph",
+        )
+        assert run.config["engine"]["precision"] == precision
+        bounds.append(run.evaluate(x, num_samples=100).elbo.mean().item())
+    assert bounds[0] != bounds[1]
+    assert bounds[1] == pytest.approx(bounds[0], rel=2e-3)
+
+
+def test_probabilities_stay_in_float32_where_networks_do_not():
+    seen = set()
+
+    class Spy(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            out = self.net(x)
+            seen.add(out.dtype)
+            seen.update(p.dtype for p in self.parameters())
+            return out
+
+    vae = small_vae()
+    vae.encoder.net, vae.decoder.net = Spy(vae.encoder.net), Spy(vae.decoder.net)
+    vae.decoder.net.out_shape = (6,)
+    quick(vae, binary(), precision="bf16", epochs=1)
+    assert seen == {torch.float32}

@@ -2,10 +2,9 @@
 
 from pyrovae.svi.compiled import CompiledSVI
 from pyrovae.svi.objective import Bound, Objective
-from pyrovae.svi.stepper import ENGINES, Stepper, default_engine
+from pyrovae.svi.stepper import Stepper, default_engine
 
 __all__ = [
-    "ENGINES",
     "Bound",
     "CompiledSVI",
     "Objective",

@@ -6,7 +6,7 @@ schedules that it read by reference become inputs of the graph, so that a later 
 their values is seen.
 """
 
-__all__ = ["CaptureError", "Graph", "capture", "compile_graph", "has_compiler"]
+__all__ = ["OPTIONS", "CaptureError", "Graph", "capture", "compile_graph", "has_compiler"]
 
 import shutil
 import warnings

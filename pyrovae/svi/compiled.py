@@ -38,10 +38,12 @@ class CompiledSVI:
             `differentiable_loss`; or a function of (model, guide, *args, **kwargs).
         engine: `inductor`, `graph`, `eager`, or `auto`, which tries all and keeps the
             fastest. If None, `inductor` on a CPU with a C++ compiler, or else `graph`.
+        precision: `float32`, or `bf16` for networks whose matrix products are of bfloat16
+            matrices; all that is a probability stays in float32.
 
     Raises:
-        InputError: If the optimizer is of another kind, or the loss has no gradient of its own,
-            as `TraceGraph_ELBO`.
+        InputError: If the optimizer is of another kind, the loss calls `backward` by itself, as
+            `TraceGraph_ELBO` does, or there is no such engine or precision.
 
     Example:
         >>> import pyro, torch
@@ -67,6 +69,7 @@ class CompiledSVI:
         loss: Any,
         *,
         engine: str | None = None,
+        precision: str = "float32",
     ) -> None:
         if not isinstance(optim, PyroOptim | torch.optim.Optimizer):
             raise InputError(
@@ -87,6 +90,7 @@ class CompiledSVI:
             optim,
             owners=_owners(model, guide),
             engine=engine,
+            precision=precision,
             find_cause=partial(find_cause, model, guide),
         )
         self._steps = 0

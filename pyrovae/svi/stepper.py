@@ -11,9 +11,9 @@ on `.numpy()` or on its own randomness is found out, and runs in Python from the
 
 __all__ = ["ENGINES", "StepResult", "Stepper", "default_engine"]
 
-import logging
 import math
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError, NonFiniteError
-from pyrovae.svi.capture import CaptureError, capture, compile_graph, has_compiler
+from pyrovae.svi.capture import OPTIONS, CaptureError, capture, compile_graph, has_compiler
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.plans import Call, Outcome, Pass, Plan, make_pass, make_plan, run_in_python
+from pyrovae.svi.precision import in_precision
 from pyrovae.svi.updates import Optimizer, Update
 
 ENGINES = ("eager", "graph", "inductor", "auto")
@@ -37,8 +38,7 @@ TRIAL_STEPS = 5
 # How far a captured step may be from the same step in Python, relative to the largest entry.
 # Kernels that add in another order differ by rounding, a wrong capture by much more.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
-
-logger = logging.getLogger(__name__)
+BF16_TOLERANCE = 0.1
 
 
 class StepResult(NamedTuple):
@@ -69,12 +69,13 @@ class Stepper:
         owners: Modules whose parameters are trained besides the parameter sites.
         engine: The back end, one of `ENGINES`; the default of the device if None. `auto` tries
             all of them on the first arguments and keeps the fastest.
+        precision: That of the networks, `float32` or `bf16`; see `pyrovae.svi.precision`.
         clip_norm: The norm that gradients are scaled down to, where they exceed it.
         find_cause: Called with the arguments of a step that was not finite, its noise rewound,
             and with the parameters, to say why.
 
     Raises:
-        InputError: If there is no such engine.
+        InputError: If there is no such engine or precision.
     """
 
     def __init__(
@@ -84,13 +85,15 @@ class Stepper:
         *,
         owners: Sequence[nn.Module] = (),
         engine: str | None = None,
+        precision: str = "float32",
         clip_norm: float | None = None,
         find_cause: Callable[..., NonFiniteError | None] | None = None,
     ) -> None:
         if engine is not None and engine not in ENGINES:
             raise InputError(f"There is no engine {engine!r}.", f"Take one of {list(ENGINES)}.")
-        self.estimate = estimate
+        self.estimate = in_precision(precision, estimate)
         self.engine = engine
+        self.precision = precision
         self.clip_norm = clip_norm
         self.update = Update(optimizer)
         self._owners = owners
@@ -126,15 +129,26 @@ class Stepper:
 
         return StepResult(found.loss, found.grad_norm)
 
-    def prepare(self, *args: Any, engine: str | None = None, **kwargs: Any) -> Plan:
+    def prepare(self, *args: Any, engine: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Makes ready for steps of such arguments, leaving no trace of it.
 
         Args:
             args: The arguments of a step.
             engine: The back end for them, if not the stepper's.
             kwargs: The arguments of a step.
+
+        Returns:
+            What the bits of a step depend on: the back end, its options, the precision, the
+            number of threads, and the version of torch.
         """
-        return self._plan_for(Call(args, kwargs), engine)
+        plan = self._plan_for(Call(args, kwargs), engine)
+        return {
+            "name": plan.engine,
+            "options": OPTIONS if plan.engine == "inductor" else {},
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
 
     @property
     def engines(self) -> list[str]:
@@ -173,7 +187,7 @@ class Stepper:
         after = _State(plan.devices, plan.buffers)
         before.restore()
         expected = self._in_python(call)
-        difference = _difference(found, expected)
+        difference = _difference(found, expected, self.precision)
         if difference is None:
             after.restore()
             return found
@@ -249,12 +263,10 @@ class Stepper:
             )
             return
 
-        start = time.perf_counter()
         passes = self._passes(plan, call, ("graph", "inductor") if wanted == "auto" else (wanted,))
         name = self._fastest(plan, call, passes) if wanted == "auto" else list(passes)[-1]
         if name != "eager":
             plan.run, plan.engine = passes[name], name
-        logger.info("%s: ready in %.1f s", name, time.perf_counter() - start)
 
     def _passes(self, plan: Plan, call: Call, wanted: Sequence[str]) -> dict[str, Pass]:
         """The passes that work, of Python and of those that are wanted."""
@@ -299,7 +311,15 @@ class Stepper:
         """Warns, once for each message."""
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, stacklevel=_level_of_the_caller())
+
+
+def _level_of_the_caller() -> int:
+    """How many frames up the first is that is not of this package: whom a warning is for."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 class _State:
@@ -324,23 +344,25 @@ def _cuda_generator(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[device.index or 0]
 
 
-def _difference(found: Outcome, expected: Outcome) -> str | None:
+def _difference(found: Outcome, expected: Outcome, precision: str) -> str | None:
     """Where two outcomes differ by more than rounding, in words."""
     # The first run of an automatic guide meets its parameters in another order.
     gradients = dict(zip(expected.parameters, expected.gradients, strict=True))
     if found.parameters.keys() != gradients.keys():
         return "the parameters that are trained"
-    if _differ(found.loss, expected.loss, 1.0 + expected.loss.abs()):
+    tolerance = TOLERANCE.get(expected.loss.dtype, BF16_TOLERANCE)
+    tolerance = BF16_TOLERANCE if precision == "bf16" else tolerance
+    if _differ(found.loss, expected.loss, tolerance * (1.0 + expected.loss.abs())):
         return "the loss"
     largest = torch.stack([gradient.abs().amax() for gradient in expected.gradients]).amax()
     for name, gradient in zip(found.parameters, found.gradients, strict=True):
-        if _differ(gradient, gradients[name], largest):
+        if _differ(gradient, gradients[name], tolerance * largest):
             return f"the gradient of {name!r}"
     return None
 
 
-def _differ(a: Tensor, b: Tensor, scale: Tensor) -> bool:
+def _differ(a: Tensor, b: Tensor, rounding: Tensor) -> bool:
     """Whether two tensors differ by more than rounding. What neither can tell does not count."""
     if not torch.isfinite(a).all() and not torch.isfinite(b).all():
         return False
-    return not bool(((a - b).abs() <= TOLERANCE.get(b.dtype, 1e-2) * scale).all())
+    return not bool(((a - b).abs() <= rounding).all())

@@ -1,0 +1,207 @@
+"""One optimisation step, one epoch: Pyro's SVI, by hand, NumPyro, pythae and CompiledSVI.
+
+All contenders of a section do the same work: the same network, batch size and Adam at 1e-3, one
+draw of z with noise that is new at every step, one gradient. `timing.py` has the protocol.
+
+- `step`: the dense VAE of Pyro's example on one batch of binary pixels in memory. The floor is
+  the matrix products of its forward and backward pass, and nothing else.
+- `epoch`: 60,000 images of 28x28, in batches of 128, data included: the MNIST of $PYROVAE_DATA,
+  or else random ones. Pyro's example and pythae train on grey pixels through a DataLoader, as
+  they are shipped; NumPyro and pyrovae binarise anew at every visit.
+- `conv`: a convolutional VAE on one batch in memory.
+
+"by hand" is the loss without Pyro, its KL term in closed form, and torch's fused Adam;
+"torch.compile" compiles that loss and, with it, its backward pass. Pyro's SVI and CompiledSVI
+take the same program, the same `Trace_ELBO` and the same `pyro.optim.Adam`.
+
+    python benchmarks/step.py [--only step|epoch|conv] [--device cuda] [--repeats 9] [--out FILE]
+"""
+
+import os
+import warnings
+from functools import partial
+
+import pyro
+import torch
+from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
+from pyro.optim import Adam
+from pyro_example import BATCH, mnist, pyro_epochs, pyrovae_epochs
+from timing import (
+    SEED,
+    NotMeasured,
+    each,
+    measure,
+    parser,
+    provenance,
+    publish,
+    table,
+    turn_of,
+    with_own_store,
+)
+from vae import PIXELS, binary, convolutional, dense, matrix_products
+
+from pyrovae import CompiledSVI
+
+RATE = 1e-3
+ENGINES = ("eager", "graph", "inductor")
+
+
+# ── The contenders of a step ─────────────────────────────────────────────────────────────────
+
+
+def by_svi(make, x, kind=SVI, loss=Trace_ELBO):
+    vae = make().to(x.device)
+    return with_own_store(kind(vae.model, vae.guide, Adam({"lr": RATE}), loss()), x)
+
+
+def by_svi_unchecked(make, x):
+    steps = by_svi(make, x)
+
+    def unchecked(count):
+        with pyro.validation_enabled(False):
+            steps(count)
+
+    return unchecked
+
+
+def by_jit(make, x):
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
+        steps = by_svi(make, x, loss=partial(JitTrace_ELBO, ignore_jit_warnings=True))
+        steps(1)
+    return steps
+
+
+def by_hand(make, x, compiled=False):
+    vae = make().to(x.device)
+    loss = torch.compile(vae.negative_elbo, dynamic=False) if compiled else vae.negative_elbo
+    optimizer = torch.optim.Adam(vae.parameters(), lr=RATE, fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        loss(x).backward()
+        optimizer.step()
+
+    return each(step)
+
+
+def torch_contenders(make, x):
+    """For each name what builds the steps."""
+    return {
+        "Pyro SVI": partial(by_svi, make, x),
+        "Pyro SVI, validation off": partial(by_svi_unchecked, make, x),
+        "Pyro SVI, JitTrace_ELBO": partial(by_jit, make, x),
+        "PyTorch by hand": partial(by_hand, make, x),
+        "PyTorch by hand, torch.compile": partial(by_hand, make, x, compiled=True),
+        **{
+            f"CompiledSVI, {engine}": partial(by_svi, make, x, partial(CompiledSVI, engine=engine))
+            for engine in ENGINES
+        },
+    }
+
+
+def other_contenders(x, device):
+    def by_numpyro():
+        return numpyro_vae(device).steps(x.numpy(), RATE, SEED)
+
+    def by_pythae():
+        import pythae_vae
+
+        return each(pythae_vae.step(x, RATE, device))
+
+    return {
+        "NumPyro SVI, jitted scan": by_numpyro,
+        "pythae": by_pythae,
+        "matrix products": lambda: each(matrix_products(len(x), device)),
+    }
+
+
+def numpyro_vae(device):
+    """NumPyro's arm, with as many threads as torch has."""
+    os.environ.setdefault("NPROC", str(torch.get_num_threads()))
+    import numpyro_vae
+
+    if numpyro_vae.backend() != {"cpu": "cpu", "cuda": "gpu"}[device]:
+        raise NotMeasured(f"jax computes on the {numpyro_vae.backend()} here")
+    return numpyro_vae
+
+
+def in_turns(contenders, steps):
+    """What builds the turns, of so many steps each."""
+    return {
+        name: (lambda build=build: turn_of(build(), steps)) for name, build in contenders.items()
+    }
+
+
+# ── The sections ─────────────────────────────────────────────────────────────────────────────
+
+
+def dense_steps(given):
+    lines = []
+    for batch, steps in ((8, 2),) if given.smoke_test else ((128, 200), (512, 100)):
+        x = binary(batch, PIXELS)
+        contenders = torch_contenders(dense, x.to(given.device))
+        contenders |= other_contenders(x, given.device)
+        found = measure(in_turns(contenders, steps), given.repeats, given.device)
+        heading = f"Batch {batch}, {given.repeats} turns of {steps} steps:"
+        rows = table(found, "ms", baseline="Pyro SVI", floor="matrix products")
+        lines += [heading, "", *rows, ""]
+    return lines
+
+
+def convolutional_steps(given):
+    lines = []
+    for batch, steps in ((2, 2),) if given.smoke_test else ((16, 50), (128, 20)):
+        x = binary(batch, 1, 28, 28).to(given.device)
+        contenders = torch_contenders(convolutional, x)
+        found = measure(in_turns(contenders, steps), given.repeats, given.device)
+        heading = f"Batch {batch}, {given.repeats} turns of {steps} steps:"
+        lines += [heading, "", *table(found, "ms", baseline="Pyro SVI"), ""]
+    return lines
+
+
+def epochs(given):
+    real = "PYROVAE_DATA" in os.environ and not given.smoke_test
+    count = 200 if given.smoke_test else 60_000
+    images = mnist(None) if real else torch.randint(256, (count, 28, 28), dtype=torch.uint8)
+
+    def by_numpyro():
+        return numpyro_vae("cpu").epochs(images.numpy(), BATCH, RATE, SEED)
+
+    def by_pythae():
+        import pythae_vae
+
+        return pythae_vae.epochs(images, BATCH, RATE)
+
+    contenders = {
+        "Pyro's example": lambda: pyro_epochs(images),
+        "pythae": by_pythae,
+        "NumPyro SVI, jitted scan": by_numpyro,
+        **{
+            f"pyrovae.fit, {engine}": partial(pyrovae_epochs, images, engine) for engine in ENGINES
+        },
+        "pyrovae.fit, inductor, with what is before and after the steps": partial(
+            pyrovae_epochs, images, "inductor", whole=True
+        ),
+    }
+    heading = f"{len(images):,} {'MNIST' if real else 'random'} images, {given.repeats} turns:"
+    found = measure(contenders, given.repeats)
+    return [heading, "", *table(found, "s", baseline="Pyro's example"), ""]
+
+
+SECTIONS = {"step": dense_steps, "epoch": epochs, "conv": convolutional_steps}
+
+
+def main():
+    options = parser(__doc__, repeats=9)
+    options.add_argument("--only", choices=SECTIONS, help="one section")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    given = options.parse_args()
+    given.repeats = 1 if given.smoke_test else given.repeats
+    for section in [given.only] if given.only else SECTIONS:
+        device = "cpu" if section == "epoch" else given.device
+        command = f"step.py --only {section} --repeats {given.repeats} --device {device}"
+        publish(section, [*SECTIONS[section](given), provenance(command, device)], given.out)
+
+
+if __name__ == "__main__":
+    main()
