@@ -63,9 +63,10 @@ def steps(x, rate, seed):
 
 def epochs(images, batch_size, rate, seed):
     """A turn is an epoch of grey images, binarised anew at every visit; batches by one scan."""
-    images, algorithm = jax.numpy.asarray(images), svi(rate)
+    images, algorithm = jax.numpy.asarray(images.reshape(-1, PIXELS)), svi(rate)
     count = len(images) // batch_size * batch_size
-    state = algorithm.init(random.key(seed), images[:batch_size].astype(float)), random.key(seed)
+    first = algorithm.init(random.key(seed), jax.numpy.zeros((batch_size, PIXELS)))
+    state = first, random.key(seed + 1)
 
     @jax.jit
     def epoch(carry, images):

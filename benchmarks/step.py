@@ -3,8 +3,10 @@
 All contenders of a section do the same work: the same network, batch size and Adam at 1e-3, one
 draw of z with noise that is new at every step, one gradient. `timing.py` has the protocol.
 
-- `step`: the dense VAE of Pyro's example on one batch of binary pixels in memory. The floor is
-  the matrix products of its forward and backward pass, and nothing else.
+- `step`: the dense VAE of Pyro's example on one batch of binary pixels in memory. The likelihood
+  is given by logits, which spares Pyro the way from probabilities back to them; pythae takes
+  probabilities only. The floor is the matrix products of the forward and backward pass, and
+  nothing else.
 - `epoch`: 60,000 images of 28x28, in batches of 128, data included: the MNIST of $PYROVAE_DATA,
   or else random ones. Pyro's example and pythae train on grey pixels through a DataLoader, as
   they are shipped; NumPyro and pyrovae binarise anew at every visit.
@@ -31,12 +33,13 @@ from timing import (
     NotMeasured,
     each,
     measure,
+    parse,
     parser,
     provenance,
     publish,
+    steps_of,
     table,
     turn_of,
-    with_own_store,
 )
 from vae import PIXELS, binary, convolutional, dense, matrix_products
 
@@ -49,13 +52,20 @@ ENGINES = ("eager", "graph", "inductor")
 # ── The contenders of a step ─────────────────────────────────────────────────────────────────
 
 
-def by_svi(make, x, kind=SVI, loss=Trace_ELBO):
-    vae = make().to(x.device)
-    return with_own_store(kind(vae.model, vae.guide, Adam({"lr": RATE}), loss()), x)
+def by_svi(make, x, device, loss=Trace_ELBO):
+    vae = make().to(device)
+    svi = SVI(vae.model, vae.guide, Adam({"lr": RATE}), loss())
+    return steps_of(svi, x.to(device))
 
 
-def by_svi_unchecked(make, x):
-    steps = by_svi(make, x)
+def by_compiled_svi(make, x, device, engine):
+    vae = make().to(device)
+    svi = CompiledSVI(vae.model, vae.guide, Adam({"lr": RATE}), Trace_ELBO(), engine=engine)
+    return steps_of(svi, x.to(device), engine=engine)
+
+
+def by_svi_unchecked(make, x, device):
+    steps = by_svi(make, x, device)
 
     def unchecked(count):
         with pyro.validation_enabled(False):
@@ -64,15 +74,15 @@ def by_svi_unchecked(make, x):
     return unchecked
 
 
-def by_jit(make, x):
+def by_jit(make, x, device):
     with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
-        steps = by_svi(make, x, loss=partial(JitTrace_ELBO, ignore_jit_warnings=True))
+        steps = by_svi(make, x, device, loss=partial(JitTrace_ELBO, ignore_jit_warnings=True))
         steps(1)
     return steps
 
 
-def by_hand(make, x, compiled=False):
-    vae = make().to(x.device)
+def by_hand(make, x, device, compiled=False):
+    vae, x = make().to(device), x.to(device)
     loss = torch.compile(vae.negative_elbo, dynamic=False) if compiled else vae.negative_elbo
     optimizer = torch.optim.Adam(vae.parameters(), lr=RATE, fused=True)
 
@@ -84,16 +94,16 @@ def by_hand(make, x, compiled=False):
     return each(step)
 
 
-def torch_contenders(make, x):
+def torch_contenders(make, x, device):
     """For each name what builds the steps."""
     return {
-        "Pyro SVI": partial(by_svi, make, x),
-        "Pyro SVI, validation off": partial(by_svi_unchecked, make, x),
-        "Pyro SVI, JitTrace_ELBO": partial(by_jit, make, x),
-        "PyTorch by hand": partial(by_hand, make, x),
-        "PyTorch by hand, torch.compile": partial(by_hand, make, x, compiled=True),
+        "Pyro SVI": partial(by_svi, make, x, device),
+        "Pyro SVI, validation off": partial(by_svi_unchecked, make, x, device),
+        "Pyro SVI, JitTrace_ELBO": partial(by_jit, make, x, device),
+        "PyTorch by hand": partial(by_hand, make, x, device),
+        "PyTorch by hand, torch.compile": partial(by_hand, make, x, device, compiled=True),
         **{
-            f"CompiledSVI, {engine}": partial(by_svi, make, x, partial(CompiledSVI, engine=engine))
+            f"CompiledSVI, {engine}": partial(by_compiled_svi, make, x, device, engine)
             for engine in ENGINES
         },
     }
@@ -116,8 +126,9 @@ def other_contenders(x, device):
 
 
 def numpyro_vae(device):
-    """NumPyro's arm, with as many threads as torch has."""
+    """NumPyro's arm, with as many threads as torch has, and without all memory of the device."""
     os.environ.setdefault("NPROC", str(torch.get_num_threads()))
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import numpyro_vae
 
     if numpyro_vae.backend() != {"cpu": "cpu", "cuda": "gpu"}[device]:
@@ -139,7 +150,7 @@ def dense_steps(given):
     lines = []
     for batch, steps in ((8, 2),) if given.smoke_test else ((128, 200), (512, 100)):
         x = binary(batch, PIXELS)
-        contenders = torch_contenders(dense, x.to(given.device))
+        contenders = torch_contenders(dense, x, given.device)
         contenders |= other_contenders(x, given.device)
         found = measure(in_turns(contenders, steps), given.repeats, given.device)
         heading = f"Batch {batch}, {given.repeats} turns of {steps} steps:"
@@ -151,8 +162,8 @@ def dense_steps(given):
 def convolutional_steps(given):
     lines = []
     for batch, steps in ((2, 2),) if given.smoke_test else ((16, 50), (128, 20)):
-        x = binary(batch, 1, 28, 28).to(given.device)
-        contenders = torch_contenders(convolutional, x)
+        x = binary(batch, 1, 28, 28)
+        contenders = torch_contenders(convolutional, x, given.device)
         found = measure(in_turns(contenders, steps), given.repeats, given.device)
         heading = f"Batch {batch}, {given.repeats} turns of {steps} steps:"
         lines += [heading, "", *table(found, "ms", baseline="Pyro SVI"), ""]
@@ -195,12 +206,12 @@ def main():
     options = parser(__doc__, repeats=9)
     options.add_argument("--only", choices=SECTIONS, help="one section")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    given = options.parse_args()
-    given.repeats = 1 if given.smoke_test else given.repeats
+    given = parse(options)
     for section in [given.only] if given.only else SECTIONS:
+        lines = SECTIONS[section](given)
         device = "cpu" if section == "epoch" else given.device
-        command = f"step.py --only {section} --repeats {given.repeats} --device {device}"
-        publish(section, [*SECTIONS[section](given), provenance(command, device)], given.out)
+        script = f"step.py --only {section} --device {device}"
+        publish(section, [*lines, provenance(given, script, device)], given.out)
 
 
 if __name__ == "__main__":

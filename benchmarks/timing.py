@@ -38,7 +38,7 @@ Found = list[float] | str
 
 
 class NotMeasured(Exception):
-    """A contender cannot run here; the message says why."""
+    """A contender cannot run here, or not as what it is called; the message says why."""
 
 
 # ── Measuring ────────────────────────────────────────────────────────────────────────────────
@@ -54,14 +54,23 @@ def each(step: Callable[[], Any]) -> Steps:
     return steps
 
 
-def with_own_store(svi: Any, *args: Any) -> Steps:
-    """Steps of an SVI whose parameters no other contender sees under the same names."""
-    store: dict[str, Any] = {"params": {}, "constraints": {}}
+def steps_of(svi: Any, *args: Any, engine: str | None = None, store: Any = None) -> Steps:
+    """Steps of an SVI whose parameters no other contender sees under the same names.
+
+    Args:
+        svi: One of Pyro's or ours.
+        args: The arguments of a step.
+        engine: The back end that ours is to have.
+        store: Pyro's parameter store as it is when the steps begin; an empty one if None.
+    """
+    state = store or {"params": {}, "constraints": {}}
 
     def steps(count: int) -> None:
-        with pyro.get_param_store().scope(store):
+        with pyro.get_param_store().scope(state):
             for _ in range(count):
                 svi.step(*args)
+        if engine is not None and svi.engines != [engine]:
+            raise NotMeasured(f"{engine} fell back to {', '.join(svi.engines)}")
 
     return steps
 
@@ -116,8 +125,11 @@ def measure(
         _say(f"round {repeat + 1} of {repeats}")
         for name in order:
             gc.collect()
-            found[name].append(turns[name]())  # pyright: ignore[reportAttributeAccessIssue]
-        order.reverse()
+            try:
+                found[name] = [*found[name], turns[name]()]
+            except NotMeasured as error:
+                found[name] = str(error)
+        order = [name for name in reversed(order) if not isinstance(found[name], str)]
     return found
 
 
@@ -177,8 +189,10 @@ def lines_of(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |".replace("  |", " |") for row in rows]
 
 
-def provenance(command: str, device: str = "cpu") -> str:
+def provenance(given: argparse.Namespace, script: str, device: str = "cpu") -> str:
     """What was run, when, and on what."""
+    smoke = " --smoke-test" if given.smoke_test else ""
+    command = f"{script} --repeats {given.repeats}{smoke}"
     usable = device == "cpu" or torch.cuda.is_available()
     environment = describe_environment(torch.device(device if usable else "cpu"))
     versions = [f"{name} {found}" for name in PACKAGES if (found := _version(name))]
@@ -210,9 +224,16 @@ def publish(section: str, lines: Sequence[str], out: Path | None) -> None:
 
 
 def parser(doc: str | None, *, repeats: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options that every benchmark has; see `parse`."""
     options = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     options.add_argument("--repeats", type=int, default=repeats, help="counted turns of each")
     options.add_argument("--out", type=Path, help="a Markdown file to put the sections into")
     options.add_argument("--smoke-test", action="store_true", help="tiny sizes, one turn")
     return options
+
+
+def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options as they were given."""
+    given = options.parse_args()
+    given.repeats = 1 if given.smoke_test else given.repeats
+    return given

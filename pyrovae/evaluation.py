@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch, Examples, Given, as_examples
+from pyrovae.draws import Draws
 from pyrovae.errors import InputError
 from pyrovae.programs import (
     Program,
-    Structure,
     as_module,
     check_support,
     evaluating,
@@ -29,7 +29,6 @@ from pyrovae.programs import (
     trace_pair,
 )
 from pyrovae.randomness import seeded
-from pyrovae.terms import draw_terms
 
 # How many values of x are decoded at a time: what bounds the memory of an evaluation.
 CHUNK = {"cpu": 2**22, "cuda": 2**24}
@@ -176,10 +175,13 @@ def evaluate(
     rows = max(1, CHUNK.get(examples.device.type, CHUNK["cpu"]) // dims)
     batch_size = max(1, min(rows, 500, WEIGHTS // num_samples))
     parts: list[dict[str, Any]] = []
+    count = min(len(examples), limit or len(examples))
+    calls = max(1, count // batch_size) * -(-num_samples // max(1, rows // batch_size))
     with evaluating(program):
+        draws = Draws(program, structure, calls)
         for index, batch in enumerate(examples.in_order(batch_size, limit=limit)):
             with seeded(seed, "evaluate", index, device=examples.device):
-                parts.append(_measure(program, batch, num_samples, rows, structure))
+                parts.append(_measure(draws, batch, num_samples, rows))
         log_cell_volume = None
         if len(structure.observed) == 1:
             log_cell_volume = _log_cell_volume(program, examples, first)
@@ -203,9 +205,7 @@ def _join(parts: list[Any]) -> Any:
     return None if parts[0] is None else torch.cat(parts).cpu()
 
 
-def _measure(
-    program: Program, batch: Batch, num_samples: int, rows: int, structure: Structure
-) -> dict[str, Any]:
+def _measure(draws: Draws, batch: Batch, num_samples: int, rows: int) -> dict[str, Any]:
     """What `Evaluation` holds per example, of one batch.
 
     Its particles are drawn a few at a time, and only their weights are kept.
@@ -217,7 +217,7 @@ def _measure(
     latent_means: dict[str, Tensor] = {}
     for done in range(0, num_samples, at_once):
         count = min(at_once, num_samples - done)
-        terms = draw_terms(program, batch, count, structure)
+        terms = draws(batch, count)
         log_weights.append(terms.log_weight.double())
         log_likelihood += terms.log_likelihood.double().sum(0) / num_samples
         _add(kl_per_dim, terms.kl_per_dim, share=count / num_samples)

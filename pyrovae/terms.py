@@ -25,7 +25,6 @@ from pyrovae.programs import (
     Structure,
     data_frame,
     is_auxiliary,
-    mean_of,
     sites,
     trace_pair,
 )
@@ -205,9 +204,12 @@ def _exact_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def _mean(site: Site) -> Tensor:
-    """The mean of a site's distribution, or its draws where that has no mean."""
-    mean = mean_of(site)
-    return site["value"] if mean is None else mean
+    """The mean of a site's distribution, or its draws where that has no mean, as a Cauchy's."""
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        return site["value"]
+    return torch.where(torch.isfinite(mean), mean, site["value"])
 
 
 def _factorises(distribution: Distribution) -> bool:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from linear_gaussian import LATENT_DIM, AsGiven, float64, linear_gaussian
 
-from pyrovae import evaluation
+from pyrovae import draws, evaluation
+from pyrovae.capture import CaptureError
 from pyrovae.data import Binarize, Dequantize, Examples
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
@@ -181,6 +182,58 @@ def test_more_samples_are_held_for_fewer_examples_at_a_time(monkeypatch):
         return draw_terms(program, batch, *rest)
 
     monkeypatch.setattr(evaluation, "WEIGHTS", 100)
-    monkeypatch.setattr(evaluation, "draw_terms", recorded)
+    monkeypatch.setattr(draws, "draw_terms", recorded)
     evaluate(case.vae, case.examples, num_samples=25)
     assert max(sizes) == 4
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_draws_that_are_compiled_are_those_of_the_program(monkeypatch, labelled):
+    # A mixture, whose KL is sampled, and a last batch of another size.
+    torch.manual_seed(0)
+    vae = VAE(
+        prior=GaussianMixture(2, components=3),
+        decoder=BernoulliDecoder(MLP((2,), (6,))),
+        encoder=GaussianEncoder(MLP((6,), (4,))),
+    )
+    if labelled:
+        plain, guide = vae.model, vae.guide
+        vae.model = lambda x, y: plain(x)
+        vae.guide = lambda x, y: guide(x + 0.1 * y[:, None])
+    x = (torch.rand(23, 6) < 0.4).float()
+    data = Examples(x, torch.arange(23) if labelled else None)
+    monkeypatch.setattr(evaluation, "WEIGHTS", 200)
+    compiled, found = [], {}
+    compile_graph = draws.compile_graph
+    monkeypatch.setattr(draws, "compile_graph", lambda *a: compiled.append(a) or compile_graph(*a))
+    for often in (10**9, 1):
+        monkeypatch.setattr(draws, "OFTEN", often)
+        found[often] = evaluate(vae, data, num_samples=20)
+    assert len(compiled) == 1
+    for name in ("elbo", "log_evidence", "log_likelihood", "kl"):
+        ours, theirs = (getattr(found[often], name) for often in (1, 10**9))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=name)
+    assert set(found[1].latent_means) == {"z"}
+    torch.testing.assert_close(found[1].latent_means["z"], found[10**9].latent_means["z"])
+
+
+def test_a_program_whose_draws_cannot_be_compiled_is_evaluated_in_python(monkeypatch):
+    case = linear_gaussian(30)
+    expected = evaluate(case.vae, case.examples, num_samples=25)
+
+    def fail(*_):
+        raise CaptureError("a branch")
+
+    monkeypatch.setattr(draws, "OFTEN", 1)
+    monkeypatch.setattr(draws, "capture", fail)
+    with pytest.warns(UserWarning, match="a branch"):
+        found = evaluate(case.vae, case.examples, num_samples=25)
+    assert torch.equal(found.log_evidence, expected.log_evidence)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(draws, "OFTEN", 1)
+    monkeypatch.setattr(
+        draws, "compile_graph", lambda graph, _: lambda *x: [2 * v for v in graph(*x)]
+    )
+    found = evaluate(case.vae, case.examples, num_samples=25)
+    assert torch.equal(found.log_evidence, expected.log_evidence)

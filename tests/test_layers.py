@@ -15,10 +15,11 @@ PACKAGE = Path(pyrovae.__file__).parent
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
     {"errors", "progress"},
-    {"randomness", "schedules", "handlers", "networks", "distributions", "devices"},
+    {"randomness", "schedules", "handlers", "networks", "distributions", "devices", "capture"},
     {"data"},
     {"priors", "encoders", "decoders", "programs"},
     {"models", "terms"},
+    {"draws"},
     {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs"},
     {"plots", "preparation"},
     {"page"},
@@ -34,7 +35,7 @@ INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
     "svi": [
-        {"estimators", "capture", "updates", "guard", "precision"},
+        {"estimators", "updates", "guard", "precision"},
         {"plans", "objective"},
         {"stepper"},
         {"compiled"},

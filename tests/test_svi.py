@@ -17,9 +17,9 @@ from torch import nn
 
 import pyrovae
 from pyrovae import CompiledSVI
+from pyrovae import capture as capture_module
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi import Stepper
-from pyrovae.svi import capture as capture_module
 from pyrovae.svi import estimators as svi_module
 from pyrovae.svi import stepper as stepper_module
 

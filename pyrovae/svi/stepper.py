@@ -23,8 +23,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.capture import OPTIONS, CaptureError, capture, compile_graph, has_compiler
 from pyrovae.errors import InputError, NonFiniteError
-from pyrovae.svi.capture import OPTIONS, CaptureError, capture, compile_graph, has_compiler
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.plans import Call, Outcome, Pass, Plan, make_pass, make_plan, run_in_python
