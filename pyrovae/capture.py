@@ -8,6 +8,7 @@ their values is seen.
 
 __all__ = ["OPTIONS", "CaptureError", "Graph", "capture", "compile_graph", "has_compiler"]
 
+import copy
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrovae.noise import keep_order
+
 # Noise drawn by the same kernels as eagerly, so that a step can be checked against an eager
 # one. Inductor's preferred layout of convolutions is slower on the CPU than the one it is given.
 OPTIONS: dict[str, Any] = {
@@ -25,8 +28,6 @@ OPTIONS: dict[str, Any] = {
     "layout_optimization": False,
     "compile_threads": 1,
 }
-
-_ATOMIC = {torch.ops.aten.bernoulli.default}
 
 
 class CaptureError(Exception):
@@ -111,23 +112,24 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Callable[..., Seque
     Raises:
         CaptureError: If it cannot be compiled.
     """
-    from torch._inductor.compile_fx import compile_fx
-    from torch._inductor.decomposition import decompositions
+    # Some versions of Inductor import what torch itself deprecates.
+    with warnings.catch_warnings(action="ignore"):
+        from torch._inductor.compile_fx import compile_fx
 
-    # Inductor would take a Bernoulli apart into other draws than the eager kernel's.
-    kept: Any = {op: rule for op, rule in decompositions.items() if op not in _ATOMIC}
+    module = copy.deepcopy(graph.module)
+    draw = keep_order(module)
     try:
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            everything: list[Any] = [*inputs, *(t.detach() for t in graph.closed_over)]
-            compiled: Any = compile_fx(
-                graph.module, everything, config_patches=OPTIONS, decompositions=kept
-            )
+        with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.random.fork_rng():
+            everything: list[Any] = [*inputs, *(t.detach() for t in graph.closed_over), *draw()]
+            compiled: Any = compile_fx(module, everything, config_patches=OPTIONS)
     except Exception as error:
         raise CaptureError(_reason(error)) from error
 
-    return lambda *tensors: compiled(*tensors, *graph.closed_over)
+    return lambda *tensors: compiled(*tensors, *graph.closed_over, *draw())
 
 
 def _reason(error: BaseException) -> str:
+    if "_local_scalar_dense" in str(error):
+        return "it asks for the value of a tensor, by .item(), int(), float() or a branch."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -242,6 +242,41 @@ def enumerated_in_the_guide(loss):
     return Entry(model, guide, loss, args)
 
 
+def one_after_the_other(loss):
+    """Two Bernoulli latents, enumerated one value at a time, and a third by its score."""
+
+    def model(x):
+        p = pyro.param(
+            "p", torch.tensor([0.4, 0.3, 0.6]), constraint=dist.constraints.unit_interval
+        )
+        kinds = [pyro.sample(f"z{n}", dist.Bernoulli(p[n])) for n in range(3)]
+        loc = kinds[0] + 2 * kinds[1] - kinds[2]
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        q = pyro.param("q", torch.tensor([0.1, -0.5, 0.3]))
+        for n in range(3):
+            infer = {"enumerate": "sequential"} if n < 2 else {}
+            pyro.sample(f"z{n}", dist.Bernoulli(logits=q[n]), infer=infer)
+
+    return Entry(model, guide, loss, (torch.randn(10),))
+
+
+def impossible_class(loss):
+    """A class whose probability is exactly zero, and whose cost is therefore infinite."""
+    model, _, _, args = mixture_by_enumeration(loss)
+
+    @config_enumerate
+    def guide(x):
+        share = pyro.param("q", torch.tensor([0.3, 0.7]), constraint=dist.constraints.simplex)
+        probs = torch.cat([share, share.new_zeros(1)])
+        with pyro.plate("data", 100, subsample_size=len(x)):
+            pyro.sample("class", dist.Categorical(probs, validate_args=False))
+
+    return Entry(model, guide, loss, args)
+
+
 def mixture_by_enumeration(loss):
     """The classes of a mixture, summed over in the model."""
 
@@ -340,12 +375,16 @@ TABLE = {
     "correlated guide": lambda: correlated_guide(Trace_ELBO(num_particles=2)),
     "score function": lambda: score_function(Trace_ELBO()),
     "score function, vectorised": lambda: score_function(vectorized()),
-    "score function, Renyi": lambda: score_function(RenyiELBO(0.5, num_particles=3)),
+    "score function, Renyi": lambda: score_function(RenyiELBO(0.3, num_particles=3)),
     "gamma latent": lambda: gamma_latent(Trace_ELBO()),
     "enumerated in the guide": lambda: enumerated_in_the_guide(
         TraceEnum_ELBO(max_plate_nesting=1)
     ),
     "enumerated in the model": lambda: mixture_by_enumeration(TraceEnum_ELBO(max_plate_nesting=1)),
+    "enumerated, 2 particles": lambda: one_after_the_other(
+        TraceEnum_ELBO(max_plate_nesting=1, num_particles=2)
+    ),
+    "an impossible class": lambda: impossible_class(TraceEnum_ELBO(max_plate_nesting=1)),
     "score function under TraceEnum": lambda: score_function(
         TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
     ),

@@ -14,7 +14,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress"},
+    {"errors", "progress", "noise"},
     {"randomness", "schedules", "handlers", "networks", "distributions", "devices", "capture"},
     {"data"},
     {"priors", "encoders", "decoders", "programs"},
