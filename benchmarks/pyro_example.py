@@ -98,12 +98,13 @@ def pyro_epochs(images):
     return epoch
 
 
-def pyrovae_epochs(images, engine=None, whole=False):
+def pyrovae_epochs(images, engine, precision="float32", whole=False):
     """fit, an epoch at every call.
 
     Args:
         images: The grey images, (N, 28, 28), a byte per pixel.
         engine: The back end of the steps.
+        precision: That of the networks.
         whole: Whether the seconds are those of the whole call, and not those of its steps.
     """
     train = Examples(images[:, None], preprocessing=Binarize("dynamic"))
@@ -120,7 +121,14 @@ def pyrovae_epochs(images, engine=None, whole=False):
     def epoch():
         start = time.perf_counter()
         run = pyrovae.fit(
-            vae, train, epochs=1, batch_size=BATCH, engine=engine, device="cpu", progress=False
+            vae,
+            train,
+            epochs=1,
+            batch_size=BATCH,
+            engine=engine,
+            precision=precision,
+            device="cpu",
+            progress=False,
         )
         return time.perf_counter() - start if whole else run.metrics[0]["seconds"]
 
@@ -136,7 +144,10 @@ def mnist(data_dir):
 
 def main(data_dir, rounds):
     images = mnist(data_dir)
-    arms = {"Pyro's example": pyro_epochs(images), "pyrovae.fit": pyrovae_epochs(images)}
+    arms = {
+        "Pyro's example": pyro_epochs(images),
+        "pyrovae.fit": pyrovae_epochs(images, "inductor"),
+    }
     for arm in arms.values():
         arm()  # a first epoch warms up, and is not counted
     seconds = {name: [] for name in arms}

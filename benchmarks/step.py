@@ -58,9 +58,16 @@ def by_svi(make, x, device, loss=Trace_ELBO):
     return steps_of(svi, x.to(device))
 
 
-def by_compiled_svi(make, x, device, engine):
+def by_compiled_svi(make, x, device, engine, precision="float32"):
     vae = make().to(device)
-    svi = CompiledSVI(vae.model, vae.guide, Adam({"lr": RATE}), Trace_ELBO(), engine=engine)
+    svi = CompiledSVI(
+        vae.model,
+        vae.guide,
+        Adam({"lr": RATE}),
+        Trace_ELBO(),
+        engine=engine,
+        precision=precision,
+    )
     return steps_of(svi, x.to(device), engine=engine)
 
 
@@ -106,6 +113,9 @@ def torch_contenders(make, x, device):
             f"CompiledSVI, {engine}": partial(by_compiled_svi, make, x, device, engine)
             for engine in ENGINES
         },
+        "CompiledSVI, inductor, bf16": partial(
+            by_compiled_svi, make, x, device, "inductor", precision="bf16"
+        ),
     }
 
 
@@ -190,6 +200,9 @@ def epochs(given):
         **{
             f"pyrovae.fit, {engine}": partial(pyrovae_epochs, images, engine) for engine in ENGINES
         },
+        "pyrovae.fit, inductor, bf16": partial(
+            pyrovae_epochs, images, "inductor", precision="bf16"
+        ),
         "pyrovae.fit, inductor, with what is before and after the steps": partial(
             pyrovae_epochs, images, "inductor", whole=True
         ),

@@ -24,7 +24,13 @@ class InputError(PyrovaeError, ValueError):
 
 
 class NonFiniteError(PyrovaeError, ArithmeticError):
-    """A loss or a gradient became NaN or infinite; no weight has been changed by it."""
+    """A loss or a gradient became NaN or infinite; no weight has been changed by it.
+
+    Attributes:
+        steps_ago: How many steps before the last one that was.
+    """
+
+    steps_ago: int = 0
 
 
 class CheckpointError(PyrovaeError, RuntimeError):

@@ -5,13 +5,15 @@ The permutation of an epoch comes from (seed, "permutation", epoch), the noise o
 to be saved, and any step can be replayed alone.
 """
 
-__all__ = ["draw_key", "generator", "seed_generators", "seeded"]
+__all__ = ["draw_key", "generator", "seed_generators", "seeded", "uniform"]
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 
 import torch
+from torch import Tensor
 
 
 def draw_key(*counters: int | str) -> int:
@@ -44,6 +46,20 @@ def seed_generators(*counters: int | str, device: torch.device | None = None) ->
     if device is not None and device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(key)
+
+
+def uniform(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Draws from U[0, 1) in float32, from torch's global generator of the device.
+
+    Two from every 64-bit draw: on a CPU that takes half the time of `torch.rand`, which would be
+    a tenth of a training step.
+    """
+    count = math.prod(shape)
+    whole = torch.empty((count + 1) // 2, dtype=torch.int64, device=device).random_(-(2**63), None)
+    halves = whole.view(torch.int32)[:count].reshape(tuple(shape))
+
+    # Of 2^32 steps, those next to one are rounded to it.
+    return (halves.float() * 2.0**-32 + 0.5).clamp(max=1.0 - 2.0**-24)
 
 
 @contextmanager

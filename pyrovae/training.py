@@ -301,6 +301,7 @@ class _Loop:
         train = self.run.splits["train"]
         totals, seen = torch.zeros(2, dtype=torch.float64, device=train.device), 0
         weight = 1.0
+        steps = -(-len(train) // self.batch_size)
 
         for index, raw in enumerate(train.shuffled(self.batch_size, seed=self.seed, epoch=epoch)):
             weight = self.kl_weight(self.taken)
@@ -312,9 +313,12 @@ class _Loop:
             self._seed_step()
             try:
                 result = self.step(*self._inputs(raw))
+                if index == steps - 1:
+                    self.step.check()
             except NonFiniteError as error:
-                where = f"In epoch {epoch}, batch {index} (step {self.taken}): {error.cause}"
-                raise NonFiniteError(where, error.remedy) from None
+                ago = error.steps_ago
+                where = f"In epoch {epoch}, batch {index - ago} (step {self.taken - ago})"
+                raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
             self.taken += 1
             totals += torch.stack(result) * len(raw.rows)
             seen += len(raw.rows)

@@ -37,6 +37,7 @@ INNER = {
     "svi": [
         {"estimators", "updates", "guard", "precision"},
         {"plans", "objective"},
+        {"backends", "faithfulness", "sentinel"},
         {"stepper"},
         {"compiled"},
         {"__init__"},

@@ -1,5 +1,6 @@
 """Every draw is a function of what it is for."""
 
+import math
 import random
 from itertools import permutations
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from pyrovae.data import Binarize, Dequantize, Examples
-from pyrovae.randomness import draw_key, generator, seeded
+from pyrovae.randomness import draw_key, generator, seeded, uniform
 
 KNOWN = 7481661762490812111
 
@@ -151,3 +152,36 @@ def test_training_noise_follows_the_seeded_block():
         other = examples.prepare(raw).x
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_uniform_draws_are_uniform():
+    torch.manual_seed(0)
+    u = uniform((1000, 501), torch.device("cpu")).double()
+    assert u.shape == (1000, 501)
+    assert 0 <= u.min() < 1e-5
+    assert 1 - 1e-5 < u.max() < 1
+    # Moments, and neighbours, which come from one 64-bit draw, within five standard errors.
+    size = u.numel()
+    assert abs(u.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / size)
+    assert abs(u.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / size)
+    pairs = u.flatten()[: size // 2 * 2].reshape(-1, 2) - 0.5
+    assert abs((pairs[:, 0] * pairs[:, 1]).mean()) < 5 / 12 / math.sqrt(size / 2)
+    counts = torch.histc(u, 100, 0, 1)
+    chi_square = ((counts - size / 100) ** 2 / (size / 100)).sum()
+    assert chi_square < 99 + 5 * math.sqrt(2 * 99)
+
+
+def test_uniform_draws_never_reach_one(monkeypatch):
+    # Two halves of all ones, which are rounded up, and two of the smallest number.
+    bits = torch.tensor([0x7FFFFFFF_7FFFFFFF, -0x7FFFFFFF_80000000])
+    monkeypatch.setattr(torch.Tensor, "random_", lambda self, *_: bits)
+    found = uniform((4,), torch.device("cpu"))
+    assert found.tolist() == [1 - 2**-24, 1 - 2**-24, 0.0, 0.0]
+
+
+def test_uniform_draws_follow_the_seed():
+    torch.manual_seed(3)
+    first = uniform((3, 5), torch.device("cpu"))
+    torch.manual_seed(3)
+    assert torch.equal(first, uniform((3, 5), torch.device("cpu")))
+    assert not torch.equal(first, uniform((3, 5), torch.device("cpu")))

@@ -21,7 +21,9 @@ from pyrovae import CompiledSVI
 from pyrovae import capture as capture_module
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi import Stepper
+from pyrovae.svi import backends as backends_module
 from pyrovae.svi import estimators as svi_module
+from pyrovae.svi import guard as guard_module
 from pyrovae.svi import stepper as stepper_module
 
 COMPILED = pytest.param(
@@ -694,11 +696,30 @@ def test_auto_takes_a_back_end_that_works():
     assert svi.engines[0] in ("graph", "inductor")  # in Python it takes many times as long
 
 
+def test_a_long_training_is_compiled_in_the_end(monkeypatch):
+    monkeypatch.setattr(stepper_module, "COMPILE_AFTER", 5)
+    monkeypatch.setattr(stepper_module, "default_engine", lambda device: "inductor")
+    compiled = []
+
+    def compile_graph(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(backends_module, "compile_graph", compile_graph)
+    svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    engines = []
+    for _ in range(7):
+        svi.step(X)
+        engines += svi.engines
+    assert engines == ["graph"] * 5 + ["inductor"] * 2
+    assert len(compiled) == 1
+
+
 def test_without_a_compiler_the_graph_is_run_as_it_is(monkeypatch):
     def fail(*_):
         raise capture_module.CaptureError("no C++ compiler")
 
-    monkeypatch.setattr(stepper_module, "compile_graph", fail)
+    monkeypatch.setattr(backends_module, "compile_graph", fail)
     svi = CompiledSVI(
         *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="inductor"
     )
@@ -706,8 +727,8 @@ def test_without_a_compiler_the_graph_is_run_as_it_is(monkeypatch):
         svi.step(X)
     assert svi.engines == ["graph"]
 
-    monkeypatch.setattr(stepper_module, "has_compiler", lambda: False)
-    assert stepper_module.default_engine(torch.device("cpu")) == "graph"
+    monkeypatch.setattr(backends_module, "has_compiler", lambda: False)
+    assert backends_module.default_engine(torch.device("cpu")) == "graph"
 
 
 # ── NaN ──
@@ -737,6 +758,78 @@ def test_a_step_that_is_not_finite_changes_nothing(back_end):
         program.net[0].bias[0] = math.nan
     with pytest.raises(NonFiniteError, match=r"parameter 'net\.0\.bias'"):
         svi.step(X)
+
+
+def late(program, optimizer, every):
+    estimate = svi_module.estimate_with(Trace_ELBO(), program.model, program.guide)
+    return Stepper(
+        estimate,
+        optimizer,
+        owners=[program],
+        engine="graph",
+        find_cause=lambda args, kwargs, parameters: guard_module.find_cause(
+            program.model, program.guide, args, kwargs, parameters
+        ),
+        check_every=every,
+    )
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_step_that_is_asked_about_late_has_changed_nothing(make):
+    # What a GPU does, which would have to be waited for: from the bad step on all is frozen.
+    torch.manual_seed(0)
+    program = Switched()
+    program.net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    optimizer = make(program.parameters(), lr=0.01)
+    step = late(program, optimizer, every=8)
+    bad = X.clone()
+    bad[4, 1] = math.inf
+    for _ in range(11):
+        step(X)
+    before, state = snapshot(program), copy.deepcopy(optimizer.state_dict())
+    assert not torch.isfinite(step(bad).loss)
+    for _ in range(3):
+        step(X)
+    assert_close(snapshot(program)[0], before[0])
+    with pytest.raises(NonFiniteError, match="site 'x'") as caught:
+        step(X)
+    assert caught.value.steps_ago == 4
+    assert_close(snapshot(program)[0], before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert_close(optimizer.state_dict(), state)
+    assert torch.isfinite(step(X).loss)
+
+    for _ in range(2):
+        step(bad)
+    with pytest.raises(NonFiniteError) as caught:
+        step.check()
+    assert caught.value.steps_ago == 1
+    step.check()
+
+
+def test_steps_that_are_asked_about_late_are_the_same_steps():
+    found = {}
+    for every in (1, 8):
+        program = entry("convolutional").guide.__self__
+        step = late(program, torch.optim.Adam(program.parameters(), lr=0.01), every)
+        torch.manual_seed(0)
+        losses = [float(step(binary(6, 1, 8, 8)).loss) for _ in range(20)]
+        found[every] = (losses, program.state_dict())
+    assert found[1][0] == found[8][0]
+    assert_close(found[1][1], found[8][1])
+
+
+def test_an_optimizer_that_cannot_be_frozen_is_asked_about_at_once():
+    program = Switched()
+    program.net = nn.Sequential(nn.Linear(3, 3))
+    step = late(program, torch.optim.RMSprop(program.parameters(), lr=0.01), every=8)
+    step(X)
+    before = snapshot(program)
+    with pytest.raises(NonFiniteError) as caught:
+        step(X * math.inf)
+    assert caught.value.steps_ago == 0
+    assert_close(snapshot(program)[0], before[0])
 
 
 # ── Memory ──

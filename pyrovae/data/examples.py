@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data.preprocessing import AsIs, Preprocessing
 from pyrovae.errors import InputError
-from pyrovae.randomness import draw_key, generator, seeded
+from pyrovae.randomness import draw_key, generator, seeded, uniform
 
 
 class Batch(NamedTuple):
@@ -150,7 +150,7 @@ class Examples:
 
     def redraw(self, x: Tensor) -> Tensor:
         """Preprocesses values in the data's own units, noise from the global generator."""
-        return self.preprocessing.apply(x, torch.rand(x.shape, device=x.device))
+        return self.preprocessing.apply(x, uniform(x.shape, x.device))
 
     def prepare(self, raw: RawBatch) -> Batch:
         """What a program is trained on: noise, where it is redrawn, from the global generator."""

@@ -1,8 +1,9 @@
 """Stochastic variational inference at compiled speed, for any Pyro program."""
 
+from pyrovae.svi.backends import default_engine
 from pyrovae.svi.compiled import CompiledSVI
 from pyrovae.svi.objective import Bound, Objective
-from pyrovae.svi.stepper import Stepper, default_engine
+from pyrovae.svi.stepper import Stepper
 
 __all__ = [
     "Bound",

@@ -37,7 +37,8 @@ class CompiledSVI:
             `TraceEnum_ELBO`, `RenyiELBO` and their subclasses; any object with a
             `differentiable_loss`; or a function of (model, guide, *args, **kwargs).
         engine: `inductor`, `graph`, `eager`, or `auto`, which tries all and keeps the
-            fastest. If None, `inductor` on a CPU with a C++ compiler, or else `graph`.
+            fastest. If None, `graph`, and on a CPU with a C++ compiler `inductor` from the
+            2,000th step of a kind on: compiling takes seconds.
         precision: `float32`, or `bf16` for networks whose matrix products are of bfloat16
             matrices; all that is a probability stays in float32.
 
@@ -118,7 +119,8 @@ class CompiledSVI:
         try:
             loss = self._stepper(*args, **kwargs).loss
         except NonFiniteError as error:
-            raise NonFiniteError(f"In step {self._steps}: {error.cause}", error.remedy) from error
+            where = f"In step {self._steps - error.steps_ago}: {error.cause}"
+            raise NonFiniteError(where, error.remedy) from error
         self._steps += 1
         return loss
 

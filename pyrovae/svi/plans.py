@@ -5,7 +5,7 @@ values of its other arguments. A *pass* goes from the tensors of a call to the v
 estimate, the norm of its gradient, and the gradients.
 """
 
-__all__ = ["Call", "Outcome", "Pass", "Plan", "make_pass", "make_plan", "run_in_python"]
+__all__ = ["Call", "Outcome", "Pass", "Plan", "State", "make_pass", "make_plan", "run_in_python"]
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,6 +165,34 @@ def _results(value: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Any:
     # Not `get_total_norm`, whose kernel a compiler cannot merge with what is round it.
     squares = torch.stack([gradient.square().sum() for gradient in gradients])
     return value.clone(), squares.sum().sqrt(), gradients
+
+
+class State:
+    """What a pass changes besides its results: torch's generators, and buffers."""
+
+    def __init__(
+        self, devices: Iterable[torch.device] = (), buffers: Iterable[Tensor] = ()
+    ) -> None:
+        self._generators = [torch.default_generator, *map(_cuda_generator, devices)]
+        self._noise = [generator.get_state() for generator in self._generators]
+        self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
+
+    def keep_buffers(self, condition: Tensor) -> None:
+        """Buffers back to what they were, where a condition on the device holds."""
+        for buffer, value in self._buffers:
+            buffer.copy_(torch.where(condition, value, buffer))
+
+    def restore(self) -> None:
+        """Back to what it was."""
+        for generator, state in zip(self._generators, self._noise, strict=True):
+            generator.set_state(state)
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                buffer.copy_(value)
+
+
+def _cuda_generator(device: torch.device) -> torch.Generator:
+    return torch.cuda.default_generators[device.index or 0]
 
 
 @contextmanager

@@ -54,20 +54,44 @@ class Update:
         self.optimizer = optimizer
         self._slots: list[_Slot] = []
 
+    def can_be_frozen(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether an update can be told on the device that it is not to be made."""
+        kernel = self._kernel(parameters)
+        return kernel is not None and kernel.freezes
+
     @torch.no_grad()
-    def __call__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Updates the parameters in place."""
-        slots = self._find(parameters)
-        kernel = _KERNELS.get(type(slots[0].owner)) if slots else None
-        if kernel is None or not all(kernel.supports(slot.group, slot.state) for slot in slots):
+    def __call__(
+        self,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        frozen: Tensor | None = None,
+    ) -> None:
+        """Updates the parameters in place.
+
+        Args:
+            parameters: The parameters.
+            gradients: One for each.
+            frozen: One on the device if nothing is to be changed, or else zero.
+        """
+        kernel = self._kernel(parameters)
+        if kernel is None:
             self._let_it_step(parameters, gradients)
             return
 
+        slots = self._slots
         for slot in slots:
             # A scheduler warns unless its optimizer has stepped.
             slot.owner._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
         for options, members in _alike(kernel, slots, gradients).items():
-            kernel.apply(options, *zip(*members, strict=True))
+            kernel.apply(options, *zip(*members, strict=True), frozen)
+
+    def _kernel(self, parameters: Sequence[Tensor]) -> "_Kernel | None":
+        """What updates all of them at once; None where the optimizer has to step by itself."""
+        slots = self._find(parameters)
+        kernel = _KERNELS.get(type(slots[0].owner)) if slots else None
+        if kernel and all(kernel.supports(slot.group, slot.state) for slot in slots):
+            return kernel
+        return None
 
     def _let_it_step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -136,14 +160,16 @@ class _Kernel:
     Attributes:
         options: The names of the options.
         supports: Whether the kernel does what these options ask for, given a parameter's state.
-        apply: Called with the options, the slots and their gradients.
+        apply: Called with the options, the slots, their gradients, and whether to do nothing.
         more: What else must agree.
+        freezes: Whether it can be told to do nothing.
     """
 
     options: tuple[str, ...]
     supports: Callable[[dict[str, Any], dict[str, Any]], bool]
     apply: Callable[..., None]
     more: Callable[[_Slot], Any] = lambda slot: None
+    freezes: bool = True
 
 
 def _supports_adam(group: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -160,7 +186,10 @@ def _plain_rate(group: dict[str, Any]) -> bool:
 
 def _adam_with(function: Any) -> Callable[..., None]:
     def apply(
-        options: tuple[Any, ...], slots: Sequence[_Slot], gradients: Sequence[Tensor]
+        options: tuple[Any, ...],
+        slots: Sequence[_Slot],
+        gradients: Sequence[Tensor],
+        frozen: Tensor | None,
     ) -> None:
         lr, (beta1, beta2), eps, weight_decay, amsgrad, maximize, _ = options
         for slot in slots:
@@ -174,6 +203,7 @@ def _adam_with(function: Any) -> Callable[..., None]:
             [slot.state["max_exp_avg_sq"] for slot in slots] if amsgrad else [],
             [slot.state["step"] for slot in slots],
             fused=True,
+            found_inf=frozen,
             amsgrad=amsgrad,
             beta1=beta1,
             beta2=beta2,
@@ -187,7 +217,10 @@ def _adam_with(function: Any) -> Callable[..., None]:
 
 
 def _clipped_adam(
-    options: tuple[Any, ...], slots: Sequence[_Slot], gradients: Sequence[Tensor]
+    options: tuple[Any, ...],
+    slots: Sequence[_Slot],
+    gradients: Sequence[Tensor],
+    frozen: Tensor | None,
 ) -> None:
     """Pyro's Adam with clipped gradients and a decaying rate.
 
@@ -223,13 +256,19 @@ def _supports_sgd(group: dict[str, Any], state: dict[str, Any]) -> bool:
     return moving and not group["differentiable"] and _plain_rate(group)
 
 
-def _sgd(options: tuple[Any, ...], slots: Sequence[_Slot], gradients: Sequence[Tensor]) -> None:
+def _sgd(
+    options: tuple[Any, ...],
+    slots: Sequence[_Slot],
+    gradients: Sequence[Tensor],
+    frozen: Tensor | None,
+) -> None:
     lr, momentum, dampening, weight_decay, nesterov, maximize, _ = options
     sgd(
         [slot.parameter for slot in slots],
         list(gradients),
         [slot.state.get("momentum_buffer") for slot in slots],
         fused=True,
+        found_inf=frozen,
         lr=lr,
         momentum=momentum,
         dampening=dampening,
@@ -248,6 +287,7 @@ _KERNELS: dict[type[TorchOptimizer], _Kernel] = {
         lambda group, state: "exp_avg" in state and not group["centered_variance"],
         _clipped_adam,
         more=lambda slot: slot.state["step"],
+        freezes=False,  # it counts its steps in Python
     ),
     SGD: _Kernel(
         ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"),

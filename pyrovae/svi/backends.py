@@ -1,0 +1,94 @@
+r"""Back ends: the passes of a plan, and which of them to take.
+
+`eager` runs the program in Python at every step. `graph` runs the operations that one run of it
+made, without Python or Pyro. `inductor` compiles these with Inductor. All draw the same noise.
+"""
+
+__all__ = ["ENGINES", "choose", "default_engine"]
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import pyro
+import torch
+
+from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
+from pyrovae.svi.estimators import Estimate
+from pyrovae.svi.plans import Call, Pass, Plan, State, make_pass
+
+ENGINES = ("eager", "graph", "inductor", "auto")
+TRIAL_STEPS = 5
+
+
+def default_engine(device: torch.device) -> str:
+    """The back end of a long training: compiled on a CPU with a C++ compiler, else a graph."""
+    if device.type == "cpu" and has_compiler():
+        return "inductor"
+    return "graph"
+
+
+def choose(
+    plan: Plan, call: Call, estimate: Estimate, engine: str, warn: Callable[[str], None]
+) -> None:
+    """Gives a plan the back end that is asked for, or else the best that works.
+
+    Args:
+        plan: The plan, whose `engine` and `run` are set.
+        call: Arguments to capture it on.
+        estimate: What the program is to compute.
+        engine: One of `ENGINES`.
+        warn: Called with the reason where another back end is taken.
+    """
+    wanted = ("graph", "inductor") if engine == "auto" else (engine,)
+    passes = _passes(plan, call, estimate, wanted, warn)
+    name = _fastest(plan, call, passes) if engine == "auto" else list(passes)[-1]
+    if name != "eager":
+        plan.run, plan.engine = passes[name], name
+
+
+def _passes(
+    plan: Plan,
+    call: Call,
+    estimate: Estimate,
+    wanted: Sequence[str],
+    warn: Callable[[str], None],
+) -> dict[str, Pass]:
+    """The passes that work, of Python and of those that are wanted."""
+    in_python = make_pass(estimate, call, list(plan.parameters.values()))
+    found: dict[str, Pass] = {"eager": in_python}
+    state = State(plan.devices, plan.buffers)
+    try:
+        with pyro.validation_enabled(False):
+            graph = capture(in_python, call.tensors)
+    except CaptureError as error:
+        warn(f"The program cannot be captured and is run in Python: {error}")
+        return found
+    finally:
+        state.restore()
+
+    if "graph" in wanted:
+        found["graph"] = graph
+    if "inductor" in wanted:
+        try:
+            found["inductor"] = compile_graph(graph, call.tensors)
+        except CaptureError as error:
+            warn(f"Inductor cannot compile, so the graph is run as it is: {error}")
+            found["graph"] = graph
+    return found
+
+
+def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
+    """The name of the pass with the smallest median time, by interleaved trials."""
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    state = State(plan.devices, plan.buffers)
+    try:
+        for _ in range(TRIAL_STEPS + 1):
+            for name, run in passes.items():
+                start = time.perf_counter()
+                with torch.no_grad(), pyro.validation_enabled(False):
+                    run(*call.tensors)
+                times[name].append(time.perf_counter() - start)
+    finally:
+        state.restore()
+    return min(times, key=lambda name: statistics.median(times[name][1:]))

@@ -1,0 +1,48 @@
+r"""Whether a captured step is the program's own.
+
+A graph is what the program did once. A program that depends on Python state, on `.numpy()`, or on
+its own randomness is captured without a word, and wrong from the second step on. So a captured
+step is compared from time to time with the same step in Python, on the same noise.
+"""
+
+__all__ = ["difference", "is_checked"]
+
+import torch
+from torch import Tensor
+
+from pyrovae.svi.plans import Outcome
+
+# How far a captured step may be from the same step in Python, relative to the largest entry.
+# Kernels that add in another order differ by rounding, a wrong capture by much more.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
+BF16_TOLERANCE = 0.1
+
+
+def is_checked(step: int) -> bool:
+    """Whether a step, counted from 1, is compared: steps 1, 2, 4, 8, …"""
+    return step & (step - 1) == 0
+
+
+def difference(found: Outcome, expected: Outcome, precision: str) -> str | None:
+    """Where two outcomes differ by more than rounding, in words."""
+    # The first run of an automatic guide meets its parameters in another order.
+    gradients = dict(zip(expected.parameters, expected.gradients, strict=True))
+    if found.parameters.keys() != gradients.keys():
+        return "the parameters that are trained"
+
+    tolerance = TOLERANCE.get(expected.loss.dtype, BF16_TOLERANCE)
+    tolerance = BF16_TOLERANCE if precision == "bf16" else tolerance
+    if _differ(found.loss, expected.loss, tolerance * (1.0 + expected.loss.abs())):
+        return "the loss"
+    largest = torch.stack([gradient.abs().amax() for gradient in expected.gradients]).amax()
+    for name, gradient in zip(found.parameters, found.gradients, strict=True):
+        if _differ(gradient, gradients[name], tolerance * largest):
+            return f"the gradient of {name!r}"
+    return None
+
+
+def _differ(a: Tensor, b: Tensor, rounding: Tensor) -> bool:
+    """Whether two tensors differ by more than rounding. What neither can tell does not count."""
+    if not torch.isfinite(a).all() and not torch.isfinite(b).all():
+        return False
+    return not bool(((a - b).abs() <= rounding).all())
