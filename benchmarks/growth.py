@@ -1,7 +1,7 @@
 """How the cost of a step grows: with the batch, the particles, the latents, the rows of data.
 
-The program is the dense VAE of `vae.py`, under Pyro's SVI and under CompiledSVI with its default
-back end. Of batch 128, one particle, 50 latents and 1,000 rows one is changed at a time;
+The program is the dense VAE of `vae.py`, under Pyro's SVI and under CompiledSVI, compiled by
+Inductor. Of batch 128, one particle, 50 latents and 1,000 rows one is changed at a time;
 particles are vectorised. The rows lie in memory, a byte per pixel, and a step takes a random
 batch of them, which its time includes.
 

@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from functools import partial
 
 import pyro
 import torch
@@ -18,7 +19,7 @@ from vae import LATENTS, PIXELS, dense
 
 from pyrovae import CompiledSVI
 
-KINDS = {"Pyro SVI": SVI, "CompiledSVI": CompiledSVI}
+KINDS = {"Pyro SVI": SVI, "CompiledSVI": partial(CompiledSVI, engine="inductor")}
 WARM_UP = 5
 
 

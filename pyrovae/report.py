@@ -122,9 +122,11 @@ def _provenance(
     config: Mapping[str, Any], environment: Mapping[str, str], metrics: list[dict[str, Any]]
 ) -> dict[str, str]:
     told = {key: value for key, value in config["training"].items() if value is not None}
+    engine = config.get("engine", {})  # a run made before engines were recorded has none
     return {
         "command": config.get("command", "pyrovae.fit(...)"),
         "Training": ", ".join(f"{key} {value}" for key, value in told.items()),
+        "Engine": ", ".join(str(engine[key]) for key in ("name", "precision") if key in engine),
         "Data sha256": str(config["data"]["fingerprint"]),
         "Seconds of training": f"{sum(record['seconds'] for record in metrics):.1f}",
         "Written": f"{datetime.now():%Y-%m-%d %H:%M}",

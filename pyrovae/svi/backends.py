@@ -6,6 +6,7 @@ made, without Python or Pyro. `inductor` compiles these with Inductor. All draw 
 
 __all__ = ["ENGINES", "choose", "default_engine"]
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ import torch
 from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.plans import Call, Pass, Plan, State, make_pass
+
+logger = logging.getLogger(__name__)
 
 ENGINES = ("eager", "graph", "inductor", "auto")
 TRIAL_STEPS = 5
@@ -40,11 +43,13 @@ def choose(
         engine: One of `ENGINES`.
         warn: Called with the reason where another back end is taken.
     """
+    start = time.perf_counter()
     wanted = ("graph", "inductor") if engine == "auto" else (engine,)
     passes = _passes(plan, call, estimate, wanted, warn)
     name = _fastest(plan, call, passes) if engine == "auto" else list(passes)[-1]
     if name != "eager":
         plan.run, plan.engine = passes[name], name
+    logger.info("engine %s, ready in %.1f s", plan.engine, time.perf_counter() - start)
 
 
 def _passes(

@@ -22,8 +22,10 @@ class CompiledSVI:
 
     In place of `pyro.infer.SVI`: the program runs in Python once, and what it did, Pyro's
     handlers gone, is compiled and run at every further step. The numbers are those of `SVI`,
-    with the same noise; see `pyrovae.svi.stepper` for the back ends and for how a program
-    that cannot be captured faithfully is found out.
+    with the same noise; `pyrovae.svi.faithfulness` says how a program that cannot be
+    captured is found out. That first run, validated as Pyro is set to, is no step: the noise
+    is wound back after it, also where the run drew some to make a parameter or to set up an
+    automatic guide, and there the first step draws other noise than `SVI` would.
 
     Like `SVI` it trains the parameter sites of the run, in Pyro's parameter store, and moreover
     the parameters of the modules whose methods model and guide are. Parameters hidden by
