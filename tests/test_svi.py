@@ -512,7 +512,7 @@ def test_shapes_types_and_python_arguments_key_a_capture(back_end):
             program.model, program.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine=name
         )
         found[name] = losses_of(svi, calls * 3)
-        assert svi.engines == [name] * len(calls)
+        assert svi.engines == ([name] if name == "eager" else [name] * len(calls))
     assert found[back_end] == pytest.approx(found["eager"], rel=1e-4)
 
 
@@ -539,7 +539,7 @@ def test_too_many_kinds_of_arguments_are_run_in_python():
     )
     with pytest.warns(UserWarning, match="Pad"):
         losses_of(svi, [((X[:rows],), {}) for rows in range(1, 11)])
-    assert svi.engines == ["graph"] * 8 + ["eager"] * 2
+    assert svi.engines == ["graph"] * 8 + ["eager"]
 
 
 def test_an_argument_that_cannot_be_compared_is_run_in_python():

@@ -249,7 +249,8 @@ class Stepper:
 
     def _plan_for(self, call: Call, engine: str | None = None) -> Plan:
         """The plan of a call, made if there is none."""
-        plans = self._plans.setdefault(call.kind, [])
+        kind = self._kind_of(call)
+        plans = self._plans.setdefault(kind, [])
         for plan in plans:
             if plan.is_current():
                 if plan.is_alive():
@@ -259,7 +260,7 @@ class Stepper:
                 break
 
         plan = self._make_plan(call)
-        if self._is_worth_it(call):
+        if kind is not None:
             self._choose(plan, call, engine or self.engine or "graph")
         plans.append(plan)
         return plan
@@ -283,20 +284,20 @@ class Stepper:
                 raise
             raise cause from error
 
-    def _is_worth_it(self, call: Call) -> bool:
-        """Whether a kind of arguments is captured at all."""
+    def _kind_of(self, call: Call) -> Any:
+        """What keys the plan of a call; None for all those that are not worth a capture."""
         if self.engine == "eager":
-            return False
+            return None
         if call.kind is None:
             self._warn("An argument that is no tensor cannot be hashed: steps run in Python.")
-            return False
-        if sum(map(len, self._plans.values())) >= MOST_PLANS:
+            return None
+        if call.kind not in self._plans and len(self._plans) >= MOST_PLANS:
             self._warn(
                 f"More than {MOST_PLANS} kinds of arguments: further ones are run in Python. Pad "
                 "batches and sequences to a few shapes."
             )
-            return False
-        return True
+            return None
+        return call.kind
 
     def _choose(self, plan: Plan, call: Call, engine: str) -> None:
         if engine != "eager":
