@@ -3,7 +3,8 @@ r"""The draws of a graph, kept in their order.
 Two draws from one generator that do not depend on each other may change places in a compiler's
 eyes. Each would still have its distribution, but the numbers of a seed would be others than
 the program's own. So the draws that depend on no value are made ahead of the graph, one after
-the other, and the ones that follow a draw which does are tied to it.
+the other, and the ones that follow a draw which does are tied to it, if they are given a tensor
+at all: `torch.randperm` and `torch.randint` are not.
 """
 
 __all__ = ["keep_order"]
@@ -66,10 +67,10 @@ def _rewrite(graph: fx.Graph, node: fx.Node) -> None:
     if node.target is not _aten.bernoulli.default and node.target not in _INTO:
         return
     value: Tensor = node.meta["val"]
-    size = (list(value.shape),)
+    size = (list(value.shape), list(value.stride()))
     kind = {"dtype": value.dtype, "device": value.device}
     with graph.inserting_before(node):
-        empty = graph.call_function(_aten.empty.memory_format, size, kind)
+        empty = graph.call_function(_aten.empty_strided.default, size, kind)
         if node.target in _INTO:
             drawn = graph.call_function(_INTO[node.target], (empty,))
         else:
@@ -81,12 +82,18 @@ def _rewrite(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _independent(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that depend on no input."""
+    """The draws that depend on no input: those into a tensor of their own, and into none."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "call_function" and all(given in found for given in node.all_input_nodes):
+        if _is_draw(node) and all(_is_fresh(given) for given in node.all_input_nodes):
             found.add(node)
     return found
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Whether a node is an empty tensor that is made for one use."""
+    makers = (_aten.empty.memory_format, _aten.empty_strided.default)
+    return node.target in makers and len(node.users) == 1
 
 
 def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:

@@ -263,6 +263,12 @@ def one_after_the_other(loss):
     return Entry(model, guide, loss, (torch.randn(10),))
 
 
+def scaled_mixture(loss):
+    model, guide, _, args = mixture_by_enumeration(loss)
+    scale = torch.tensor(0.3)
+    return Entry(poutine.scale(model, scale), poutine.scale(guide, scale), loss, args)
+
+
 def impossible_class(loss):
     """A class whose probability is exactly zero, and whose cost is therefore infinite."""
     model, _, _, args = mixture_by_enumeration(loss)
@@ -381,6 +387,9 @@ TABLE = {
         TraceEnum_ELBO(max_plate_nesting=1)
     ),
     "enumerated in the model": lambda: mixture_by_enumeration(TraceEnum_ELBO(max_plate_nesting=1)),
+    "enumerated, a scale that is a tensor": lambda: scaled_mixture(
+        TraceEnum_ELBO(max_plate_nesting=1)
+    ),
     "enumerated, 2 particles": lambda: one_after_the_other(
         TraceEnum_ELBO(max_plate_nesting=1, num_particles=2)
     ),

@@ -16,6 +16,12 @@ def normal(*shape):
     return torch.empty(*shape).normal_()
 
 
+def into_a_part():
+    whole = torch.zeros(4)
+    whole[1:].normal_()
+    return whole
+
+
 def gamma(x):
     return torch._standard_gamma(1 + x.square())
 
@@ -30,6 +36,8 @@ DRAWS = {
     "gamma first": lambda x: [gamma(x), normal(4), torch.rand(4), gamma(x), torch.randn_like(x)],
     "integers": lambda x: [torch.randint(0, 9, (4,)) + x, torch.randperm(4) * x, normal(4)],
     "integers after gamma": lambda x: [gamma(x), torch.poisson(x.exp()), normal(4) * x],
+    "a transposed like": lambda x: [torch.rand_like(x.expand(3, 4).t().contiguous().t()) + x],
+    "into a part": lambda x: [into_a_part() + x, normal(4)],
     "multinomial": lambda x: [torch.multinomial(x.exp(), 2, True) + x.sum(), normal(4)],
 }
 

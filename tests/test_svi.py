@@ -23,6 +23,7 @@ from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi import Stepper
 from pyrovae.svi import backends as backends_module
 from pyrovae.svi import estimators as svi_module
+from pyrovae.svi import faithfulness as faithfulness_module
 from pyrovae.svi import guard as guard_module
 from pyrovae.svi import stepper as stepper_module
 
@@ -466,6 +467,144 @@ def test_the_arguments_of_a_step_are_those_of_that_step():
     assert found["graph"] == pytest.approx(found["eager"], rel=1e-5)
 
 
+def unregistered_step(program, optimizer, back_end="graph"):
+    return CompiledSVI(program.model, program.guide, optimizer, Trace_ELBO(), engine=back_end)
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_an_optimizer_of_some_parameters_trains_those(back_end):
+    program = Registering()
+    before = {name: p.clone() for name, p in program.named_parameters()}
+    optimizer = torch.optim.Adam(program.out.parameters(), lr=0.1, betas=[0.9, 0.99])
+    svi = unregistered_step(program, optimizer, back_end)
+    for _ in range(3):
+        svi.step(X)
+    moved = [n for n, p in program.named_parameters() if not torch.equal(p, before[n])]
+    assert moved == ["out.weight", "out.bias"]
+    other = torch.optim.Adam([torch.zeros(2, requires_grad=True)])
+    with pytest.raises(InputError, match="the optimizer has none"):
+        unregistered_step(program, other, back_end).step(X)
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_a_parameter_that_thaws_is_trained(back_end):
+    program = Registering()
+    program.slope.requires_grad_(False)
+    svi = unregistered_step(program, torch.optim.SGD(program.parameters(), lr=0.1), back_end)
+    svi.step(X)
+    assert not program.slope.any()
+    program.slope.requires_grad_(True)
+    svi.step(X)
+    assert program.slope.all()
+    assert back_end in svi.engines
+
+
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_parameters_that_pyro_keeps_in_their_modules(back_end):
+    with pyro.settings.context(module_local_params=True):
+        program = entry("Bayesian regression")
+        svi = CompiledSVI(*program[:2], pyro.optim.Adam({"lr": 0.1}), program.loss, engine="graph")
+        svi.step(*program.args)
+        before = [p.clone() for p in program.guide.parameters()]
+        svi.step(*program.args)
+        after = list(program.guide.parameters())
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_rate_changed_after_a_state_was_loaded_is_the_one_that_counts():
+    program = Registering()
+    optimizer = torch.optim.SGD(program.parameters(), lr=0.1)
+    svi = unregistered_step(program, optimizer)
+    svi.step(X)
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = snapshot(program)[0]
+    svi.step(X)
+    assert_close(snapshot(program)[0], before)
+
+
+def test_an_optimizer_with_a_step_of_its_own_takes_it():
+    class Doubled(pyro.optim.PyroOptim):
+        def __call__(self, params, *args, **kwargs):
+            super().__call__(params, *args, **kwargs)
+            super().__call__(params, *args, **kwargs)
+
+    found = {}
+    for make in (SVI, engine("graph")):
+        optimizer = Doubled(torch.optim.Adam, {"lr": 0.05})
+        found[make is SVI] = train(make, optimizer, steps=4)
+    assert_close(found[False], found[True])
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    program = Registering()
+    with pytest.raises(InputError, match="LBFGS"):
+        unregistered_step(program, torch.optim.LBFGS(program.parameters()))
+
+
+class Averaging(nn.Module):
+    """A guide that keeps an average of what it sees in a buffer, in place or by replacing it."""
+
+    def __init__(self, replaces):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(3))
+        self.register_buffer("average", torch.zeros(3))
+        self.replaces = replaces
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.loc + self.average, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        if self.replaces:
+            self.average = 0.5 * self.average + x.mean(0)
+        else:
+            self.average.mul_(0.5).add_(x.mean(0))
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.filterwarnings("ignore:The buffer 'average' is replaced")
+def test_a_buffer_that_the_program_itself_changes_moves_once_per_step(replaces):
+    averages, losses = [], []
+    for make in (SVI, engine("graph")):
+        program = Averaging(replaces)
+
+        def model(x, program=program):
+            pyro.module(f"averaging {id(program)}", program)
+            program.model(x)
+
+        svi = make(
+            program.model if make is not SVI else model,
+            program.guide,
+            pyro.optim.SGD({"lr": 0.01}),
+            Trace_ELBO(),
+        )
+        losses.append([float(svi.step(X)) for _ in range(5)])
+        averages.append(program.average)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    torch.testing.assert_close(averages[1], averages[0])
+    assert svi.engines == (["eager"] if replaces else ["graph"])
+
+
+def test_the_mode_of_the_program_itself_keys_a_capture():
+    class Dropping(Registering):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                loc = nn.functional.dropout(z @ self.out.weight, 0.9, self.training)
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    losses = {}
+    for name in ("eager", "graph"):
+        torch.manual_seed(0)
+        program = Dropping()
+        svi = unregistered_step(program, torch.optim.SGD(program.parameters(), lr=0.0), name)
+        losses[name] = losses_of(svi, [((X,), {})])
+        program.eval()
+        losses[name] += losses_of(svi, [((X,), {})])
+    assert losses["graph"] == pytest.approx(losses["eager"], rel=1e-5)
+
+
 # ── What keys a capture ──
 
 
@@ -621,6 +760,28 @@ def entry_like_stock(program):
     return SVI(model, program.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
 
 
+def test_a_program_that_changes_between_the_checks_is_found_out_at_the_next(monkeypatch):
+    monkeypatch.setattr(faithfulness_module, "EVERY", 10)
+    program = Counting("nothing yet")
+    svi = unregistered_step(program, torch.optim.SGD(program.parameters(), lr=0.001))
+    for _ in range(5):
+        svi.step(X)
+    program.what = "the loss alone"
+    for _ in range(2):
+        svi.step(X)
+    with pytest.warns(UserWarning, match="At step 8"):
+        svi.step(X)
+
+    program = Counting("nothing yet")
+    svi = unregistered_step(program, torch.optim.SGD(program.parameters(), lr=0.001))
+    for _ in range(8):
+        svi.step(X)
+    program.what = "the loss alone"
+    svi.step(X)
+    with pytest.warns(UserWarning, match="At step 10"):
+        svi.step(X)
+
+
 def test_a_branch_on_a_value_is_run_in_python_with_one_warning():
     program = Counting("a branch")
     svi = CompiledSVI(
@@ -666,6 +827,7 @@ def test_making_ready_leaves_no_trace(back_end):
         after = snapshot(program)
     assert_close(after[0], before[0])
     assert torch.equal(after[1], before[1])
+    assert all(name.startswith("convolutional$$$") for name in after[2])
     assert not optimizer.state
     assert all(p.grad is None for p in program.parameters())
 
@@ -772,6 +934,33 @@ def late(program, optimizer, every):
         ),
         check_every=every,
     )
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_first_step_that_is_not_finite_changes_nothing():
+    program = Switched()
+    program.net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
+    svi = unregistered_step(program, torch.optim.Adam(program.parameters()))
+    before = snapshot(program)
+    with pytest.raises(NonFiniteError):
+        svi.step(X * math.nan)
+    assert_close(snapshot(program)[0], before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_what_is_masked_is_not_blamed():
+    def model(x, seen):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=seen):
+                pyro.sample("hidden", dist.Normal(loc, 1.0, validate_args=False), obs=x)
+            pyro.sample("bad", dist.Normal(loc, 1.0, validate_args=False), obs=x * math.inf)
+
+    x = torch.tensor([1.0, math.nan])
+    found = guard_module.find_cause(
+        model, lambda *_: None, (x, torch.tensor([True, False])), {}, {}
+    )
+    assert "'bad'" in found.cause
 
 
 def until_asked(step):

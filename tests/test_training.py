@@ -19,6 +19,7 @@ import pyrovae
 from pyrovae import training
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.schedules import constant, cosine, linear
+from pyrovae.svi.precision import in_precision
 
 SGD = partial(torch.optim.SGD, lr=0.05)
 quick = partial(pyrovae.fit, epochs=2, batch_size=50, progress=False)
@@ -599,5 +600,17 @@ def test_probabilities_stay_in_float32_where_networks_do_not():
     vae = small_vae()
     vae.encoder.net, vae.decoder.net = Spy(vae.encoder.net), Spy(vae.decoder.net)
     vae.decoder.net.out_shape = (6,)
-    quick(vae, binary(), precision="bf16", epochs=1)
+    run = quick(vae, binary(), precision="bf16", epochs=1)
     assert seen == {torch.float32}
+    assert run.metrics != quick(small_vae(), binary(), epochs=1).metrics
+
+
+@pytest.mark.parametrize("layer", ["Conv1d", "Conv2d", "ConvTranspose2d", "Conv3d"])
+@pytest.mark.parametrize("batch", [(), (4,)])
+def test_a_bias_of_a_bfloat16_layer_goes_where_it_belongs(layer, batch):
+    dims = int(layer[-2])
+    torch.manual_seed(0)
+    module = getattr(nn, layer)(3, 3, 1)
+    nn.init.zeros_(module.weight)
+    x = torch.randn(*batch, 3, *[3] * dims)
+    torch.testing.assert_close(in_precision("bf16", module)(x), module(x))

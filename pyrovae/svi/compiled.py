@@ -79,6 +79,11 @@ class CompiledSVI:
                 f"{type(optim).__name__} is no optimizer.",
                 "Take one of pyro.optim or torch.optim.",
             )
+        if isinstance(optim, torch.optim.LBFGS):
+            raise InputError(
+                "LBFGS asks for the loss several times in a step.",
+                "Take another optimizer, or torch's own loop for it.",
+            )
         if not has_estimate(loss):
             raise InputError(
                 f"{type(loss).__name__} takes its gradient by itself, which cannot be captured.",
@@ -126,8 +131,19 @@ class CompiledSVI:
         self._steps += 1
         return loss
 
+    def check(self) -> None:
+        """Asks about the last steps on a GPU, where that is left for up to 64 steps.
+
+        To be called before the parameters are saved.
+
+        Raises:
+            NonFiniteError: If one of them was not finite.
+        """
+        self._stepper.check()
+
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Tensor:
-        """An estimate of the loss, without a step."""
+        """An estimate of the loss in float32, without a step."""
+        self.check()
         with torch.no_grad():
             value, _ = estimate_with(self.loss, self.model, self.guide)(*args, **kwargs)
         return value

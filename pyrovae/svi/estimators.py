@@ -19,7 +19,12 @@ from opt_einsum import shared_intermediates
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer import traceenum_elbo as enumeration
-from pyro.infer.util import Dice, get_dependent_plate_dims, torch_sum
+from pyro.infer.util import (
+    Dice,
+    get_dependent_plate_dims,
+    is_validation_enabled,
+    torch_sum,
+)
 from pyro.ops import packed
 from pyro.ops.einsum.adjoint import require_backward
 from pyro.ops.rings import MarginalRing
@@ -62,9 +67,8 @@ def _method_for(loss: ELBO) -> Callable[..., tuple[Any, Any]] | None:
     """How to estimate an ELBO: what its class inherits unchanged of Pyro's is replaced."""
     kind: Any = type(loss)
     if kind.loss_and_grads is Trace_ELBO.loss_and_grads:
-        particle = _PARTICLES.get(kind._differentiable_loss_particle)
-        if particle is not None:
-            return partial(_over_traces, particle)
+        particle = kind._differentiable_loss_particle
+        return partial(_over_traces, _PARTICLES.get(particle, particle))
     if kind.loss_and_grads is TraceEnum_ELBO.loss_and_grads:
         return _enumerated
     if kind.loss_and_grads is RenyiELBO.loss_and_grads:
@@ -179,10 +183,10 @@ def _enumerated(loss: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tu
 
 
 def _common_scale(scales: list[Any]) -> Any:
-    """The scale that all enumerated sites share, tensors being compared by identity."""
+    """The scale that all enumerated sites share; it is compared where Pyro validates."""
     if any(isinstance(scale, Tensor) and scale.dim() for scale in scales):
         raise ValueError("enumeration only supports scalar poutine.scale")
-    found = {id(scale) if isinstance(scale, Tensor) else float(scale) for scale in scales}
+    found = {float(scale) for scale in scales} if is_validation_enabled() else {1.0}
     if len(found) != 1:
         raise ValueError(
             "Expected all enumerated sample sites to share a common poutine.scale, "

@@ -42,6 +42,8 @@ def find_cause(
         for trace in (guide_trace, model_trace):
             for name, site in sample_sites(trace).items():
                 bad = ~torch.isfinite(site["fn"].log_prob(site["value"]))
+                if site["mask"] is not None:
+                    bad = bad & site["mask"]
                 if bad.any():
                     cause = f"The log-probability of site {name!r} is not finite"
                     return NonFiniteError(f"{cause}{_first_row(site, bad)}.", REMEDY)

@@ -80,35 +80,41 @@ class Outcome(NamedTuple):
     gradients: Sequence[Tensor]
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """What the steps of one kind of call train and touch, and how their pass is run.
 
     Attributes:
         parameters: What has a gradient, by name.
-        modules: The modules that run.
+        modules: The modules that run, and those of the owners.
         buffers: What these may change as they run.
+        reassigned: The name of a buffer that they replace rather than change, which a graph
+            would not see.
         stored: Those of the parameters that Pyro's store keeps, by their names there.
         engine: The name of the back end.
         run: The pass of a back end other than Python: from the tensors of a call to its loss,
             its norm and its gradients.
-        taken: The number of steps taken.
+        taken: The number of steps taken by that back end.
     """
 
     parameters: dict[str, Tensor]
     modules: list[nn.Module]
     buffers: list[Tensor]
     stored: dict[str, Tensor]
+    reassigned: str | None = None
     engine: str = "eager"
     run: Pass | None = None
     taken: int = 0
 
     def __post_init__(self) -> None:
+        # Also those that are not trained now, and may be later.
+        own = [p for module in self.modules for p in module.parameters(recurse=False)]
+        self._watched = list({id(p): p for p in (*own, *self.parameters.values())}.values())
         self._state = self._now()
 
     def _now(self) -> Any:
         flags = [module.training for module in self.modules]
-        return flags, [(p.dtype, p.device, p.requires_grad) for p in self.parameters.values()]
+        return flags, [(p.dtype, p.device, p.requires_grad, p.stride()) for p in self._watched]
 
     def is_current(self) -> bool:
         """Whether modules and parameters are in the state that the plan was made for."""
@@ -125,7 +131,12 @@ class Plan:
         return {p.device for p in self.parameters.values() if p.device.type == "cuda"}
 
 
-def run_in_python(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -> Outcome:
+def run_in_python(
+    estimate: Estimate,
+    call: Call,
+    owners: Sequence[nn.Module],
+    trains: Callable[[Tensor], bool],
+) -> Outcome:
     """The pass of a call, with whatever parameters this run of the program meets.
 
     It trains what `pyro.infer.SVI` would, the parameter sites of the run, and besides the
@@ -137,13 +148,17 @@ def run_in_python(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -
     args, kwargs = call.arguments(call.tensors)
     with torch.enable_grad(), poutine.trace(param_only=True) as captured:
         value, surrogate = estimate(*args, **kwargs)
-    candidates = _trainable(captured.trace, owners)
-    if not candidates or not surrogate.requires_grad:
+    trainable = _trainable(captured.trace, owners)
+    candidates = {name: p for name, p in trainable.items() if trains(p)}
+    gradients: Sequence[Tensor | None] = []
+    if candidates and surrogate.requires_grad:
+        gradients = torch.autograd.grad(surrogate, list(candidates.values()), allow_unused=True)
+    if all(gradient is None for gradient in gradients):
         raise InputError(
-            "The model and the guide have no parameter to train.",
+            "The model and the guide have no parameter to train, or the optimizer has none of "
+            "theirs.",
             "Use pyro.param, pyro.module or a PyroModule, or pass methods of an nn.Module.",
         )
-    gradients = torch.autograd.grad(surrogate, list(candidates.values()), allow_unused=True)
     used = {
         name: (parameter, gradient)
         for (name, parameter), gradient in zip(candidates.items(), gradients, strict=True)
@@ -214,7 +229,12 @@ def _rewound(
                 buffer.copy_(before)
 
 
-def make_plan(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -> Plan:
+def make_plan(
+    estimate: Estimate,
+    call: Call,
+    owners: Sequence[nn.Module],
+    trains: Callable[[Tensor], bool],
+) -> Plan:
     """Finds out what a call trains and touches, by a run that leaves no trace.
 
     Parameters that the run is the first to ask for are made, as they would be by a step.
@@ -224,9 +244,11 @@ def make_plan(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -> Pl
     """
     modules: list[nn.Module] = []
     buffers: list[tuple[Tensor, Tensor]] = []
-    devices = {t.device for t in call.tensors if t.device.type == "cuda"}
-    with _rewound(devices, buffers), _watched(modules, buffers):
-        parameters = run_in_python(estimate, call, owners).parameters
+    tensors = (*call.tensors, *(p for owner in owners for p in owner.parameters()))
+    devices = {t.device for t in tensors if t.device.type == "cuda"}
+    named: list[tuple[nn.Module, str, Tensor]] = []
+    with _rewound(devices, buffers), _watched(owners, modules, buffers, named):
+        parameters = run_in_python(estimate, call, owners, trains).parameters
 
     kept = _stored()
     return Plan(
@@ -234,21 +256,41 @@ def make_plan(estimate: Estimate, call: Call, owners: Sequence[nn.Module]) -> Pl
         modules=modules,
         buffers=[buffer for buffer, _ in buffers],
         stored={name: p for name, p in parameters.items() if kept.get(name) is p},
+        reassigned=_put_back(named),
     )
 
 
+def _put_back(named: Iterable[tuple[nn.Module, str, Tensor]]) -> str | None:
+    """Undoes the replacement of buffers, and names one of those that were replaced."""
+    found = None
+    for module, name, buffer in named:
+        if module._buffers.get(name) is not buffer:
+            module._buffers[name] = buffer
+            found = name
+    return found
+
+
 @contextmanager
-def _watched(modules: list[nn.Module], buffers: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Notes the modules that run in a block, and their buffers as they were before."""
+def _watched(
+    owners: Sequence[nn.Module],
+    modules: list[nn.Module],
+    buffers: list[tuple[Tensor, Tensor]],
+    named: list[tuple[nn.Module, str, Tensor]],
+) -> Iterator[None]:
+    """Notes the owners' modules, those that run in a block, and their buffers before it."""
     seen: set[int] = set()
 
     def note(module: nn.Module, args: Any) -> None:
         if id(module) not in seen:
             seen.add(id(module))
             modules.append(module)
-            own = module.buffers(recurse=False)
-            buffers.extend((buffer, buffer.detach().clone()) for buffer in own)
+            own = list(module.named_buffers(recurse=False))
+            named.extend((module, name, buffer) for name, buffer in own)
+            buffers.extend((buffer, buffer.detach().clone()) for _, buffer in own)
 
+    for owner in owners:
+        for module in owner.modules():
+            note(module, None)
     handle = register_module_forward_pre_hook(note)
     try:
         yield
@@ -260,7 +302,9 @@ def _trainable(trace: Any, owners: Sequence[nn.Module]) -> dict[str, Tensor]:
     """The parameters that a run may train, by name."""
     found: dict[str, Tensor] = {}
     for name, site in trace.nodes.items():
-        found.setdefault(name, site["value"].unconstrained())
+        value = site["value"]
+        # Where Pyro keeps parameters in their modules, a plain one is its own.
+        found.setdefault(name, getattr(value, "unconstrained", lambda value=value: value)())
 
     stored = {id(p) for p in _stored().values()}
     met = {id(p) for p in found.values()}

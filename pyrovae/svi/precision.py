@@ -16,12 +16,12 @@ PRECISIONS = ("float32", "bf16")
 # The layers of a network that are products of matrices, and where their bias goes.
 _CHANNEL: dict[Any, int] = {
     torch.nn.functional.linear: -1,
-    torch.nn.functional.conv1d: 1,
-    torch.nn.functional.conv2d: 1,
-    torch.nn.functional.conv3d: 1,
-    torch.nn.functional.conv_transpose1d: 1,
-    torch.nn.functional.conv_transpose2d: 1,
-    torch.nn.functional.conv_transpose3d: 1,
+    torch.nn.functional.conv1d: -2,
+    torch.nn.functional.conv2d: -3,
+    torch.nn.functional.conv3d: -4,
+    torch.nn.functional.conv_transpose1d: -2,
+    torch.nn.functional.conv_transpose2d: -3,
+    torch.nn.functional.conv_transpose3d: -4,
 }
 
 
@@ -54,7 +54,7 @@ class _BFloat16Products(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in _CHANNEL or args[0].dtype != torch.float32:
+        if func not in _CHANNEL or len(args) < 2 or args[0].dtype != torch.float32:
             return func(*args, **kwargs)
 
         x, weight, *rest = args

@@ -197,7 +197,7 @@ class Stepper:
     def _in_python(self, call: Call) -> Outcome:
         """The pass in Python; its structure was validated when the plan was made."""
         with pyro.validation_enabled(False):
-            return run_in_python(self.estimate, call, self._owners)
+            return run_in_python(self.estimate, call, self._owners, self.update.trains)
 
     def _clipped(self, found: Outcome) -> Sequence[Tensor]:
         if self.clip_norm is None:
@@ -260,7 +260,12 @@ class Stepper:
                 break
 
         plan = self._make_plan(call)
-        if kind is not None:
+        if plan.reassigned is not None:
+            self._warn(
+                f"The buffer {plan.reassigned!r} is replaced rather than changed in place, which "
+                "a graph does not see: steps run in Python."
+            )
+        elif kind is not None:
             self._choose(plan, call, engine or self.engine or "graph")
         plans.append(plan)
         return plan
@@ -270,13 +275,15 @@ class Stepper:
         if self.engine is None and plan.engine == "graph" and plan.taken == COMPILE_AFTER:
             device = next(iter(plan.parameters.values())).device
             if default_engine(device) != "graph":
+                plan.taken = 0  # what is new is checked anew
                 self._choose(plan, call, default_engine(device))
 
     def _make_plan(self, call: Call) -> Plan:
         """Runs the program once; where that fails on NaN it says why."""
-        state = State()
+        buffers = [buffer for owner in self._owners for buffer in owner.buffers()]
+        state = State(buffers=buffers)
         try:
-            return make_plan(self.estimate, call, self._owners)
+            return make_plan(self.estimate, call, self._owners, self.update.trains)
         except (ValueError, RuntimeError) as error:
             named = [named for owner in self._owners for named in owner.named_parameters()]
             cause = self._diagnose(dict(named), call, state)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW
 from torch.optim import Optimizer as TorchOptimizer
@@ -40,7 +41,9 @@ class _Slot:
 
     def holds(self) -> bool:
         """Whether the optimizer still keeps its state there: loading one puts it elsewhere."""
-        return self.owner.state.get(self.parameter, _NOTHING) is self.state
+        return self.owner.state.get(self.parameter, _NOTHING) is self.state and any(
+            group is self.group for group in self.owner.param_groups
+        )
 
 
 class Update:
@@ -53,6 +56,13 @@ class Update:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self._slots: list[_Slot] = []
+
+    def trains(self, parameter: Tensor) -> bool:
+        """Whether the optimizer is for a parameter; one of torch's is for those it was given."""
+        if isinstance(self.optimizer, PyroOptim):
+            return True
+        groups = self.optimizer.param_groups
+        return any(p is parameter for group in groups for p in group["params"])
 
     def can_be_frozen(self, parameters: Sequence[Tensor]) -> bool:
         """Whether an update can be told on the device that it is not to be made."""
@@ -127,6 +137,8 @@ class Update:
         """The torch optimizer of a parameter."""
         if not isinstance(self.optimizer, PyroOptim):
             return self.optimizer
+        if type(self.optimizer).__call__ not in (PyroOptim.__call__, PyroLRScheduler.__call__):
+            return None
         owner = self.optimizer.optim_objs.get(parameter)
         if owner is None or self.optimizer.grad_clip.get(parameter) is not None:
             return None
@@ -145,7 +157,8 @@ def _alike(
     """The slots and gradients by the options that they share."""
     found: dict[tuple[Any, ...], list[tuple[_Slot, Tensor]]] = {}
     for slot, gradient in zip(slots, gradients, strict=True):
-        options = tuple(slot.group[name] for name in kernel.options)
+        given = (slot.group[name] for name in kernel.options)
+        options = tuple(tuple(value) if isinstance(value, list) else value for value in given)
         found.setdefault((*options, kernel.more(slot)), []).append((slot, gradient))
     return found
 
