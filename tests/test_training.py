@@ -614,3 +614,24 @@ def test_a_bias_of_a_bfloat16_layer_goes_where_it_belongs(layer, batch):
     nn.init.zeros_(module.weight)
     x = torch.randn(*batch, 3, *[3] * dims)
     torch.testing.assert_close(in_precision("bf16", module)(x), module(x))
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_the_cause_of_a_nan_is_found_on_the_pixels_that_were_drawn():
+    class Broken(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.left = net, 20
+            self.out_shape = net.out_shape
+
+        def forward(self, z):
+            self.left -= self.training
+            return self.net(z) * (math.nan if self.left < 0 else 1.0)
+
+    vae = small_vae()
+    vae.decoder.net = Broken(vae.decoder.net)
+    grey = pyrovae.Examples(
+        (200 * binary(130)).byte(), preprocessing=pyrovae.data.Binarize("dynamic")
+    )
+    with pytest.raises(NonFiniteError, match="log-probability of site 'x'"):
+        quick(vae, grey, epochs=20)
