@@ -250,7 +250,7 @@ MUTANTS = [
     Mutant(
         "the latent means are draws",
         "terms.py",
-        'return site["value"] if mean is None else mean',
+        'return torch.where(torch.isfinite(mean), mean, site["value"])',
         'return site["value"]',
     ),
     # Evaluation.
