@@ -3,6 +3,7 @@
 An entry makes its program anew, in torch's default dtype, from seed 0.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -275,10 +276,10 @@ def impossible_class(loss):
 
     @config_enumerate
     def guide(x):
-        share = pyro.param("q", torch.tensor([0.3, 0.7]), constraint=dist.constraints.simplex)
-        probs = torch.cat([share, share.new_zeros(1)])
+        logits = pyro.param("q", torch.tensor([0.3, 0.7]))
+        logits = torch.cat([logits, torch.tensor([-math.inf])])
         with pyro.plate("data", 100, subsample_size=len(x)):
-            pyro.sample("class", dist.Categorical(probs, validate_args=False))
+            pyro.sample("class", dist.Categorical(logits=logits, validate_args=False))
 
     return Entry(model, guide, loss, args)
 
