@@ -264,6 +264,25 @@ def one_after_the_other(loss):
     return Entry(model, guide, loss, (torch.randn(10),))
 
 
+def one_after_the_other_in_a_plate(loss):
+    """What stands outside the plate must not count once for every value inside."""
+
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        p = pyro.param("p", torch.tensor(0.4), constraint=dist.constraints.unit_interval)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(p))
+            pyro.sample("x", dist.Normal(loc + z, 1.0), obs=x)
+
+    def guide(x):
+        q = pyro.param("q", torch.tensor([0.1, -0.5]))
+        pyro.sample("loc", dist.Normal(q[0], 0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=q[1]), infer={"enumerate": "sequential"})
+
+    return Entry(model, guide, loss, (torch.randn(10),))
+
+
 def scaled_mixture(loss):
     model, guide, _, args = mixture_by_enumeration(loss)
     scale = torch.tensor(0.3)
@@ -393,6 +412,9 @@ TABLE = {
     ),
     "enumerated, 2 particles": lambda: one_after_the_other(
         TraceEnum_ELBO(max_plate_nesting=1, num_particles=2)
+    ),
+    "enumerated in a plate": lambda: one_after_the_other_in_a_plate(
+        TraceEnum_ELBO(max_plate_nesting=1)
     ),
     "an impossible class": lambda: impossible_class(TraceEnum_ELBO(max_plate_nesting=1)),
     "score function under TraceEnum": lambda: score_function(
