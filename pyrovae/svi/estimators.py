@@ -52,15 +52,7 @@ def estimate_with(loss: Any, model: Callable[..., Any], guide: Callable[..., Any
         A function of the program's arguments.
     """
     method = _method_for(loss) if isinstance(loss, ELBO) else None
-    if method is not None:
-        return partial(_call, method, loss, model, guide)
-    differentiable: Any = getattr(loss, "differentiable_loss", loss)
-
-    def estimate(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        surrogate = differentiable(model, guide, *args, **kwargs)
-        return surrogate.detach(), surrogate
-
-    return estimate
+    return partial(_call, method or _differentiable, loss, model, guide)
 
 
 def _method_for(loss: ELBO) -> Callable[..., tuple[Any, Any]] | None:
@@ -84,7 +76,8 @@ def _call(
 
 
 def _differentiable(loss: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    surrogate = loss.differentiable_loss(model, guide, *args, **kwargs)
+    """A loss that is a tensor with the right gradient already, or a function that returns one."""
+    surrogate = getattr(loss, "differentiable_loss", loss)(model, guide, *args, **kwargs)
     return surrogate, surrogate
 
 
