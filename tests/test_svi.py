@@ -1057,3 +1057,30 @@ def test_arguments_are_not_kept():
     del x
     gc.collect()
     assert watched() is None
+
+
+def test_what_is_compiled_in_the_end_is_checked_at_once(monkeypatch):
+    def double(graph, _):
+        return lambda *x: [2 * value for value in graph(*x)]
+
+    monkeypatch.setattr(stepper_module, "COMPILE_AFTER", 5)
+    monkeypatch.setattr(stepper_module, "default_engine", lambda device: "inductor")
+    monkeypatch.setattr(backends_module, "compile_graph", double)
+    svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    losses_of(svi, [((X,), {})] * 5)
+    with pytest.warns(UserWarning, match="disagree about the loss"):
+        svi.step(X)
+    assert svi.engines == ["eager"]
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("ask", ["check", "evaluate_loss"])
+def test_a_late_verdict_can_be_asked_for(ask):
+    program = Registering()
+    svi = unregistered_step(program, torch.optim.SGD(program.parameters(), lr=0.1))
+    svi._stepper._check_every = 8
+    svi.step(X)
+    svi.step(X * math.inf)
+    with pytest.raises(NonFiniteError):
+        getattr(svi, ask)(*([X] if ask == "evaluate_loss" else []))
+    svi.check()
