@@ -1,8 +1,10 @@
 """Parts as plain data: what a saved run needs to build its program again.
 
-One explicit table names every class that a configuration may stand for; a configuration from a
-stranger can therefore build our own parts and nothing else, and imports no code. It rests on
-one convention, kept by a test: a part keeps each argument of its constructor under its name.
+One table, of the public names of our own modules, holds every class that a configuration may
+stand for; a configuration from a stranger can therefore build our own parts and nothing else,
+and imports no code. It rests on one convention, kept by a test: a part keeps each argument of
+its constructor under its name. A module that stands in several places, as the encoder that a
+VampPrior is given, is described where it is met first and named by that place elsewhere.
 """
 
 __all__ = ["PARTS", "from_config", "to_config"]
@@ -17,31 +19,22 @@ from torch import Tensor, nn
 from pyrovae import data, decoders, encoders, models, networks, priors
 from pyrovae.errors import InputError
 
+# Every class that the public names of these modules name, and no other.
+_MODULES = (models, priors, encoders, decoders, networks)
+_PREPROCESSING = (data.AsIs, data.Binarize, data.Dequantize, data.Standardize)
 PARTS: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        models.VAE,
-        priors.StandardNormal,
-        priors.DiagonalGaussian,
-        priors.GaussianMixture,
-        encoders.GaussianEncoder,
-        decoders.BernoulliDecoder,
-        decoders.ContinuousBernoulliDecoder,
-        decoders.GaussianDecoder,
-        decoders.PixelwiseGaussianDecoder,
-        networks.MLP,
-        networks.ConvNet,
-        networks.DeconvNet,
-        data.AsIs,
-        data.Binarize,
-        data.Dequantize,
-        data.Standardize,
-    )
-}
+    name: cls
+    for module in _MODULES
+    for name in module.__all__
+    if isinstance(cls := getattr(module, name), type)
+} | {cls.__name__: cls for cls in _PREPROCESSING}
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     cls.__name__: cls
     for cls in (nn.ELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
 }
+
+
+Place = tuple[str, ...]
 
 
 def to_config(value: Any) -> Any:
@@ -54,10 +47,14 @@ def to_config(value: Any) -> Any:
         >>> to_config(priors.GaussianMixture(2, components=3))
         {'part': 'GaussianMixture', 'latent_dim': 2, 'components': 3}
     """
+    return _describe(value, (), {})
+
+
+def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
-        return [to_config(item) for item in value]
+        return [_describe(item, (*place, str(i)), met) for i, item in enumerate(value)]
     if isinstance(value, Tensor):
         return {"tensor": value.tolist()}
     if isinstance(value, type) and ACTIVATIONS.get(value.__name__) is value:
@@ -69,7 +66,12 @@ def to_config(value: Any) -> Any:
             f"{name} is not one of pyrovae's own parts, so a saved run cannot name it.",
             "Give the program again when the run is loaded: pyrovae.load(run, program=...).",
         )
-    arguments = {key: to_config(getattr(value, key)) for key in signature(type(value)).parameters}
+    if id(value) in met:
+        return {"same": list(met[id(value)])}
+    if isinstance(value, nn.Module):
+        met[id(value)] = place
+    keys = signature(type(value)).parameters
+    arguments = {key: _describe(getattr(value, key), (*place, key), met) for key in keys}
     return {"part": name, **arguments}
 
 
@@ -83,17 +85,37 @@ def from_config(config: Any) -> Any:
         >>> from_config({"part": "StandardNormal", "latent_dim": 2})
         StandardNormal()
     """
+    return _make(config, (), {})
+
+
+def _make(config: Any, place: Place, made: dict[Place, Any]) -> Any:
     if isinstance(config, list):
-        return tuple(from_config(item) for item in config)
+        return tuple(_make(item, (*place, str(i)), made) for i, item in enumerate(config))
     if not isinstance(config, Mapping):
         return config
+    if "same" in config:
+        return _made_at(config["same"], made)
     if "type" in config:
         return _look_up(ACTIVATIONS, config["type"])
     if "tensor" in config:
         return _build(torch.tensor, {"data": config["tensor"]})
 
-    arguments = {key: from_config(value) for key, value in config.items() if key != "part"}
-    return _build(_look_up(PARTS, config.get("part")), arguments)
+    arguments = {
+        key: _make(value, (*place, str(key)), made)
+        for key, value in config.items()
+        if key != "part"
+    }
+    made[place] = _build(_look_up(PARTS, config.get("part")), arguments)
+    return made[place]
+
+
+def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:
+    if isinstance(place, list) and (found := made.get(tuple(map(str, place)))) is not None:
+        return found
+    raise InputError(
+        f"The configuration refers to {place!r}, which it has not described.",
+        "Restore the run's config.json, or give the program when the run is loaded.",
+    )
 
 
 def _build(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -66,25 +66,27 @@ class _Wrong(dist.Normal):
     def rsample(self, sample_shape=()):
         eps = (self.loc + self.scale).detach().clone().normal_()
         return self.loc + self.scale * ({eps})"""
-    return Mutant(name, "encoders.py", ENCODED, new)
+    return Mutant(name, "encoders/gaussian.py", ENCODED, new)
 
 
 MUTANTS = [
     # The guide and its sampler.
     Mutant(
         "the variance is the scale of q",
-        "encoders.py",
+        "encoders/gaussian.py",
         "smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).exp()",
         "smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).mul(2).exp()",
     ),
     Mutant(
         "the log-variance is the log-scale of q",
-        "encoders.py",
+        "encoders/gaussian.py",
         "smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).exp()",
         "smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).mul(0.5).exp()",
     ),
-    Mutant("q lacks to_event", "encoders.py", ".exp()).to_event(1)", ".exp())"),
-    Mutant("mean and scale swapped", "encoders.py", "loc, log_scale =", "log_scale, loc ="),
+    Mutant("q lacks to_event", "encoders/gaussian.py", ".exp()).to_event(1)", ".exp())"),
+    Mutant(
+        "mean and scale swapped", "encoders/gaussian.py", "loc, log_scale =", "log_scale, loc ="
+    ),
     sampler("the noise is shared over the batch", "eps[..., :1, :].expand_as(eps)"),
     sampler("the noise is shared over dimensions", "eps[..., :1].expand_as(eps)"),
     sampler("the noise is shared over particles", "eps[:1].expand_as(eps)"),
@@ -95,67 +97,68 @@ MUTANTS = [
     # The likelihood.
     Mutant(
         "the variance is the scale of p(x | z)",
-        "decoders.py",
+        "decoders/gaussian.py",
         "dist.Normal(self.net(z), log_scale.exp())",
         "dist.Normal(self.net(z), log_scale.mul(2).exp())",
     ),
     Mutant(
         "the likelihood has unit scale",
-        "decoders.py",
+        "decoders/gaussian.py",
         "dist.Normal(self.net(z), log_scale.exp())",
         "dist.Normal(self.net(z), log_scale.exp() * 0 + 1)",
     ),
     Mutant(
         "an image is a batch of rows",
-        "decoders.py",
-        "dist.Bernoulli(logits=self.net(z)).to_event(_event_rank(self.net))",
+        "decoders/binary.py",
+        "dist.Bernoulli(logits=self.net(z)).to_event(event_rank(self.net))",
         "dist.Bernoulli(logits=self.net(z)).to_event(1)",
     ),
     Mutant(
         "means and log-scales split along the wrong axis",
-        "decoders.py",
+        "decoders/gaussian.py",
         "chunk(2, dim=-rank)",
         "chunk(2, dim=-1)",
     ),
     Mutant(
         "the variance is the scale of every pixel",
-        "decoders.py",
+        "decoders/gaussian.py",
         "dist.Normal(loc, log_scale.exp()).to_event(rank)",
         "dist.Normal(loc, log_scale.mul(2).exp()).to_event(rank)",
     ),
     Mutant(
         "cross-entropy passes for a density",
-        "decoders.py",
-        "class GaussianDecoder(nn.Module):",
-        "ContinuousBernoulliDecoder.forward = lambda self, z: dist.Bernoulli(\n"
-        "    logits=self.net(z), validate_args=False\n"
-        ").to_event(_event_rank(self.net))\n\n\nclass GaussianDecoder(nn.Module):",
+        "decoders/unit_interval.py",
+        "ContinuousBernoulli(self.net(z))",
+        "__import__('pyro').distributions.Bernoulli(logits=self.net(z), validate_args=False)",
     ),
     Mutant(
         "two sigmoids",
-        "decoders.py",
+        "decoders/binary.py",
         "dist.Bernoulli(logits=self.net(z))",
         "dist.Bernoulli(logits=self.net(z).sigmoid())",
     ),
     Mutant(
         "a learned scale has no floor",
-        "decoders.py",
+        "decoders/gaussian.py",
         "log_scale = smooth_floor(log_scale, math.log(self.min_scale))",
         "log_scale = log_scale + 0",
     ),
     # The prior.
     Mutant(
-        "the prior is twice as wide", "priors.py", "Normal(self.loc, 1.0)", "Normal(self.loc, 2.0)"
+        "the prior is twice as wide",
+        "priors/gaussian.py",
+        "Normal(self.loc, 1.0)",
+        "Normal(self.loc, 2.0)",
     ),
     Mutant(
         "the variance is the scale of the learned prior",
-        "priors.py",
+        "priors/gaussian.py",
         "return dist.Normal(self.loc, self.log_scale.exp())",
         "return dist.Normal(self.loc, self.log_scale.mul(2).exp())",
     ),
     Mutant(
         "the mixture forgets its weights",
-        "priors.py",
+        "priors/mixtures.py",
         "Categorical(logits=self.logits)",
         "Categorical(logits=self.logits * 0)",
     ),
@@ -352,13 +355,13 @@ MUTANTS = [
     # Networks.
     Mutant(
         "the clamp has no ceiling",
-        "networks.py",
+        "networks/bounded.py",
         "return high - F.softplus(high - smooth_floor(value, low))",
         "return smooth_floor(value, low)",
     ),
     Mutant(
         "the clamp is hard",
-        "networks.py",
+        "networks/bounded.py",
         "return high - F.softplus(high - smooth_floor(value, low))",
         "return value.clamp(low, high)",
     ),

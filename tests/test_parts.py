@@ -69,6 +69,29 @@ def test_a_standardisation_keeps_its_moments_bit_for_bit(shape):
     assert torch.equal(built.apply(raw, None), standard.apply(raw, None))
 
 
+class Twice(nn.Module):
+    """A part that is given another, as a VampPrior is given the encoder."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+
+def test_a_module_in_two_places_is_one_again(monkeypatch):
+    monkeypatch.setitem(PARTS, "Twice", Twice)
+    net = MLP((2,), (2,), hidden=())
+    built = again(Twice([net, StandardNormal(2)], Twice(net, StandardNormal(2))))
+    assert built.second.first is built.first[0]
+    assert built.second.second is not built.first[1]
+
+
+@pytest.mark.parametrize("place", [["second"], ["nowhere"], [], "first", 3, [{}]], ids=str)
+def test_a_place_that_holds_no_module_is_refused(place, monkeypatch):
+    monkeypatch.setitem(PARTS, "Twice", Twice)
+    with pytest.raises(InputError, match="refers to"):
+        from_config({"part": "Twice", "first": {"same": place}, "second": 1})
+
+
 class Stranger(nn.Module):
     def __init__(self, latent_dim=2):
         super().__init__()

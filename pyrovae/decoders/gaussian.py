@@ -1,14 +1,6 @@
-r"""Decoders $p(x \mid z)$, the likelihood: modules whose forward pass returns a distribution.
+"""Gaussian likelihoods."""
 
-Its event shape is that of one observation: a vector, or an image (C, H, W).
-"""
-
-__all__ = [
-    "BernoulliDecoder",
-    "ContinuousBernoulliDecoder",
-    "GaussianDecoder",
-    "PixelwiseGaussianDecoder",
-]
+__all__ = ["GaussianDecoder", "PixelwiseGaussianDecoder"]
 
 import math
 
@@ -16,58 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import ContinuousBernoulli
 from pyrovae.errors import InputError
-from pyrovae.networks import smooth_clamp, smooth_floor
-
-
-def _event_rank(net: nn.Module) -> int:
-    """The number of dimensions of one observation; a net that does not say emits vectors."""
-    return len(getattr(net, "out_shape", (1,)))
-
-
-class BernoulliDecoder(nn.Module):
-    r"""The likelihood $p(x \mid z) = \prod_i \mathrm{Bernoulli}(x_i \mid \sigma(\eta_i(z)))$.
-
-    It is a likelihood of binary data only. On grey pixels it is not a density (it integrates to
-    less than one), so data outside {0, 1} are refused: binarise, or take
-    `ContinuousBernoulliDecoder`.
-
-    Args:
-        net: A network mapping $(*, D)$ to the logits $(*, x)$.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-
-        self.net = net
-
-    def forward(self, z: Tensor) -> dist.Distribution:
-        """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        return dist.Bernoulli(logits=self.net(z)).to_event(_event_rank(self.net))
-
-
-class ContinuousBernoulliDecoder(nn.Module):
-    r"""The likelihood $p(x \mid z) = \prod_i C(\lambda_i) \lambda_i^{x_i} (1-\lambda_i)^{1-x_i}$.
-
-    A density on [0, 1], with $\lambda = \sigma(\eta(z))$ and $C$ its normalising constant.
-
-    Args:
-        net: A network mapping $(*, D)$ to the logits $(*, x)$.
-
-    References:
-        The continuous Bernoulli: fixing a pervasive error in variational autoencoders
-        (Loaiza-Ganem & Cunningham, 2019), arXiv:1907.06845.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-
-        self.net = net
-
-    def forward(self, z: Tensor) -> dist.Distribution:
-        """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        return ContinuousBernoulli(self.net(z)).to_event(_event_rank(self.net))
+from pyrovae.networks import event_rank, smooth_clamp, smooth_floor
 
 
 class GaussianDecoder(nn.Module):
@@ -118,13 +60,18 @@ class GaussianDecoder(nn.Module):
         else:
             self.register_buffer("log_scale", torch.tensor(math.log(scale)), persistent=False)
 
+    @staticmethod
+    def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the network must put out for one observation."""
+        return x_shape
+
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
         log_scale = self.log_scale
         if self.learn_scale:
             log_scale = smooth_floor(log_scale, math.log(self.min_scale))
 
-        return dist.Normal(self.net(z), log_scale.exp()).to_event(_event_rank(self.net))
+        return dist.Normal(self.net(z), log_scale.exp()).to_event(event_rank(self.net))
 
 
 class PixelwiseGaussianDecoder(nn.Module):
@@ -144,9 +91,14 @@ class PixelwiseGaussianDecoder(nn.Module):
         self.min_scale = min_scale
         self.max_scale = max_scale
 
+    @staticmethod
+    def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the network must put out for one observation."""
+        return (2 * x_shape[0], *x_shape[1:])
+
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        rank = _event_rank(self.net)
+        rank = event_rank(self.net)
         loc, log_scale = self.net(z).chunk(2, dim=-rank)
         log_scale = smooth_clamp(log_scale, math.log(self.min_scale), math.log(self.max_scale))
 

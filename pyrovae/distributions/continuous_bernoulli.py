@@ -1,4 +1,4 @@
-"""Distributions that torch and Pyro lack, or get wrong."""
+"""The continuous Bernoulli."""
 
 __all__ = ["ContinuousBernoulli"]
 

@@ -1,80 +1,11 @@
-r"""Networks: tensors to tensors, under any number of leading batch dimensions.
+"""Convolutional networks."""
 
-They know no probability. A network is told the shape of one input and of one output, and maps
-$(*, \text{in}) \to (*, \text{out})$; particles may therefore add dimensions on the left.
-"""
-
-__all__ = ["MLP", "ConvNet", "DeconvNet", "smooth_clamp", "smooth_floor"]
+__all__ = ["ConvNet", "DeconvNet"]
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def smooth_floor(value: Tensor, low: float) -> Tensor:
-    r"""A smooth $\max(\text{value}, \text{low})$: $\ell + \mathrm{softplus}(v - \ell)$.
-
-    The gradient never vanishes altogether, where that of a hard clamp is exactly zero.
-    """
-    return low + F.softplus(value - low)
-
-
-def smooth_clamp(value: Tensor, low: float, high: float) -> Tensor:
-    r"""Keeps a value smoothly within (low, high); nearly the identity well inside.
-
-    The ceiling is exact; the floor is passed by at most $\log(1 + e^{-(h - \ell)})$, nothing
-    unless the two are close together.
-
-    Example:
-        >>> import torch
-        >>> smooth_clamp(torch.tensor([-1e9, 0.0, 1e9]), -7.0, 3.5)
-        tensor([-7.0000, -0.0289,  3.5000])
-    """
-    return high - F.softplus(high - smooth_floor(value, low))
-
-
-class MLP(nn.Module):
-    r"""A fully connected network $(*, \text{in}) \to (*, \text{out})$.
-
-    Args:
-        in_shape: The shape of one input; an image is flattened.
-        out_shape: The shape of one output.
-        hidden: The widths of the hidden layers.
-        activation: The class of the nonlinearity.
-
-    Example:
-        >>> import torch
-        >>> MLP((1, 28, 28), (50,), hidden=(400,))(torch.zeros(3, 5, 1, 28, 28)).shape
-        torch.Size([3, 5, 50])
-    """
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        *,
-        hidden: Sequence[int] = (400,),
-        activation: type[nn.Module] = nn.SiLU,
-    ) -> None:
-        super().__init__()
-
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
-        self.hidden = tuple(hidden)
-        self.activation = activation
-
-        widths = (math.prod(self.in_shape), *self.hidden, math.prod(self.out_shape))
-        layers: list[nn.Module] = []
-        for wide, narrow in pairwise(widths):
-            layers += [nn.Linear(wide, narrow), activation()]
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps $(*, in)$ to $(*, out)$."""
-        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
 class ConvNet(nn.Module):

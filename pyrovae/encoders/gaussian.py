@@ -1,4 +1,4 @@
-r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution over $(D,)$."""
+"""Gaussian encoders."""
 
 __all__ = ["GaussianEncoder"]
 
@@ -29,6 +29,11 @@ class GaussianEncoder(nn.Module):
         super().__init__()
 
         self.net = net
+
+    @staticmethod
+    def net_shape(latent_dim: int) -> tuple[int, ...]:
+        """What the network must put out for one example."""
+        return (2 * latent_dim,)
 
     def forward(self, x: Tensor) -> dist.Distribution:
         """The approximate posterior, with batch shape $(*)$ and event shape $(D,)$.

@@ -1,0 +1,5 @@
+r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution over $(D,)$."""
+
+__all__ = ["LOG_SCALE_BOUNDS", "GaussianEncoder"]
+
+from pyrovae.encoders.gaussian import LOG_SCALE_BOUNDS, GaussianEncoder
