@@ -3,7 +3,7 @@
 __all__ = ["isolated_store", "kl_weight", "register", "unregistered"]
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
+from pyrovae.distributions import Weighted
 from pyrovae.errors import InputError
 
 _registering: ContextVar[bool] = ContextVar("registering", default=True)
@@ -69,17 +70,24 @@ def isolated_store(*, empty: bool = False) -> Iterator[None]:
 
 
 class _KLWeight(Messenger):
-    def __init__(self, weight: float | Tensor) -> None:
+    def __init__(self, weight: float | Tensor, sites: Collection[str] | None) -> None:
         super().__init__()
         self.weight = weight
+        self.sites = sites
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not isinstance(msg["fn"], _Subsample):
+        if msg["is_observed"] or isinstance(msg["fn"], _Subsample):
+            return
+        if self.sites is not None and msg["name"] not in self.sites:
+            return
+        if isinstance(self.weight, Tensor) and self.weight.dim():
+            msg["fn"] = Weighted(msg["fn"], self.weight)
+        else:
             msg["scale"] = msg["scale"] * self.weight
 
 
-def kl_weight(weight: float | Tensor) -> Any:
-    r"""A handler that multiplies the log-probability of every latent site by a weight.
+def kl_weight(weight: float | Tensor, *, sites: Collection[str] | None = None) -> Any:
+    r"""A handler that multiplies the log-probability of latent sites by a weight.
 
     Around a model and around its guide it turns the ELBO into
     $E_q \log p(x \mid z) - \beta \, \mathrm{KL}(q \,\|\, p)$. `poutine.scale` round the
@@ -88,6 +96,8 @@ def kl_weight(weight: float | Tensor) -> Any:
     `Trace_ELBO` that of each side for itself.
 
     Args:
-        weight: The weight $\beta \ge 0$, a number or a 0-dimensional tensor.
+        weight: The weight $\beta \ge 0$, a number or a 0-dimensional tensor; or one weight for
+            each dimension of a latent whose prior and posterior both factorise, a tensor $(D,)$.
+        sites: The latent sites that are meant; all if None.
     """
-    return _KLWeight(weight)
+    return _KLWeight(weight, sites)

@@ -48,6 +48,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyrovae.data import Batch
+from pyrovae.distributions import unweighted
 from pyrovae.errors import InputError
 from pyrovae.handlers import isolated_store, unregistered
 
@@ -150,7 +151,15 @@ def trace_pair(
         model = poutine.replay(program.model, trace=guide_trace)
         model_trace = poutine.trace(model).get_trace(batch.x, **labels(program.model, batch))
 
-    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+    return _at_weight_one(model_trace), _at_weight_one(guide_trace)
+
+
+def _at_weight_one(trace: Trace) -> Trace:
+    """A trace without its plates' own sites and without weights on dimensions."""
+    trace = prune_subsample_sites(trace)
+    for site in sample_sites(trace).values():
+        site["fn"] = unweighted(site["fn"])
+    return trace
 
 
 @contextmanager

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import pyro
 import torch
-from pyro.distributions import Independent
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
 
 from pyrovae.data import Batch
+from pyrovae.distributions import exact_kl, factorizes
 from pyrovae.errors import InputError
 from pyrovae.programs import (
     PLATE,
@@ -184,23 +183,16 @@ def _kl_per_dim(
     p: Site, q: Site, particle_dim: int | None, data_dim: int, *, exact: bool
 ) -> Tensor | None:
     """KL(q ‖ p) of each dimension, (N, D): exact where it can be, else by the draws."""
-    if not (_factorises(p["fn"]) and _factorises(q["fn"])):
+    if not (factorizes(p["fn"]) and factorizes(q["fn"])):
         return None
 
     p_base, q_base = p["fn"].base_dist, q["fn"].base_dist
-    kl = _exact_kl(q_base, p_base) if exact else None
+    kl = exact_kl(q_base, p_base) if exact else None
     if kl is None:
         kl = q_base.log_prob(q["value"]) - p_base.log_prob(q["value"])
     if q["mask"] is not None:
         kl = torch.where(torch.as_tensor(q["mask"]).unsqueeze(-1), kl, 0.0)
     return _average(kl, particle_dim, data_dim)
-
-
-def _exact_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
 
 
 def _mean(site: Site) -> Tensor:
@@ -210,7 +202,3 @@ def _mean(site: Site) -> Tensor:
     except NotImplementedError:
         return site["value"]
     return torch.where(torch.isfinite(mean), mean, site["value"])
-
-
-def _factorises(distribution: Distribution) -> bool:
-    return isinstance(distribution, Independent) and not distribution.base_dist.event_shape

@@ -36,7 +36,7 @@ from pyrovae.progress import Progress
 from pyrovae.randomness import generator, seed_generators, seeded
 from pyrovae.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, Run
 from pyrovae.schedules import Schedule, constant, linear
-from pyrovae.svi import Bound, Objective, Stepper, default_engine
+from pyrovae.svi import Differentiable, Objective, Stepper, default_engine
 from pyrovae.terms import mean_terms
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
@@ -57,7 +57,7 @@ def fit(
     *,
     valid: Given | None = None,
     test: Given | None = None,
-    bound: ELBO | Bound | None = None,
+    bound: ELBO | Differentiable | None = None,
     optimizer: MakeOptimizer = ADAM,
     epochs: int = 20,
     batch_size: int = 128,
@@ -89,7 +89,8 @@ def fit(
             `Examples(dataset)` streams whatever its size.
         valid: The validation data, of the same kinds.
         test: The test data, kept for `Run.evaluate`.
-        bound: The estimator, `pyro.infer.Trace_ELBO()` if None.
+        bound: What is maximised: one of `pyrovae.bounds` or of Pyro's `ELBO` objects;
+            `pyro.infer.Trace_ELBO()` if None. Evaluation does not depend on it.
         optimizer: Called with the trainable parameters, such as
             `partial(torch.optim.Adam, lr=1e-3)`.
         epochs: How often to visit every training example.
@@ -178,6 +179,7 @@ def fit(
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "kl_warmup": kl_warmup,
+                "bound": type(bound or Trace_ELBO()).__name__,
                 "clip_norm": clip_norm,
                 "patience": patience,
                 "seed": seed,

@@ -166,20 +166,20 @@ MUTANTS = [
     Mutant(
         "beta is missing in the model",
         "models/vae.py",
-        "            with kl_weight(self.beta):\n",
+        "            with kl_weight(self._weight):\n",
         "            with kl_weight(1.0):\n",
     ),
     Mutant(
         "beta is missing in the guide",
         "models/vae.py",
-        'with pyro.plate("data", len(x)), kl_weight(self.beta):',
+        'with pyro.plate("data", len(x)), kl_weight(self._weight):',
         'with pyro.plate("data", len(x)), kl_weight(1.0):',
     ),
     Mutant(
         "beta weights the likelihood too",
         "handlers.py",
-        'if not msg["is_observed"] and not isinstance',
-        "if not isinstance",
+        'if msg["is_observed"] or isinstance',
+        "if isinstance",
     ),
     Mutant(
         "a weight replaces the scale instead of multiplying it",
@@ -239,7 +239,7 @@ MUTANTS = [
     ),
     Mutant(
         "the arguments of the KL swapped",
-        "terms.py",
+        "distributions/factors.py",
         "kl_divergence(q, p)",
         "kl_divergence(p, q)",
     ),

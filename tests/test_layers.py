@@ -15,10 +15,10 @@ PACKAGE = Path(pyrovae.__file__).parent
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
     {"errors", "progress", "noise"},
-    {"randomness", "schedules", "handlers", "networks", "distributions", "devices", "capture"},
-    {"data"},
+    {"randomness", "schedules", "networks", "distributions", "devices", "capture"},
+    {"data", "handlers"},
     {"priors", "encoders", "decoders", "programs"},
-    {"models", "terms"},
+    {"models", "terms", "bounds"},
     {"draws"},
     {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs"},
     {"plots", "preparation"},
@@ -34,7 +34,14 @@ LAYERS = [
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
-    "distributions": [{"continuous_bernoulli"}, {"__init__"}],
+    "distributions": [{"continuous_bernoulli", "factors"}, {"weighted"}, {"__init__"}],
+    "bounds": [
+        {"draws"},
+        {"controls"},
+        {"base"},
+        {"elbo", "importance", "paths", "wake_sleep", "aggregate"},
+        {"__init__"},
+    ],
     "priors": [{"gaussian", "mixtures"}, {"__init__"}],
     "encoders": [{"gaussian"}, {"__init__"}],
     "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],

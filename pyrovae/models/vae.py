@@ -2,7 +2,10 @@ r"""The variational autoencoder."""
 
 __all__ = ["VAE"]
 
+from collections.abc import Sequence
+
 import pyro
+import torch
 from torch import Tensor, nn
 
 from pyrovae.handlers import kl_weight, register
@@ -19,8 +22,8 @@ class VAE(nn.Module):
         prior: A module returning $p(z)$.
         decoder: A module mapping $z$ to $p(x \mid z)$.
         encoder: A module mapping $x$ to $q(z \mid x)$.
-        beta: The weight $\beta \ge 0$ of the KL term in the training loss. Evaluation reports
-            every bound at weight 1.
+        beta: The weight $\beta \ge 0$ of the KL term in the training loss, or one for each
+            latent dimension. Evaluation reports every bound at weight 1.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114.
@@ -28,7 +31,11 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, prior: nn.Module, decoder: nn.Module, encoder: nn.Module, beta: float = 1.0
+        self,
+        prior: nn.Module,
+        decoder: nn.Module,
+        encoder: nn.Module,
+        beta: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
 
@@ -36,13 +43,20 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.encoder = encoder
         self.beta = beta
+        # One number stays a number: TraceEnum_ELBO compares the scales of sites.
+        weights = None if isinstance(beta, int | float) else torch.tensor(beta)
+        self.register_buffer("_weights", weights, persistent=False)
+
+    @property
+    def _weight(self) -> float | Tensor:
+        return self.beta if self._weights is None else self._weights  # pyright: ignore
 
     def model(self, x: Tensor) -> None:
         r"""The generative story $p(z) \, p(x \mid z)$, for x of shape $(N, x)$."""
         register(self)
 
         with pyro.plate("data", len(x)):
-            with kl_weight(self.beta):
+            with kl_weight(self._weight):
                 z = pyro.sample("z", self.prior())
 
             pyro.sample("x", self.decoder(z), obs=x)
@@ -51,5 +65,5 @@ class VAE(nn.Module):
         r"""The approximate posterior $q(z \mid x)$, for x of shape $(N, x)$."""
         register(self)
 
-        with pyro.plate("data", len(x)), kl_weight(self.beta):
+        with pyro.plate("data", len(x)), kl_weight(self._weight):
             pyro.sample("z", self.encoder(x))

@@ -2,12 +2,12 @@
 
 from pyrovae.svi.backends import default_engine
 from pyrovae.svi.compiled import CompiledSVI
-from pyrovae.svi.objective import Bound, Objective
+from pyrovae.svi.objective import Differentiable, Objective
 from pyrovae.svi.stepper import Stepper
 
 __all__ = [
-    "Bound",
     "CompiledSVI",
+    "Differentiable",
     "Objective",
     "Stepper",
     "default_engine",

@@ -1,13 +1,16 @@
 r"""What `fit` minimises: a bound's loss, per example, of a program and a batch."""
 
-__all__ = ["Bound", "Objective"]
+__all__ = ["Differentiable", "Objective"]
 
+import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyrovae.bounds import Bound
 from pyrovae.data import Batch
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import kl_weight
@@ -16,7 +19,7 @@ from pyrovae.svi.estimators import estimate_with, has_estimate
 from pyrovae.svi.guard import find_cause
 
 
-class Bound(Protocol):
+class Differentiable(Protocol):
     """What is asked of an estimator that is none of Pyro's `ELBO` objects."""
 
     def differentiable_loss(self, model: object, guide: object, *args: object) -> Tensor:
@@ -44,7 +47,7 @@ class Objective:
         self,
         program: Program,
         structure: Structure,
-        bound: ELBO | Bound,
+        bound: ELBO | Differentiable,
         weight: Tensor | None = None,
         prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -53,14 +56,14 @@ class Objective:
         ):
             raise InputError(
                 f"{type(bound).__name__} has no differentiable_loss, which training needs.",
-                "Take pyro.infer.Trace_ELBO or TraceMeanField_ELBO.",
+                "Take one of pyrovae.bounds, or pyro.infer.Trace_ELBO.",
             )
         self.structure = structure
         self.weight = weight
         self.prepare = prepare or (lambda x: x)
         self.model = self._with_labels(program.model)
         self.guide = self._with_labels(program.guide)
-        self._estimate = estimate_with(bound, self.model, self.guide)
+        self._estimate = estimate_with(_for_program(bound, structure), self.model, self.guide)
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its surrogate."""
@@ -86,3 +89,17 @@ class Objective:
             return function(x, **named)
 
         return labelled if self.weight is None else kl_weight(self.weight)(labelled)
+
+
+def _for_program(bound: ELBO | Differentiable, structure: Structure) -> ELBO | Differentiable:
+    """A bound of this program's own: what it finds out of a program it keeps."""
+    bound = copy.copy(bound)
+    if isinstance(bound, Bound) and bound.num_particles > 1 and not structure.vectorizes:
+        if bound.vectorize_particles:
+            warnings.warn(
+                "The program does not take particles as one more dimension, so every step runs "
+                f"it {bound.num_particles} times.",
+                stacklevel=4,
+            )
+        bound.vectorize_particles = False
+    return bound

@@ -1,0 +1,127 @@
+r"""Bounds whose gradient runs along the paths of the draws alone.
+
+The gradient of $\log q_\phi(z_\phi)$ has two parts: one along the path of the draw, and the
+score $\nabla_\phi \log q_\phi$ at a draw that is held fixed, whose expectation is zero. Here the
+score is taken away: it is the whole of the gradient where the draws are detached, so the guide
+is scored there once more.
+"""
+
+__all__ = ["DReG", "StickingTheLanding"]
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.bounds.base import Bound, joined, with_gradient
+from pyrovae.bounds.draws import Draw, Layout, Pair
+from pyrovae.programs import Site, sites
+
+
+@dataclass
+class _Shares:
+    """What the gradients along the paths of draws are multiplied by, known after the draws."""
+
+    value: Tensor | None = None
+
+    def watch(self, site: Site) -> Tensor:
+        """The value of a site, whose gradient will be multiplied by its draw's share."""
+        value: Tensor = site["value"].view_as(site["value"])
+        if value.requires_grad:
+            value.register_hook(partial(self._multiply, rank=site["fn"].event_dim))
+        return value
+
+    def _multiply(self, gradient: Tensor, *, rank: int) -> Tensor:
+        assert self.value is not None
+        batch_rank = gradient.dim() - rank
+        # A draw that is alone has no dimension of particles; that of its share is one.
+        share = self.value.reshape(self.value.shape[self.value.dim() - batch_rank :])
+        return gradient * share[(...,) + (None,) * rank]
+
+
+@dataclass
+class _PathDraw(Draw):
+    """Draws whose log-posterior has a gradient along their paths alone."""
+
+    fixed_trace: Trace | None = None
+    shares: _Shares | None = None
+
+    @cached_property
+    def log_posterior(self) -> Tensor:
+        r"""$\log q(z \mid x)$ without the gradient of its score."""
+        log_q = self._total([self.log_prob(site) for site in self.latents.values()])
+        fixed = sites(self.fixed_trace, observed=False)  # pyright: ignore[reportArgumentType]
+        score = self._total([self.log_prob(site) for site in fixed.values()])
+        return log_q - (score - score.detach())
+
+
+def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
+    guide_trace = pair.run_guide()
+    if shares is not None:
+        latents = sites(guide_trace, observed=False)
+        guide_trace = pair.at(guide_trace, {n: shares.watch(s) for n, s in latents.items()})
+    latents = sites(guide_trace, observed=False)
+    fixed = pair.at(guide_trace, {n: s["value"].detach() for n, s in latents.items()})
+    model_trace = pair.run_model(guide_trace)
+    layout = Layout.of(model_trace, guide_trace)
+    return _PathDraw(model_trace, guide_trace, layout, fixed_trace=fixed, shares=shares)
+
+
+class StickingTheLanding(Bound):
+    r"""The ELBO, differentiated along the paths of its draws alone.
+
+    $\nabla_\phi \mathcal{L} = E_\epsilon[\nabla_z (\log p(x, z) - \log q(z \mid x)) \,
+    \nabla_\phi z_\phi(\epsilon)]$, unbiased, with a variance that vanishes as q approaches the
+    posterior. A guide with several latents is run once more at every step; a guide's flow that
+    is slow to invert makes it slow.
+
+    References:
+        Sticking the Landing (Roeder et al., 2017), arXiv:1703.09194.
+    """
+
+    needs_gradients = True
+
+    def _draw(self, pair: Pair) -> Draw:
+        draw = _draw_along_paths(pair)
+        self._check_gradients(draw.guide_trace)
+        return draw
+
+    def _estimate(self, draws: list[Draw]) -> Tensor:
+        return joined([draw.log_weight for draw in draws]).mean(0)
+
+
+class DReG(Bound):
+    r"""The importance-weighted bound of `IWAE` with the doubly reparametrised gradient.
+
+    $\nabla_\phi \mathcal{L}_K = E[\sum_k \tilde w_k^2 \, \nabla_z \log w_k \,
+    \nabla_\phi z_k]$ for $\tilde w_k = w_k / \sum_j w_j$: unbiased for the encoder, and of a
+    signal-to-noise ratio that grows with K where that of the plain gradient falls. The model's
+    gradient is the plain one. A guide with several latents is run twice more at every step.
+
+    References:
+        Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker et al.,
+        2019), arXiv:1810.04152.
+    """
+
+    needs_gradients = True
+
+    def __init__(self, num_particles: int = 50, **options: Any) -> None:
+        super().__init__(num_particles, **options)
+
+    def _draw(self, pair: Pair) -> Draw:
+        draw = _draw_along_paths(pair, _Shares())
+        self._check_gradients(draw.guide_trace)
+        return draw
+
+    def _estimate(self, draws: list[Draw]) -> Tensor:
+        log_weight = joined([draw.log_weight for draw in draws])
+        share = log_weight.detach().softmax(0)
+        for draw, part in zip(draws, share.split(len(share) // len(draws)), strict=True):
+            assert isinstance(draw, _PathDraw)
+            assert draw.shares is not None
+            draw.shares.value = part
+        bound = log_weight.logsumexp(0) - math.log(self.num_particles)
+        return with_gradient(bound, (share * log_weight).sum(0))

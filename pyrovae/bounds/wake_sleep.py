@@ -1,0 +1,83 @@
+r"""Reweighted wake-sleep: the baseline that maximises two things and bounds one."""
+
+__all__ = ["ReweightedWakeSleep"]
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.bounds.base import Bound, joined, with_gradient
+from pyrovae.bounds.draws import Draw, Layout, Pair
+from pyrovae.errors import InputError
+from pyrovae.programs import observation_site, sites
+
+
+class ReweightedWakeSleep(Bound):
+    r"""Trains the model on the draws by their weights, and the guide towards the posterior.
+
+    With $\tilde w_k = w_k / \sum_j w_j$ and no gradient through any draw, the model follows
+    $\sum_k \tilde w_k \nabla_\theta \log p(x, z_k)$, and the guide
+    $\sum_k \tilde w_k \nabla_\phi \log q(z_k \mid x)$ ("wake") or, on examples that the model
+    dreams up, $\nabla_\phi \log q(z \mid x)$ ("sleep"). The value that is reported is that of
+    `IWAE`.
+
+    Args:
+        num_particles: The number K of draws for each example.
+        sleep: The share of the guide's gradient that comes from dreams, from 0 to 1.
+        options: As in every `Bound`.
+
+    Raises:
+        InputError: If the share is not in [0, 1].
+
+    References:
+        Reweighted Wake-Sleep (Bornschein & Bengio, 2015), arXiv:1406.2751.
+        Revisiting Reweighted Wake-Sleep (Le et al., 2019), arXiv:1805.10469.
+    """
+
+    least_particles = 2
+
+    def __init__(self, num_particles: int = 10, *, sleep: float = 0.0, **options: Any) -> None:
+        if not 0 <= sleep <= 1:
+            raise InputError(f"The share of sleep is {sleep}.", "Give a number from 0 to 1.")
+        super().__init__(num_particles, **options)
+        self.sleep = sleep
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The negative bound, summed over examples, with the gradients of wake and sleep."""
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        if not self.sleep:
+            return loss
+        dreamt = self._log_posterior_of_dreams(Pair(model, guide, args, kwargs))
+        return with_gradient(loss, loss - self.sleep * dreamt)
+
+    def _draw(self, pair: Pair) -> Draw:
+        guide_trace = pair.run_guide()
+        latents = sites(guide_trace, observed=False)
+        fixed = pair.at(guide_trace, {n: s["value"].detach() for n, s in latents.items()})
+        model_trace = pair.run_model(fixed)
+        return Draw(model_trace, fixed, Layout.of(model_trace, fixed))
+
+    def _estimate(self, draws: list[Draw]) -> Tensor:
+        log_weight = joined([draw.log_weight for draw in draws])
+        log_model = joined([draw.log_likelihood + draw.log_prior for draw in draws])
+        log_guide = joined([draw.log_posterior for draw in draws])
+        share = log_weight.detach().softmax(0)
+        bound = log_weight.logsumexp(0) - math.log(self.num_particles)
+        return with_gradient(bound, (share * (log_model + (1 - self.sleep) * log_guide)).sum(0))
+
+    def _log_posterior_of_dreams(self, pair: Pair) -> Tensor:
+        """The guide's log-probability of the latents that the model drew, given its x."""
+        dream = poutine.trace(poutine.uncondition(pair.model)).get_trace(*pair.args, **pair.kwargs)
+        dream.detach_()
+        x = observation_site(dream)["value"]
+        awake = Pair(pair.model, pair.guide, (x, *pair.args[1:]), pair.kwargs)
+        latents = sites(dream, observed=False)
+        guide_trace = awake.run_guide()
+        drawn = [n for n in sites(guide_trace, observed=False) if n in latents]
+        guide_trace = awake.at(guide_trace, {n: latents[n]["value"] for n in drawn})
+        return guide_trace.log_prob_sum(lambda name, _: name in drawn)  # pyright: ignore

@@ -1,0 +1,634 @@
+"""Every bound against a closed form, quadrature or enumeration: its value and its gradient."""
+
+import copy
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from linear_gaussian import float64, linear_gaussian
+from pyro import poutine
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+from pyrovae import bounds
+from pyrovae.bounds import (
+    ELBO,
+    IWAE,
+    MMD,
+    VIMCO,
+    BalancedKL,
+    Capacity,
+    DReG,
+    FreeBits,
+    ReweightedWakeSleep,
+    StickingTheLanding,
+    TotalCorrelation,
+)
+from pyrovae.bounds.aggregate import squared_mmd
+from pyrovae.errors import InputError
+from pyrovae.handlers import kl_weight, unregistered
+from pyrovae.svi import CompiledSVI
+from pyrovae.training import fit
+
+
+def loss_and_gradients(bound, program, *args, seed=0):
+    """The loss of a bound and its gradient in every parameter of a program."""
+    torch.manual_seed(seed)
+    with unregistered():
+        loss = bound.differentiable_loss(program.model, program.guide, *args)
+    names, parameters = zip(*program.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    filled = [
+        torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)
+    ]
+    return loss.detach(), dict(zip(names, filled, strict=True))
+
+
+def mean_gradients(bound, program, x, *, repeats, copies=100):
+    """The mean of many gradients, and their standard errors, by parameter.
+
+    Every call sees a number of copies of each example, whose draws are their own.
+    """
+    many = x.repeat(copies, *(1,) * (x.dim() - 1))
+    calls = range(max(40, repeats // copies))
+    found = [loss_and_gradients(bound, program, many, seed=s)[1] for s in calls]
+    stacked = {name: torch.stack([g[name] for g in found]) / copies for name in found[0]}
+    return (
+        {name: g.mean(0) for name, g in stacked.items()},
+        {name: g.std(0) / math.sqrt(len(calls)) for name, g in stacked.items()},
+    )
+
+
+def assert_same_mean(found, expected, *, sigmas=5.0):
+    """Two estimates of the same gradients agree within their errors."""
+    for name in found[0]:
+        error = (found[1][name] ** 2 + expected[1][name] ** 2).sqrt()
+        gap = (found[0][name] - expected[0][name]).abs()
+        assert (gap <= sigmas * error + 1e-9).all(), name
+
+
+# ── Pyro's own bounds ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (ELBO(), Trace_ELBO()),
+        (ELBO(6), Trace_ELBO(6, vectorize_particles=True)),
+        (ELBO(exact_kl=True), TraceMeanField_ELBO()),
+        (ELBO(4, exact_kl=True), TraceMeanField_ELBO(4, vectorize_particles=True)),
+        (IWAE(6), RenyiELBO(0, num_particles=6, vectorize_particles=True)),
+    ],
+)
+def test_what_pyro_has_too_is_the_same(ours, theirs):
+    found = linear_gaussian(shift=0.5, stretch=1.3, beta=0.7)
+    loss, gradients = loss_and_gradients(ours, found.vae, found.x)
+
+    torch.manual_seed(0)
+    if theirs.vectorize_particles:
+        theirs.max_plate_nesting = 2
+    expected = theirs.loss_and_grads(found.vae.model, found.vae.guide, found.x)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    for name, parameter in found.vae.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
+
+
+EVERY = {
+    "ELBO": lambda: ELBO(3),
+    "exact KL": lambda: ELBO(3, exact_kl=True),
+    "StickingTheLanding": lambda: StickingTheLanding(3),
+    "IWAE": lambda: IWAE(3),
+    "DReG": lambda: DReG(3),
+    "VIMCO": lambda: VIMCO(3),
+    "ReweightedWakeSleep": lambda: ReweightedWakeSleep(3, sleep=0.5),
+    "TotalCorrelation": lambda: TotalCorrelation(),
+    "MMD": lambda: MMD(alpha=0.3),
+}
+every_bound = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+
+
+def test_every_bound_is_tested():
+    tested = {type(make()) for make in EVERY.values()}
+    named = {getattr(bounds, name) for name in bounds.__all__}
+    assert tested == {cls for cls in named if issubclass(cls, bounds.Bound)} - {bounds.Bound}
+
+
+@every_bound
+def test_draws_one_after_the_other_are_as_good_as_together(make):
+    # Normal draws come in blocks of 16: one of these is a whole number of blocks.
+    found = linear_gaussian(16)
+    together, apart = make(), make()
+    apart.vectorize_particles = False
+    a, b = (loss_and_gradients(bound, found.vae, found.x) for bound in (together, apart))
+    # Their noise is laid out alike, and of a wake-sleep the dreams come after all.
+    torch.testing.assert_close(a, b)
+
+
+@every_bound
+def test_a_bound_trains_under_pyro_and_compiled_alike(make):
+    losses = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        found = linear_gaussian(shift=1.0)
+        svi = engine(found.vae.model, found.vae.guide, pyro.optim.Adam({"lr": 0.01}), make())
+        if engine is CompiledSVI:
+            svi = CompiledSVI(
+                found.vae.model,
+                found.vae.guide,
+                pyro.optim.Adam({"lr": 0.01}),
+                make(),
+                engine="graph",
+            )
+        losses.append([])
+        for step in range(6):
+            torch.manual_seed(step)
+            losses[-1].append(float(svi.step(found.x)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert svi.engines == ["graph"]
+
+
+# ── Closed forms ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("bound", [ELBO(4), IWAE(4), DReG(4), StickingTheLanding(4), VIMCO(4)])
+def test_at_the_exact_posterior_every_bound_is_the_evidence(bound):
+    found = linear_gaussian()
+    loss, _ = loss_and_gradients(bound, found.vae, found.x)
+    assert -loss.item() == pytest.approx(found.log_evidence.sum().item(), rel=1e-9)
+
+
+def test_the_elbo_is_the_evidence_less_the_gap():
+    found = linear_gaussian(shift=0.4, stretch=1.2)
+    loss, _ = loss_and_gradients(ELBO(20_000), found.vae, found.x)
+    assert -loss.item() == pytest.approx(found.elbo.sum().item(), abs=0.15)
+
+
+@pytest.mark.parametrize("bound", [StickingTheLanding(2), DReG(5)])
+def test_along_paths_the_guide_has_no_gradient_at_the_exact_posterior(bound):
+    found = linear_gaussian()
+    _, gradients = loss_and_gradients(bound, found.vae, found.x)
+    for name, gradient in gradients.items():
+        if name.startswith("encoder"):
+            torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-9, rtol=0)
+        else:
+            assert gradient.abs().sum() > 0.1
+    _, plain = loss_and_gradients(ELBO(2), found.vae, found.x)
+    assert plain["encoder.net.bias"].abs().sum() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("path", "plain"), [(StickingTheLanding(2), ELBO(2)), (DReG(3), IWAE(3)), (VIMCO(3), IWAE(3))]
+)
+def test_gradients_of_one_bound_have_one_expectation(path, plain):
+    found = linear_gaussian(2, shift=0.7, stretch=1.4)
+    ours = mean_gradients(path, found.vae, found.x, repeats=20_000)
+    theirs = mean_gradients(plain, found.vae, found.x, repeats=20_000)
+    assert_same_mean(ours, theirs)
+    if not isinstance(path, VIMCO):
+        spread = ours[1]["encoder.net.bias"] / theirs[1]["encoder.net.bias"]
+        assert spread.mean() < 1, "and less variance"
+
+
+class Hierarchy(nn.Module):
+    """z1 -> z2 -> x, whose guide runs bottom up or top down."""
+
+    def __init__(self, *, top_down):
+        super().__init__()
+        self.top_down = top_down
+        self.weights = nn.Parameter(torch.tensor([0.7, -0.4, 0.3, 0.9, 0.2, -0.3]))
+
+    def model(self, x):
+        w = self.weights
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(w[0], 1.0).expand([1]).to_event(1))
+            z2 = pyro.sample("z2", dist.Normal(w[1] + z1, 0.8).to_event(1))
+            pyro.sample("x", dist.Normal(w[2] * z1 + z2, 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        w = self.weights
+        with pyro.plate("data", len(x)):
+            if self.top_down:
+                z1 = pyro.sample("z1", dist.Normal(w[3] * x, 0.7).to_event(1))
+                pyro.sample("z2", dist.Normal(w[4] * x + w[5] * z1, (w[3] / 2).exp()).to_event(1))
+            else:
+                z2 = pyro.sample("z2", dist.Normal(w[3] * x, 0.7).to_event(1))
+                pyro.sample("z1", dist.Normal(w[4] * x + w[5] * z2, (w[3] / 2).exp()).to_event(1))
+
+
+@pytest.mark.parametrize("top_down", [True, False])
+@pytest.mark.parametrize(("path", "plain"), [(StickingTheLanding(2), ELBO(2)), (DReG(3), IWAE(3))])
+def test_gradients_along_paths_are_right_in_a_hierarchy(path, plain, top_down):
+    program, x = Hierarchy(top_down=top_down), torch.tensor([[0.3], [-1.1]])
+    for bound in (path, plain):
+        bound.max_plate_nesting = math.inf
+    ours = mean_gradients(path, program, x, repeats=20_000)
+    theirs = mean_gradients(plain, program, x, repeats=20_000)
+    assert_same_mean(ours, theirs)
+
+
+def test_an_exact_kl_is_taken_where_it_is_right_and_sampled_elsewhere():
+    x = torch.tensor([[0.3], [-1.1]])
+    for top_down in (True, False):
+        program = Hierarchy(top_down=top_down)
+        sampled = mean_gradients(ELBO(20), program, x, repeats=4000)
+        exact = ELBO(20, exact_kl=True)
+        if top_down:
+            found = mean_gradients(exact, program, x, repeats=4000)
+        else:
+            with pytest.warns(UserWarning, match="'z2' before what the model may draw it from"):
+                found = mean_gradients(exact, program, x, repeats=4000)
+        assert_same_mean(found, sampled)
+
+
+# ── Discrete draws ───────────────────────────────────────────────────────────────────────────
+
+
+class Bits(nn.Module):
+    """Two Bernoulli latents, whose bounds and gradients can be enumerated."""
+
+    def __init__(self):
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor([0.3, -0.5]))
+        self.q = nn.Parameter(torch.tensor([0.8, 0.1]))
+        self.slope = nn.Parameter(torch.tensor([1.0, -2.0]))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(logits=self.p).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.slope, 0.8), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            logits = self.q * x.unsqueeze(-1)
+            pyro.sample("z", dist.Bernoulli(logits=logits).to_event(1))
+
+    def enumerated(self, x, num_particles):
+        """The exact importance-weighted bound: a sum over all K-tuples of draws."""
+        codes = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0))
+        log_p = dist.Bernoulli(logits=self.p).log_prob(codes).sum(-1)
+        log_x = dist.Normal(codes @ self.slope, 0.8).log_prob(x[:, None])
+        log_q = dist.Bernoulli(logits=self.q * x[:, None, None]).log_prob(codes).sum(-1)
+        tuples = torch.cartesian_prod(*[torch.arange(4)] * num_particles)
+        tuples = tuples.reshape(-1, num_particles)
+        log_w = (log_p + log_x - log_q)[:, tuples]
+        probability = log_q[:, tuples].sum(-1).exp()
+        return (probability * (log_w.logsumexp(-1) - math.log(num_particles))).sum()
+
+
+@pytest.mark.parametrize(
+    ("bound", "num_particles"),
+    [(VIMCO(2), 2), (VIMCO(3), 3), (ELBO(1), 1), (ELBO(4), 1)],
+)
+def test_gradients_of_discrete_draws_are_those_of_the_sum_over_all(bound, num_particles):
+    program, x = Bits(), torch.tensor([0.5, -1.2, 0.9])
+    exact = -program.enumerated(x, num_particles)
+    expected = torch.autograd.grad(exact, list(program.parameters()))
+    names = [name for name, _ in program.named_parameters()]
+    expected = dict(zip(names, expected, strict=True))
+    found = mean_gradients(bound, program, x, repeats=20_000)
+    assert_same_mean(found, (expected, {n: torch.zeros_like(g) for n, g in expected.items()}))
+
+    losses = torch.stack([loss_and_gradients(bound, program, x, seed=s)[0] for s in range(2000)])
+    error = losses.std() / math.sqrt(len(losses))
+    assert abs(losses.mean() - exact) < 4.5 * error
+
+
+def test_baselines_lower_the_variance():
+    program, x = Bits(), torch.tensor([0.5, -1.2, 0.9])
+    _, alone = mean_gradients(Trace_Like(4), program, x, repeats=8000)
+    _, ours = mean_gradients(ELBO(4), program, x, repeats=8000)
+    assert (ours["q"] < 0.8 * alone["q"]).all()
+
+
+class Trace_Like(ELBO):
+    """The ELBO without a baseline."""
+
+    def _estimate(self, draws):
+        (draw,) = draws
+        value = draw.log_weight
+        return (
+            value.detach() * (1 + draw.score - draw.score.detach()) + value - value.detach()
+        ).mean(0)
+
+
+def test_wake_follows_the_weights_and_sleep_the_dreams():
+    program, x = Bits(), torch.tensor([0.5, -1.2, 0.9])
+    # With many draws the weighted draws are the posterior, whose moments are known.
+    codes = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0))
+    joint = dist.Bernoulli(logits=program.p).log_prob(codes).sum(-1) + dist.Normal(
+        codes @ program.slope, 0.8
+    ).log_prob(x[:, None])
+    posterior = joint.softmax(-1).detach()
+    log_q = dist.Bernoulli(logits=program.q * x[:, None, None]).log_prob(codes).sum(-1)
+    wake = torch.autograd.grad(-(posterior * log_q).sum(), program.q)[0]
+    theta = torch.autograd.grad(-joint.logsumexp(-1).sum(), program.p)[0]
+    found = mean_gradients(ReweightedWakeSleep(400), program, x, repeats=4000)
+    torch.testing.assert_close(found[0]["q"], wake, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(found[0]["p"], theta, atol=0.02, rtol=0.02)
+
+    # Asleep: x = slope . z + noise, z from the prior, and -log q(z | x) by quadrature over x.
+    grid = torch.linspace(-12, 12, 4001)
+    prior = dist.Bernoulli(logits=program.p).log_prob(codes).sum(-1).exp().detach()
+    density = dist.Normal((codes @ program.slope).detach(), 0.8).log_prob(grid[:, None]).exp()
+    log_q = dist.Bernoulli(logits=program.q * grid[:, None, None]).log_prob(codes).sum(-1)
+    expected = (prior * density * log_q).sum() * (grid[1] - grid[0])
+    sleep = torch.autograd.grad(-len(x) * expected, program.q)[0]
+    found = mean_gradients(ReweightedWakeSleep(2, sleep=1.0), program, x, repeats=20_000)
+    assert ((found[0]["q"] - sleep).abs() < 4.5 * found[1]["q"]).all()
+
+
+@pytest.mark.parametrize(
+    "bound", [IWAE(2), DReG(2), StickingTheLanding(), TotalCorrelation(), MMD()]
+)
+def test_a_discrete_latent_is_refused_where_draws_need_gradients(bound):
+    with pytest.raises(InputError, match="VIMCO, ReweightedWakeSleep or ELBO"):
+        loss_and_gradients(bound, Bits(), torch.zeros(3))
+
+
+# ── Plates ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Subsampled(nn.Module):
+    """A batch out of a larger data set."""
+
+    def __init__(self, full_size, *, weight_outside=False):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.3))
+        self.full_size, self.weight_outside = full_size, weight_outside
+
+    def model(self, x):
+        if self.weight_outside:
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", self.full_size or len(x), subsample=torch.arange(len(x))):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(self, x):
+        if self.weight_outside:
+            pyro.sample("w", dist.Normal(self.loc, 1.0))
+        with pyro.plate("data", self.full_size or len(x), subsample=torch.arange(len(x))):
+            pyro.sample("z", dist.Normal(self.loc * x, 0.6))
+
+
+@pytest.mark.parametrize("make", [EVERY[n] for n in EVERY if n not in ("TotalCorrelation", "MMD")])
+def test_a_subsampled_plate_multiplies_the_bound_and_not_the_weights(make):
+    x = torch.tensor([0.5, -1.2])
+    whole, gradients = loss_and_gradients(make(), Subsampled(None), x)
+    part, larger = loss_and_gradients(make(), Subsampled(20), x)
+    assert part.item() == pytest.approx(10 * whole.item(), rel=1e-5)
+    torch.testing.assert_close(larger["loc"], 10 * gradients["loc"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_site_outside_the_plate_is_refused_by_name():
+    with pytest.raises(InputError, match="'w' is outside the plate"):
+        loss_and_gradients(IWAE(3), Subsampled(None, weight_outside=True), torch.zeros(2))
+
+
+# ── Control of the KL ────────────────────────────────────────────────────────────────────────
+
+WEIGHTED = {
+    "ELBO": lambda **o: ELBO(2, **o),
+    "exact KL": lambda **o: ELBO(2, exact_kl=True, **o),
+    "StickingTheLanding": lambda **o: StickingTheLanding(2, **o),
+    "MMD": lambda **o: MMD(alpha=0.0, strength=1.0, **o),
+    "TotalCorrelation": lambda **o: TotalCorrelation(total_correlation=1.0, **o),
+}
+
+
+def means_of_the_loss(bound, program, *args, repeats=400):
+    losses = torch.stack(
+        [loss_and_gradients(bound, program, *args, seed=s)[0] for s in range(repeats)]
+    )
+    return losses.mean(), losses.std() / math.sqrt(repeats)
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.5, torch.tensor(0.3)], ids=str)
+@pytest.mark.parametrize("make", WEIGHTED.values(), ids=WEIGHTED)
+def test_a_weight_on_the_kl_means_the_same_under_every_bound(make, weight):
+    found = linear_gaussian(shift=0.5, stretch=1.3)
+    found.vae.beta = weight
+    expected = found.elbo + found.kl_per_dim.sum(-1) * (1 - float(weight))
+    mean, error = means_of_the_loss(make(), found.vae, found.x)
+    assert abs(-mean - expected.sum()) < 4.5 * error + 1e-6
+
+
+@pytest.mark.parametrize("theirs", [Trace_ELBO(), TraceMeanField_ELBO()])
+@pytest.mark.parametrize("make", [WEIGHTED[n] for n in WEIGHTED if n != "TotalCorrelation"])
+def test_each_dimension_has_a_weight_of_its_own(make, theirs):
+    found = linear_gaussian(shift=0.5, stretch=1.3)
+    with float64():
+        weights = torch.tensor([0.0, 3.0, 0.5])
+    found.vae._weights = weights
+    expected = found.elbo + (found.kl_per_dim * (1 - weights)).sum(-1)
+    mean, error = means_of_the_loss(make(), found.vae, found.x)
+    assert abs(-mean - expected.sum()) < 4.5 * error + 1e-6
+    losses = []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        losses.append(theirs.loss(found.vae.model, found.vae.guide, found.x))
+    losses = torch.tensor(losses)
+    assert abs(-losses.mean() - expected.sum()) < 4.5 * losses.std() / 20
+
+
+def test_a_weight_is_for_the_sites_that_it_names():
+    program, x = Hierarchy(top_down=True), torch.tensor([[0.3], [-1.1]])
+
+    def trace(sites):
+        guide = poutine.trace(kl_weight(3.0, sites=sites)(program.guide)).get_trace(x)
+        return {n: guide.nodes[n]["scale"] for n in ("z1", "z2")}
+
+    assert trace(None) == {"z1": 3.0, "z2": 3.0}
+    assert trace(["z2"]) == {"z1": 1.0, "z2": 3.0}
+
+
+def test_weights_of_one_side_alone_are_kept_apart():
+    """TraceMeanField_ELBO reads that of the guide alone; Trace_ELBO, and ours, each its own."""
+    found = linear_gaussian(shift=0.5, stretch=1.3)
+    model = kl_weight(2.5, sites=["z"])(found.vae.model)
+
+    class Lopsided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae, self.model, self.guide = found.vae, model, found.vae.guide
+
+    sampled = means_of_the_loss(ELBO(2), Lopsided(), found.x, repeats=2000)
+    exact = means_of_the_loss(ELBO(2, exact_kl=True), Lopsided(), found.x, repeats=2000)
+    assert abs(sampled[0] - exact[0]) < 4.5 * (sampled[1] ** 2 + exact[1] ** 2).sqrt()
+
+
+@pytest.mark.parametrize("make", [WEIGHTED["ELBO"], WEIGHTED["exact KL"]])
+@pytest.mark.parametrize("per_dim", [True, False])
+def test_free_bits_are_a_floor_under_each_kl(make, per_dim):
+    found = linear_gaussian(40, shift=0.2)
+    kl = found.kl_per_dim.mean(0)
+    nats = float(kl.median()) if per_dim else float(kl.sum()) + 0.5
+    expected_kl = kl.clamp(min=nats).sum() if per_dim else max(kl.sum(), nats)
+    expected = found.elbo.sum() + len(found.x) * (kl.sum() - expected_kl)
+    bound = make(kl=FreeBits(nats, per_dim=per_dim))
+    mean, error = means_of_the_loss(bound, found.vae, found.x)
+    assert abs(-mean - expected) < 4.5 * error + 0.2 * error
+
+
+def test_free_bits_stop_the_gradient_of_what_is_free():
+    found = linear_gaussian(40, shift=0.2)
+    free = ELBO(exact_kl=True, kl=FreeBits(1e9))
+    without = ELBO(exact_kl=True)
+    _, gradients = loss_and_gradients(free, found.vae, found.x)
+    found.vae.beta = 0.0
+    _, expected = loss_and_gradients(without, found.vae, found.x)
+    torch.testing.assert_close(gradients, expected)
+
+
+@pytest.mark.parametrize("nats", [0.0, 2.0, 50.0, torch.tensor(3.0)], ids=str)
+def test_a_capacity_is_where_the_kl_is_drawn_to(nats):
+    found = linear_gaussian(40, shift=0.2)
+    kl = found.kl_per_dim.sum(-1).mean()
+    expected = found.elbo.sum() + len(found.x) * (kl - 7.0 * (kl - nats).abs())
+    bound = ELBO(exact_kl=True, kl=Capacity(nats, strength=7.0))
+    mean, error = means_of_the_loss(bound, found.vae, found.x)
+    assert abs(-mean - expected) < 4.5 * error
+
+
+def test_a_balance_favours_what_carries_more():
+    kls = {"z1": torch.tensor([1.0, 2.0]), "z2": torch.tensor(1.0), "z3": torch.zeros(4)}
+    weights, constant = BalancedKL()(kls)
+    assert constant == 0
+    assert torch.stack(list(weights.values())).mean().item() == pytest.approx(1.0)
+    assert weights["z1"] / weights["z2"] == pytest.approx(3.0, rel=1e-2)
+    assert 0 < weights["z3"] < 0.01
+
+
+# ── The aggregate posterior ──────────────────────────────────────────────────────────────────
+
+
+def test_the_three_parts_of_the_kl_sum_to_it():
+    found = linear_gaussian(20, shift=0.5, stretch=1.3)
+    whole, gradients = loss_and_gradients(ELBO(), found.vae, found.x)
+    split, parts = loss_and_gradients(TotalCorrelation(total_correlation=1.0), found.vae, found.x)
+    assert split.item() == pytest.approx(whole.item(), rel=1e-10)
+    torch.testing.assert_close(parts, gradients)
+
+
+class Fixed(nn.Module):
+    """A guide whose aggregate posterior is a known mixture."""
+
+    def __init__(self, locs, scale):
+        super().__init__()
+        self.locs, self.scale = nn.Parameter(locs), scale
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.locs, self.scale).to_event(1))
+
+
+def test_the_total_correlation_is_that_of_the_batch():
+    """Of two points on a diagonal it is log 2, the information of one coordinate on the other."""
+    locs = torch.tensor([[-9.0, -9.0], [9.0, 9.0]]).repeat(50, 1)
+    program, x = Fixed(locs, 0.01), torch.zeros(100)
+
+    def loss(**weights):
+        weights = {"mutual_information": 0, "total_correlation": 0, "dimension_wise": 0} | weights
+        return loss_and_gradients(TotalCorrelation(**weights), program, x)[0] / 100
+
+    base = loss()
+    assert (loss(mutual_information=1) - base).item() == pytest.approx(math.log(2), abs=1e-4)
+    assert (loss(total_correlation=1) - base).item() == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_a_mean_discrepancy_is_unbiased_and_tells_distributions_apart():
+    rng = torch.Generator().manual_seed(0)
+    same = torch.stack(
+        [
+            squared_mmd(torch.randn(30, 2, generator=rng), torch.randn(30, 2, generator=rng))
+            for _ in range(500)
+        ]
+    )
+    assert abs(same.mean()) < 4 * same.std() / math.sqrt(500)
+    apart = squared_mmd(torch.randn(200, 2, generator=rng) + 2, torch.randn(200, 2, generator=rng))
+    assert apart > 0.5
+
+
+def test_a_mean_discrepancy_is_its_definition():
+    x, y = torch.randn(3, 2), torch.randn(3, 2)
+
+    def kernel(a, b):
+        return sum(4 * s / (4 * s + (a - b).square().sum()) for s in (0.1, 0.2, 0.5, 1, 2, 5, 10))
+
+    within = sum(kernel(v[i], v[j]) for v in (x, y) for i in range(3) for j in range(3) if i != j)
+    across = sum(kernel(a, b) for a in x for b in y)
+    torch.testing.assert_close(squared_mmd(x, y), within / 6 - 2 * across / 9)
+
+
+@pytest.mark.parametrize("bound", [TotalCorrelation(), MMD()])
+def test_several_latents_have_no_aggregate_posterior_here(bound):
+    with pytest.raises(InputError, match="one latent"):
+        loss_and_gradients(bound, Hierarchy(top_down=True), torch.zeros(2, 1))
+
+
+# ── Bad input ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ELBO(0),
+        lambda: VIMCO(1),
+        lambda: ReweightedWakeSleep(1),
+        lambda: ReweightedWakeSleep(2, sleep=1.5),
+        lambda: FreeBits(-1.0),
+        lambda: Capacity(1.0, strength=-1.0),
+    ],
+)
+def test_options_out_of_range_are_refused(make):
+    with pytest.raises(InputError):
+        make()
+
+
+def test_fit_takes_every_bound_and_reports_the_elbo_of_all_alike():
+    found = linear_gaussian(32, shift=1.0)
+    for make in EVERY.values():
+        vae = copy.deepcopy(found.vae)
+        with warnings.catch_warnings(action="error"):
+            run = fit(vae, found.x, bound=make(), epochs=3, batch_size=16, progress=False)
+        assert run.config["training"]["bound"] == type(make()).__name__
+        assert math.isfinite(run.metrics[-1]["loss"])
+        assert run.metrics[-1]["train_elbo"] == pytest.approx(found.elbo.mean().item(), abs=2.0)
+
+
+def test_one_bound_serves_two_programs():
+    """What a bound finds out of a program stays with a copy of it."""
+    bound, found = IWAE(3), linear_gaussian(8)
+    fit(copy.deepcopy(found.vae), found.x, bound=bound, epochs=1, progress=False)
+    assert bound.max_plate_nesting == math.inf
+
+
+class RowsApart(nn.Module):
+    """A program that a dimension of particles would change."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.softmax(1) + self.loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + self.loc, 1.0).to_event(1))
+
+
+def test_a_program_that_takes_no_particles_is_run_for_each():
+    with pytest.warns(UserWarning, match="runs it 3 times"):
+        run = fit(RowsApart(), torch.randn(8, 3), bound=IWAE(3), epochs=2, progress=False)
+    assert math.isfinite(run.metrics[-1]["loss"])
