@@ -1,38 +1,31 @@
-"""Building a VAE of our own parts from names, for the command line.
+"""Building a VAE out of words, for the command line.
 
-The Python API takes parts as objects; only here does a word stand for a class.
+The Python API takes parts as objects; only here does a word stand for a class. A part says by
+the names of its constructor's arguments what it needs: a network, the latent dimension, the shape
+of the data, or another part of the same program.
 """
 
-__all__ = ["DECODERS", "ENCODERS", "NETWORKS", "PRIORS", "build_vae", "default_decoder"]
+__all__ = ["NETWORKS", "Choice", "build_bound", "build_vae", "default_decoder"]
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from inspect import signature
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from pyrovae import catalogue, user_files
+from pyrovae.bounds import ELBO, Bound
 from pyrovae.data import Binarize, Data, Dequantize
-from pyrovae.decoders import (
-    BernoulliDecoder,
-    ContinuousBernoulliDecoder,
-    GaussianDecoder,
-    PixelwiseGaussianDecoder,
-)
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, ConvNet, DeconvNet
-from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
 
 Shape = tuple[int, ...]
 MakeNetwork = Callable[[Shape, Shape], nn.Module]
-
-PRIORS: Mapping[str, Callable[[int], nn.Module]] = {
-    "standard-normal": StandardNormal,
-    "diagonal-gaussian": DiagonalGaussian,
-    "gaussian-mixture": GaussianMixture,
-}
-ENCODERS: Mapping[str, Callable[[nn.Module], nn.Module]] = {"gaussian": GaussianEncoder}
 
 
 def _mlps(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
@@ -50,40 +43,34 @@ NETWORKS: Mapping[str, Callable[[int | None], tuple[MakeNetwork, MakeNetwork]]] 
     "mlp": _mlps,
     "conv": _convolutions,
 }
+# Networks of images alone.
+OF_IMAGES = frozenset({"conv"})
 
 
-def _bernoulli(make: MakeNetwork, latent: Shape, data: Data) -> nn.Module:
-    return BernoulliDecoder(make(latent, data.x_shape))
+@dataclass(frozen=True)
+class Choice:
+    """A class by its word, or as `file.py:Class`, and options of its constructor."""
 
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-def _continuous_bernoulli(make: MakeNetwork, latent: Shape, data: Data) -> nn.Module:
-    return ContinuousBernoulliDecoder(make(latent, data.x_shape))
+    def resolve(self, kind: str) -> Callable[..., Any]:
+        """The class.
 
-
-def _gaussian(make: MakeNetwork, latent: Shape, data: Data) -> nn.Module:
-    net = make(latent, data.x_shape)
-    return GaussianDecoder(net, scale=0.5, learn_scale=True, min_scale=_quantum(data))
-
-
-def _pixelwise_gaussian(make: MakeNetwork, latent: Shape, data: Data) -> nn.Module:
-    channels, *rest = data.x_shape
-    return PixelwiseGaussianDecoder(make(latent, (2 * channels, *rest)), min_scale=_quantum(data))
-
-
-DECODERS: Mapping[str, Callable[[MakeNetwork, Shape, Data], nn.Module]] = {
-    "bernoulli": _bernoulli,
-    "continuous-bernoulli": _continuous_bernoulli,
-    "gaussian": _gaussian,
-    "pixelwise-gaussian": _pixelwise_gaussian,
-}
-
-
-def _quantum(data: Data) -> float:
-    """The standard deviation of a uniform over one level of the data: a floor under a scale."""
-    preprocessing = data.preprocessing
-    levels = preprocessing.levels if isinstance(preprocessing, Dequantize) else 256
-
-    return 1 / levels / math.sqrt(12)
+        Raises:
+            InputError: If there is no such word, file or class.
+        """
+        if user_files.is_own_file(self.name):
+            return user_files.load(*user_files.split(self.name, kind.capitalize()))
+        entry = catalogue.entries(kind).get(self.name)
+        if entry is None:
+            known = ", ".join(catalogue.entries(kind))
+            raise InputError(
+                f"There is no {kind} {self.name!r}.",
+                f"Take one of {known}, or a class of your own as file.py:Class.",
+            )
+        folder = "bounds" if kind == "kl" else f"{kind}s"
+        return getattr(import_module(f"pyrovae.{folder}"), entry.class_name)
 
 
 def default_decoder(data: Data) -> str:
@@ -92,12 +79,27 @@ def default_decoder(data: Data) -> str:
     return "bernoulli" if binary else "gaussian"
 
 
+def build_bound(bound: Choice | None, kl: Choice | None) -> Bound | None:
+    """The bound that the words name, or None where they name none.
+
+    Raises:
+        InputError: If a word names nothing, or an option is out of range.
+    """
+    if bound is None and kl is None:
+        return None
+    make = ELBO if bound is None else bound.resolve("bound")
+    options = {} if bound is None else dict(bound.options)
+    if kl is not None:
+        options["kl"] = _called(kl.resolve("kl"), (), kl.options)
+    return _called(make, (), options)
+
+
 def build_vae(
     data: Data,
     *,
-    prior: str = "standard-normal",
-    encoder: str = "gaussian",
-    decoder: str | None = None,
+    prior: Choice = Choice("standard-normal"),
+    encoder: Choice = Choice("gaussian"),
+    decoder: Choice | None = None,
     network: str = "mlp",
     hidden: int | None = None,
     latent_dim: int = 50,
@@ -106,31 +108,126 @@ def build_vae(
     """A VAE for a data set, of the parts that the words name.
 
     Raises:
-        InputError: If a word names no part, a size is not positive, or the networks are for
-            images and the data are not.
+        InputError: If a word names no part, a size is not positive, the networks are for images
+            and the data are not, or two parts need each other.
     """
     for name, size in (("latent_dim", latent_dim), ("hidden", hidden)):
         if size is not None and size < 1:
             raise InputError(f"{name} is {size}.", "Give at least 1.")
     if beta < 0:
         raise InputError(f"beta is {beta}.", "Give 0 or more.")
-    if network == "conv" and len(data.x_shape) != 3:
+    if network not in NETWORKS:
+        raise InputError(
+            f"There is no network {network!r}.", f"Take one of {', '.join(NETWORKS)}."
+        )
+    if network in OF_IMAGES and len(data.x_shape) != 3:
         raise InputError(
             f"Convolutions need images, and the data are of shape {data.x_shape}.",
             "Take --network mlp.",
         )
 
-    encode, decode = _named(NETWORKS, "network", network)(hidden)
-    make_decoder = _named(DECODERS, "decoder", decoder or default_decoder(data))
+    encode, decode = NETWORKS[network](hidden)
+    choices = {
+        "prior": prior,
+        "encoder": encoder,
+        "decoder": decoder or Choice(default_decoder(data)),
+    }
+    assembly = _Assembly(data, latent_dim, encode, decode, choices)
     return VAE(
-        prior=_named(PRIORS, "prior", prior)(latent_dim),
-        decoder=make_decoder(decode, (latent_dim,), data),
-        encoder=_named(ENCODERS, "encoder", encoder)(encode(data.x_shape, (2 * latent_dim,))),
+        prior=assembly.part("prior"),
+        decoder=assembly.part("decoder"),
+        encoder=assembly.part("encoder"),
         beta=beta,
     )
 
 
-def _named(table: Mapping[str, Any], kind: str, name: str) -> Any:
-    if name not in table:
-        raise InputError(f"There is no {kind} {name!r}.", f"Take one of {', '.join(table)}.")
-    return table[name]
+@dataclass
+class _Assembly:
+    """The parts of one program, made as others need them."""
+
+    data: Data
+    latent_dim: int
+    encode: MakeNetwork
+    decode: MakeNetwork
+    choices: Mapping[str, Choice]
+    made: dict[str, nn.Module] = field(default_factory=dict)
+    making: list[str] = field(default_factory=list)
+
+    def part(self, kind: str) -> nn.Module:
+        """A part of the program, made where it is not yet.
+
+        Raises:
+            InputError: If making it needs the part itself.
+        """
+        if kind in self.making:
+            names = " and ".join(self.choices[k].name for k in self.making)
+            raise InputError(f"The parts {names} need each other.", "Take another one of the two.")
+        if kind not in self.made:
+            self.making.append(kind)
+            self.made[kind] = self._make(kind)
+            self.making.remove(kind)
+        return self.made[kind]
+
+    def _make(self, kind: str) -> nn.Module:
+        choice = self.choices[kind]
+        cls = choice.resolve(kind)
+        options = {**self._defaults(cls), **choice.options}
+        needs = [p.name for p in signature(cls).parameters.values() if p.default is p.empty]
+        return _called(cls, [self._supply(kind, name, cls, options) for name in needs], options)
+
+    def _supply(self, kind: str, name: str, cls: Any, options: Mapping[str, Any]) -> Any:
+        """What a constructor's argument without a default stands for.
+
+        Raises:
+            InputError: If nothing in a program goes by that name.
+        """
+        if name == "net":
+            return self._net(kind, cls, options)
+        if name == "encoder" and kind == "encoder":
+            return GaussianEncoder(
+                self.encode(self.data.x_shape, GaussianEncoder.net_shape(self.latent_dim))
+            )
+        if name in self.choices:
+            return self.part(name)
+        supplied: dict[str, Callable[[], Any]] = {
+            "latent_dim": lambda: self.latent_dim,
+            "x_shape": lambda: self.data.x_shape,
+            "exemplars": self._exemplars,
+        }
+        if name not in supplied:
+            raise InputError(
+                f"The {kind} {self.choices[kind].name} needs {name!r}, which nothing supplies.",
+                f"Give it a default, or take {', '.join(sorted(catalogue.SUPPLIED))}.",
+            )
+        return supplied[name]()
+
+    def _net(self, kind: str, cls: Any, options: Mapping[str, Any]) -> nn.Module:
+        """A network that puts out what a class reads."""
+        event = self.data.x_shape if kind == "decoder" else self.latent_dim
+        known = signature(cls.net_shape).parameters
+        shape = cls.net_shape(event, **{k: v for k, v in options.items() if k in known})
+        if kind == "decoder":
+            return self.decode((self.latent_dim,), shape)
+        return self.encode(self.data.x_shape, shape)
+
+    def _exemplars(self) -> Tensor:
+        return self.data.train.head(len(self.data.train)).x
+
+    def _defaults(self, cls: Any) -> dict[str, Any]:
+        """Options whose default depends on the data: a scale that is learned, above its floor."""
+        levels = 256
+        if isinstance(self.data.preprocessing, Dequantize):
+            levels = self.data.preprocessing.levels
+        # The standard deviation of a uniform over one level of the data.
+        defaults = {"scale": 0.5, "learn_scale": True, "min_scale": 1 / levels / math.sqrt(12)}
+        return {k: v for k, v in defaults.items() if k in signature(cls).parameters}
+
+
+def _called(cls: Callable[..., Any], arguments: Any, options: Mapping[str, Any]) -> Any:
+    try:
+        return cls(*arguments, **options)
+    except TypeError as error:
+        raise InputError(
+            f"{cls.__name__} cannot be made of {sorted(options)} ({error}).",
+            "pyrovae train --help lists the options of every part.",
+        ) from error

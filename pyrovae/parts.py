@@ -3,20 +3,23 @@
 One table, of the public names of our own modules, holds every class that a configuration may
 stand for; a configuration from a stranger can therefore build our own parts and nothing else,
 and imports no code. It rests on one convention, kept by a test: a part keeps each argument of
-its constructor under its name. A module that stands in several places, as the encoder that a
-VampPrior is given, is described where it is met first and named by that place elsewhere.
+its constructor under its name. A part out of a file of the user's own is named by that file and
+its hash, and is built again as long as both are what they were. A module that stands in several
+places, as the encoder that a VampPrior is given, is described where it is met first and named
+by that place elsewhere.
 """
 
 __all__ = ["PARTS", "from_config", "to_config"]
 
 from collections.abc import Callable, Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae import data, decoders, encoders, models, networks, priors
+from pyrovae import data, decoders, encoders, models, networks, priors, user_files
 from pyrovae.errors import InputError
 
 # Every class that the public names of these modules name, and no other.
@@ -60,8 +63,8 @@ def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     if isinstance(value, type) and ACTIVATIONS.get(value.__name__) is value:
         return {"type": value.__name__}
 
-    name = type(value).__name__
-    if PARTS.get(name) is not type(value):
+    name, file = type(value).__name__, user_files.defined_in(type(value))
+    if PARTS.get(name) is not type(value) and file is None:
         raise InputError(
             f"{name} is not one of pyrovae's own parts, so a saved run cannot name it.",
             "Give the program again when the run is loaded: pyrovae.load(run, program=...).",
@@ -71,8 +74,15 @@ def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     if isinstance(value, nn.Module):
         met[id(value)] = place
     keys = signature(type(value)).parameters
+    if missing := [key for key in keys if not hasattr(value, key)]:
+        raise InputError(
+            f"The {name} does not keep its argument {missing[0]!r}, so a saved run cannot build "
+            "it again.",
+            f"Set self.{missing[0]} in its constructor.",
+        )
     arguments = {key: _describe(getattr(value, key), (*place, key), met) for key in keys}
-    return {"part": name, **arguments}
+    own = {} if file is None else {"file": str(file), "sha256": user_files.digest(file)}
+    return {"part": name, **own, **arguments}
 
 
 def from_config(config: Any) -> Any:
@@ -103,10 +113,24 @@ def _make(config: Any, place: Place, made: dict[Place, Any]) -> Any:
     arguments = {
         key: _make(value, (*place, str(key)), made)
         for key, value in config.items()
-        if key != "part"
+        if key not in ("part", "file", "sha256")
     }
-    made[place] = _build(_look_up(PARTS, config.get("part")), arguments)
+    made[place] = _build(_class_of(config), arguments)
     return made[place]
+
+
+def _class_of(config: Mapping[str, Any]) -> type:
+    """The class that a part's description names; of a user's file, if it is as it was."""
+    if "file" not in config:
+        return _look_up(PARTS, config.get("part"))
+    path = Path(str(config["file"]))
+    if not config.get("sha256") or user_files.digest(path) != config["sha256"]:
+        raise InputError(
+            f"The run's part {config.get('part')} is in {path}, which is gone or has changed "
+            "since, so it is not run.",
+            "Restore it, or give the program when the run is loaded.",
+        )
+    return user_files.load(path, str(config.get("part")))
 
 
 def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:

@@ -18,6 +18,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pyrovae import checkpoint
+from pyrovae.bounds import Bound
 from pyrovae.checkpoint import Checkpoint
 from pyrovae.data import Batch, Data, Given, RawBatch
 from pyrovae.devices import describe_environment, resolve_device
@@ -179,7 +180,7 @@ def fit(
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "kl_warmup": kl_warmup,
-                "bound": type(bound or Trace_ELBO()).__name__,
+                "bound": _name(bound or Trace_ELBO()),
                 "clip_norm": clip_norm,
                 "patience": patience,
                 "seed": seed,
@@ -211,6 +212,11 @@ def _engine_for(steps: int, device: torch.device) -> str:
     if steps < CAPTURE_STEPS:
         return "eager"
     return default_engine(device) if steps >= COMPILE_STEPS else "graph"
+
+
+def _name(bound: object) -> str:
+    """A bound as it is written, or at least its class."""
+    return repr(bound) if isinstance(bound, Bound) else type(bound).__name__
 
 
 def _cuda(device: torch.device) -> list[torch.device]:

@@ -599,7 +599,7 @@ def test_fit_takes_every_bound_and_reports_the_elbo_of_all_alike():
         vae = copy.deepcopy(found.vae)
         with warnings.catch_warnings(action="error"):
             run = fit(vae, found.x, bound=make(), epochs=3, batch_size=16, progress=False)
-        assert run.config["training"]["bound"] == type(make()).__name__
+        assert run.config["training"]["bound"] == repr(make())
         assert math.isfinite(run.metrics[-1]["loss"])
         assert run.metrics[-1]["train_elbo"] == pytest.approx(found.elbo.mean().item(), abs=2.0)
 
@@ -632,3 +632,10 @@ def test_a_program_that_takes_no_particles_is_run_for_each():
     with pytest.warns(UserWarning, match="runs it 3 times"):
         run = fit(RowsApart(), torch.randn(8, 3), bound=IWAE(3), epochs=2, progress=False)
     assert math.isfinite(run.metrics[-1]["loss"])
+
+
+def test_a_bound_shows_itself_as_it_is_written():
+    assert repr(IWAE(7)) == "IWAE(num_particles=7)"
+    assert repr(ELBO(exact_kl=True, kl=FreeBits(0.5))) == (
+        "ELBO(num_particles=1, kl=FreeBits(nats=0.5, per_dim=True), exact_kl=True)"
+    )

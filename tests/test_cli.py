@@ -5,12 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pyrovae import building, cli, data
+from pyrovae import building, catalogue, cli, data
+from pyrovae.cli import options
+from pyrovae.cli import training as train_module
 
 QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
 
@@ -18,7 +21,7 @@ QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "FINAL_SAMPLES", 10)
+    monkeypatch.setattr(train_module, "FINAL_SAMPLES", 10)
     monkeypatch.setattr(sys, "argv", ["pyrovae"])
 
 
@@ -82,8 +85,8 @@ def test_train_alone_ends_with_numbers_report_and_what_to_type_next(capsys):
 )
 def test_what_to_type_next_is_what_was_typed(called, on_path, expected, monkeypatch):
     monkeypatch.setattr(sys, "argv", [called])
-    monkeypatch.setattr(cli.shutil, "which", lambda name: on_path)
-    assert cli._own_name() == expected
+    monkeypatch.setattr(train_module.shutil, "which", lambda name: on_path)
+    assert train_module._own_name() == expected
 
 
 def test_every_verb_writes_its_picture_and_prints_the_path(trained, capsys):
@@ -220,7 +223,7 @@ def test_a_users_program_trains_and_its_keywords_are_options(capsys):
     ("content", "spec", "words"),
     [
         (PROGRAM, "missing.py:build", "no file"),
-        (PROGRAM, "mine.py:bild", "no function 'bild'"),
+        (PROGRAM, "mine.py:bild", "defines no 'bild'"),
         ("1 / 0", "mine.py:build", "ZeroDivisionError"),
         ("def build(shape): return 3", "mine.py:build", "model and guide"),
     ],
@@ -280,15 +283,85 @@ def test_an_unknown_option_is_answered_with_the_nearest(capsys):
 
 
 def test_the_words_of_the_parser_are_those_of_the_parts():
-    choices = {
-        cli.Prior: building.PRIORS,
-        cli.Encoder: building.ENCODERS,
-        cli.Decoder: building.DECODERS,
-        cli.Network: building.NETWORKS,
-        cli.Binarization: ("none", *data.preprocessing.BINARIZE_MODES),
-    }
-    for literal, table in choices.items():
-        assert list(literal.__args__) == list(table)
+    assert list(options.Network.__args__) == list(building.NETWORKS)
+    assert list(options.Binarization.__args__) == ["none", *data.preprocessing.BINARIZE_MODES]
+
+
+@pytest.mark.parametrize("kind", catalogue.KINDS)
+def test_the_catalogue_is_what_the_classes_are(kind):
+    """What is read from the source without running it is what Python makes of it."""
+    found = catalogue.entries(kind)
+    assert found
+    for word, entry in found.items():
+        cls = building.Choice(word).resolve(kind)
+        assert cls.__name__ == entry.class_name
+        parameters = signature(cls).parameters
+        for option in entry.options:
+            assert option.help, f"{entry.class_name} says nothing of {option.name}"
+            if option.name in parameters:  # else it is one of **options
+                assert parameters[option.name].default == option.default
+        needs = [p.name for p in parameters.values() if p.default is p.empty]
+        assert list(entry.needs) == [n for n in needs if n not in ("args", "options", "kwargs")]
+
+
+PART = """
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+
+class Wide(nn.Module):
+    def __init__(self, latent_dim, *, width: float = 2.0, names: str = "a"):
+        super().__init__()
+        self.latent_dim, self.width, self.names = latent_dim, width, names
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self):
+        return dist.Normal(self.loc, self.width).to_event(1)
+"""
+
+
+def test_a_part_of_the_users_own_is_named_by_its_file(capsys):
+    Path("mine.py").write_text(PART)
+    words = ["--prior", "mine.py:Wide", "--prior.width", "3.5", "--run-dir", "r"]
+    assert run("train", *QUICK, *words) == 0
+    assert "mine.py:Wide prior" in capsys.readouterr().out
+    described = json.loads(Path("r/config.json").read_text())["program"]["prior"]
+    assert (described["part"], described["width"]) == ("Wide", 3.5)
+    assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 0
+    Path("mine.py").write_text(PART + "# changed")
+    assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 2
+    assert "changed since, so it is not run" in capsys.readouterr().err
+
+
+def test_options_of_parts_reach_them(capsys):
+    words = ["--prior", "gaussian-mixture", "--prior.components", 3, "--bound=iwae"]
+    words += ["--bound.num-particles", 2, "--kl", "free-bits", "--kl.no-per-dim"]
+    assert run("train", *QUICK, *words, "--run-dir", "r") == 0
+    assert "bound    IWAE(num_particles=2, kl=FreeBits(nats=0.1, per_dim=False))" in (
+        capsys.readouterr().out
+    )
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["program"]["prior"]["components"] == 3
+    assert config["training"]["bound"].startswith("IWAE(num_particles=2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--prior", "vampire"],
+        ["--bound", "elbow"],
+        ["--encoder", "no_such_file.py:Mine"],
+        ["--prior", "standard-normal", "--prior.components", "3"],
+        ["--decoder.scale", "2.0"],
+        ["--bound", "iwae", "--bound.num-particles", "0"],
+    ],
+    ids=" ".join,
+)
+def test_a_part_or_option_that_is_not_there_is_refused(words, capsys):
+    assert run("train", *QUICK, *words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_help_does_not_import_torch():
@@ -297,6 +370,12 @@ def test_help_does_not_import_torch():
     found = subprocess.run([sys.executable, "-c", "import sys\n" + check], capture_output=True)
     assert found.returncode == 0, found.stderr
     assert b"--latent-dim INT" in found.stdout
+    for kind in catalogue.KINDS:
+        for word, entry in catalogue.entries(kind).items():
+            assert f"\n  {word}\n".encode() in found.stdout
+            for option in entry.options:
+                flag = f"--{kind}.{option.name.replace('_', '-')} (default:"
+                assert flag.encode() in found.stdout
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress", "noise"},
-    {"randomness", "schedules", "networks", "distributions", "devices", "capture"},
+    {"errors", "progress", "noise", "catalogue"},
+    {"randomness", "schedules", "networks", "distributions", "devices", "capture", "user_files"},
     {"data", "handlers"},
     {"priors", "encoders", "decoders", "programs"},
     {"models", "terms", "bounds"},
@@ -54,6 +54,7 @@ INNER = {
         {"compiled"},
         {"__init__"},
     ],
+    "cli": [{"options"}, {"printing", "parts"}, {"training", "verbs"}, {"__init__"}],
     "plots": [{"style"}, {"grids", "charts"}, {"__init__"}],
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyrovae import cli
+from pyrovae.cli.options import Training
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,7 +22,7 @@ class Build:
 
 
 @dataclass(kw_only=True)
-class Mine(cli._Training):
+class Mine(Training):
     build: Build = field(default_factory=Build)
 
 
@@ -49,9 +50,10 @@ def test_the_first_two_commands_install_train_and_test():
 def test_every_command_of_the_readme_parses(line, monkeypatch):
     words = shlex.split(line.split("#")[0])[1:]
     parsed = []
-    monkeypatch.setattr(cli, "_train", lambda options, *rest: parsed.append(options))
-    monkeypatch.setattr(cli, "_with_run", parsed.append)
-    monkeypatch.setattr(cli, "_train_type", lambda program: Mine if program else cli.Train)
+    monkeypatch.setattr(cli, "train", lambda options, *rest: parsed.append(options))
+    monkeypatch.setattr(cli, "with_run", parsed.append)
+    kind = cli.train_type
+    monkeypatch.setattr(cli, "train_type", lambda words, file: Mine if file else kind(words, file))
     cli.main(words)
     assert len(parsed) == 1
 

@@ -5,6 +5,7 @@ __all__ = ["Bound", "joined", "with_gradient"]
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from pyrovae.bounds.controls import Control, mean_kls
 from pyrovae.bounds.draws import Draw, Layout, Pair
 from pyrovae.errors import InputError
+
+_OF_PYRO = frozenset(signature(PyroELBO.__init__).parameters) - {"num_particles"}
 
 
 def with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -65,6 +68,10 @@ class Bound(PyroELBO):
             max_plate_nesting=max_plate_nesting,
         )
         self.kl = kl
+
+    def __repr__(self) -> str:
+        own = {k: v for k, v in vars(self).items() if k not in _OF_PYRO and v is not None}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in own.items())})"
 
     @abstractmethod
     def _estimate(self, draws: list[Draw]) -> Tensor:

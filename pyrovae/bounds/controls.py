@@ -33,7 +33,12 @@ class Control(Protocol):
         ...
 
 
-class FreeBits:
+class _Control:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
+
+
+class FreeBits(_Control):
     r"""A KL term that costs nothing below a number of nats: $\sum_j \max(\lambda, \mathrm{KL}_j)$.
 
     The KL of a dimension, or of a latent, is its mean over the batch.
@@ -50,7 +55,7 @@ class FreeBits:
         arXiv:1606.04934, appendix C.8.
     """
 
-    def __init__(self, nats: float, *, per_dim: bool = True) -> None:
+    def __init__(self, nats: float = 0.1, *, per_dim: bool = True) -> None:
         if nats < 0:
             raise InputError(f"The free nats are {nats}.", "Give 0 or more.")
 
@@ -70,7 +75,7 @@ class FreeBits:
         return Controlled(weights, sum(unpaid))
 
 
-class Capacity:
+class Capacity(_Control):
     r"""A KL that is drawn to a number of nats: $\gamma \, |\mathrm{KL} - C|$.
 
     KL is the mean over the batch, summed over latents.
@@ -84,7 +89,7 @@ class Capacity:
         Understanding disentangling in beta-VAE (Burgess et al., 2018), arXiv:1804.03599.
     """
 
-    def __init__(self, nats: float | Tensor, *, strength: float = 1000.0) -> None:
+    def __init__(self, nats: float | Tensor = 25.0, *, strength: float = 1000.0) -> None:
         if strength < 0:
             raise InputError(f"The strength is {strength}.", "Give 0 or more.")
 
@@ -98,7 +103,7 @@ class Capacity:
         return Controlled(dict.fromkeys(kls, weight), -weight * self.nats)
 
 
-class BalancedKL:
+class BalancedKL(_Control):
     r"""Weights for the latents of a hierarchy by what each carries: $w_l \propto \mathrm{KL}_l$.
 
     The mean weight is 1: a latent that carries nothing is not punished for starting to. It is

@@ -1,0 +1,219 @@
+"""What can be typed: a dataclass for each verb."""
+
+__all__ = [
+    "VERBS",
+    "Evaluate",
+    "Interpolate",
+    "Reconstruct",
+    "Report",
+    "Sample",
+    "Train",
+    "Training",
+    "Traverse",
+]
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+def _auto(metavar: str, default: str) -> Any:
+    """An option whose default is not a value but a rule."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+Names = Annotated[str, tyro.conf.arg(metavar="NAME|PATH")]
+Part = Annotated[str, tyro.conf.arg(metavar="NAME|FILE:CLASS")]
+DataDir = Annotated[Path | None, _auto("PATH", "$PYROVAE_DATA, or the user's cache folder")]
+OtherData = Annotated[str | None, _auto("NAME|PATH", "the run's own")]
+OldDataDir = Annotated[Path | None, _auto("PATH", "where they lay in training")]
+Device = Annotated[str | None, _auto("NAME", "cuda where there is one, else cpu")]
+RunPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+Network = Literal["mlp", "conv"]
+Binarization = Literal["none", "threshold", "static", "dynamic"]
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The options of training, whatever the program."""
+
+    data: Names = "digits"
+    """digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces, or a .npy or .npz file"""
+    data_dir: DataDir = None
+    """where named data sets lie"""
+    binarize: Annotated[
+        Binarization | None,
+        _auto(
+            "none|threshold|static|dynamic",
+            "dynamic for digits and the MNIST family, unless a decoder of grey values is given",
+        ),
+    ] = None
+    """how grey values become binary"""
+    kl_warmup: Annotated[float | None, _auto("FLOAT", "a tenth of the epochs")] = None
+    """the epochs over which the weight of the KL term rises from 0; without it latents may
+    never come to be used"""
+    bound: Annotated[str | None, _auto("NAME|FILE:CLASS", "elbo, as Pyro's Trace_ELBO")] = None
+    """what is maximised"""
+    kl: Annotated[str | None, _auto("NAME|FILE:CLASS", "nothing")] = None
+    """what is made of the KL of the latents: free-bits, capacity, balanced-kl"""
+    epochs: Annotated[
+        int | None, _auto("INT", "20, or as many as make 3000 steps, at most 300")
+    ] = None
+    """how often to visit every training example"""
+    batch_size: int = 128
+    """the examples of one step"""
+    lr: float = 2e-3
+    """Adam's learning rate at the start"""
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    """what becomes of the learning rate: cosine takes it to zero over the epochs"""
+    clip_norm: Annotated[float | None, _auto("FLOAT", "no clipping")] = None
+    """the norm that gradients are scaled down to where they exceed it"""
+    patience: Annotated[int | None, _auto("INT", "train all epochs")] = None
+    """stop after so many epochs without a better validation ELBO, and keep the best weights"""
+    seed: int = 0
+    """the seed of weights, order and noise"""
+    engine: Annotated[
+        Literal["eager", "graph", "inductor", "auto"] | None,
+        _auto("eager|graph|inductor|auto", "what so many steps are worth"),
+    ] = None
+    """how steps are run: in Python, captured as a graph, compiled, or as is fastest"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """the precision of the networks' matrix products while training"""
+    device: Device = None
+    """cpu or cuda"""
+    run_dir: Annotated[Path | None, _auto("PATH", "runs/DATA-DATE-TIME")] = None
+    """a new folder for the run"""
+
+
+@dataclass(kw_only=True)
+class Train(Training):
+    """Train a VAE, measure it, and write a report.
+
+    The options of a part that is named are --prior.NAME, --encoder.NAME, and so on; all of them
+    are listed at the end.
+
+    `pyrovae train my_model.py:build` trains a program of your own: build is called with the
+    shape of one observation, and its keyword arguments become options, --build.NAME.
+    """
+
+    prior: Part = "standard-normal"
+    """p(z)"""
+    encoder: Part = "gaussian"
+    """q(z|x)"""
+    decoder: Annotated[
+        str | None,
+        _auto("NAME|FILE:CLASS", "bernoulli for binary data, else gaussian, its scale learned"),
+    ] = None
+    """p(x|z)"""
+    network: Network = "mlp"
+    """the networks of encoder and decoder"""
+    hidden: Annotated[int | None, _auto("INT", "400 for mlp, 32 for conv")] = None
+    """the width of the hidden layer"""
+    latent_dim: int = 50
+    """the number of latent dimensions"""
+    beta: float = 1.0
+    """the weight of the KL term in the training loss"""
+
+
+@dataclass
+class Evaluate:
+    """Measure a run: ELBO, log p(x) and their errors, in nats per example."""
+
+    run: RunPath
+    num_samples: int = 5000
+    """the importance samples of each example"""
+    limit: Annotated[int | None, _auto("INT", "all")] = None
+    """how many examples, the first ones"""
+    data: OtherData = None
+    """other data to measure it on, preprocessed as the run's own were"""
+    json: bool = False
+    """print one JSON object and nothing else"""
+    seed: int = 0
+    """the seed of the samples"""
+    data_dir: OldDataDir = None
+    """where named data sets lie"""
+    device: Device = None
+    """cpu or cuda"""
+
+
+@dataclass
+class _Draws:
+    run: RunPath
+    data: OtherData = None
+    """other data to show it on, preprocessed as the run's own were"""
+    output: Annotated[Path | None, _auto("PATH", "RUN/VERB.png")] = None
+    """the picture to write"""
+    data_dir: OldDataDir = None
+    """where named data sets lie"""
+    device: Device = None
+    """cpu or cuda"""
+
+
+@dataclass
+class Sample(_Draws):
+    """Draw new examples from the prior."""
+
+    count: int = 64
+    """how many"""
+    seed: int = 0
+    """the seed of the samples"""
+    draw: bool = False
+    """draw x from its likelihood, rather than show its mean"""
+
+
+@dataclass
+class Reconstruct(_Draws):
+    """Show held-out examples above their reconstructions."""
+
+    count: int = 10
+    """how many"""
+
+
+@dataclass
+class Traverse(_Draws):
+    """Move single latent dimensions of one held-out example."""
+
+    example: int = 0
+    """the index of the example"""
+    dims: Annotated[tuple[int, ...] | None, _auto("INT [INT ...]", "the ten that vary most")] = (
+        None
+    )
+    """the dimensions"""
+    site: Annotated[str | None, _auto("NAME", "z")] = None
+    """the latent site"""
+
+
+@dataclass
+class Interpolate(_Draws):
+    """Go from one held-out example to another in latent space."""
+
+    start: int = 0
+    """the index of the first example"""
+    end: int = 1
+    """the index of the last example"""
+    steps: int = 10
+    """the number of pictures"""
+
+
+@dataclass
+class Report:
+    """Write a run's report.html anew."""
+
+    run: RunPath
+    data_dir: OldDataDir = None
+    """where named data sets lie"""
+    device: Device = None
+    """cpu or cuda"""
+
+
+VERBS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "sample": Sample,
+    "reconstruct": Reconstruct,
+    "traverse": Traverse,
+    "interpolate": Interpolate,
+    "report": Report,
+}

@@ -1,0 +1,133 @@
+"""The options of the parts that are named, and the list of all of them."""
+
+__all__ = ["chosen", "list_parts", "train_type"]
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from pyrovae import catalogue, user_files
+from pyrovae.catalogue import Entry
+from pyrovae.cli.options import Train, Training
+from pyrovae.errors import InputError
+
+if TYPE_CHECKING:
+    from pyrovae.building import Choice
+
+PARTS = ("prior", "encoder", "decoder", "bound", "kl")
+OF_ANY_PROGRAM = ("bound", "kl")
+
+
+def train_type(words: list[str], program: str | None) -> type:
+    """The options of train: those of the parts that the words name, or of a user's program."""
+    kinds = PARTS if program is None else OF_ANY_PROGRAM
+    named = [field for kind in kinds for field in _fields(kind, words)]
+    if program is None:
+        return make_dataclass(
+            "Train", named, bases=(Train,), namespace={"__doc__": Train.__doc__}, kw_only=True
+        )
+
+    from pyrovae.user_programs import keyword_arguments, load_builder
+
+    build = make_dataclass("Build", keyword_arguments(load_builder(program)), kw_only=True)
+    required = any(f.default is MISSING for f in fields(build))
+    default = field() if required else field(default_factory=build)
+    return make_dataclass(
+        "TrainProgram",
+        [("build", build, default), *named],
+        bases=(Training,),
+        namespace={"__doc__": f"Train {program}, measure it, and write a report."},
+        kw_only=True,
+    )
+
+
+def chosen(kind: str, options: Any, words: list[str]) -> "Choice | None":
+    """The part of a kind that a command names, with the options that were typed."""
+    from pyrovae.building import Choice
+
+    name = getattr(options, kind)
+    if name is None:
+        return None
+    typed = {
+        option.name: getattr(options, f"{kind}_{option.name}")
+        for option in _entry(kind, name).options
+        if _is_typed(f"{kind}.{option.name}", words)
+    }
+    return Choice(name, typed)
+
+
+def list_parts() -> str:
+    """Every part that a word can name, with its options and their defaults."""
+    lines = []
+    for kind in PARTS:
+        lines.append(f"\n--{kind}")
+        for word, entry in catalogue.entries(kind).items():
+            lines.append(f"  {word}")
+            for option in entry.options:
+                flag = f"--{kind}.{_dashed(option.name)}"
+                text = f"{flag} (default: {_shown(option.default)})  {option.help}"
+                lines += textwrap.wrap(
+                    text, 96, initial_indent="    ", subsequent_indent="        "
+                )
+    return "\n".join(lines)
+
+
+def _fields(kind: str, words: list[str]) -> Iterator[tuple[str, Any, Any]]:
+    """The options of the part of a kind that the words name."""
+    name = _named(kind, words)
+    if name is None:
+        return
+    for option in _entry(kind, name).options:
+        flag = tyro.conf.arg(name=f"{kind}.{_dashed(option.name)}", help=option.help or None)
+        kept = f"{kind}_{option.name}"
+        yield kept, Annotated[option.kind, flag], field(default=option.default)
+
+
+def _entry(kind: str, name: str) -> Entry:
+    """What is known of a part by its word, or of a class by its file.
+
+    Raises:
+        InputError: If there is no such part or class.
+    """
+    if user_files.is_own_file(name):
+        path, cls = user_files.split(name, kind.capitalize())
+        entry = catalogue.read_class(path, cls) if path.is_file() else None
+        if entry is None:
+            raise InputError(f"There is no class {cls} in {path}.", "Name it as file.py:Class.")
+        return entry
+    known = catalogue.entries(kind)
+    if name not in known:
+        raise InputError(
+            f"There is no {kind} {name!r}.",
+            f"Take one of {', '.join(known)}, or a class of your own as file.py:Class.",
+        )
+    return known[name]
+
+
+def _named(kind: str, words: list[str]) -> str | None:
+    """The word behind --KIND, or its default."""
+    for index, word in enumerate(words):
+        if word == f"--{kind}" and index + 1 < len(words):
+            return words[index + 1]
+        if word.startswith(f"--{kind}="):
+            return word.partition("=")[2]
+    return getattr(Train, kind, None)
+
+
+def _is_typed(name: str, words: list[str]) -> bool:
+    kind, _, option = name.partition(".")
+    flags = {f"--{kind}.{_dashed(option)}", f"--{kind}.no-{_dashed(option)}"}
+    return any(word.partition("=")[0].replace("_", "-") in flags for word in words)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return str(default)

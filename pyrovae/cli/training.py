@@ -1,0 +1,157 @@
+"""The verb `train`."""
+
+__all__ = ["train"]
+
+import shlex
+import shutil
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyrovae.cli.parts import chosen
+from pyrovae.cli.printing import noun, print_numbers
+
+if TYPE_CHECKING:
+    from pyrovae.data import Data
+    from pyrovae.programs import Program
+
+KINDS = ("prior", "encoder", "decoder")
+# Small data are visited more often: about so many steps make a VAE of their size.
+DEFAULT_STEPS = 3000
+DEFAULT_EPOCHS, MOST_EPOCHS = 20, 300
+# What `train` measures at its end: enough for an error bar well under a nat in a few seconds.
+FINAL_SAMPLES, FINAL_EXAMPLES = 500, 1000
+
+
+def train(options: Any, program_spec: str | None, words: list[str]) -> None:
+    """Trains what the options say, measures it, and prints what it found and what comes next."""
+    from functools import partial
+
+    import torch
+
+    from pyrovae.building import build_bound
+    from pyrovae.data import load_data
+    from pyrovae.devices import describe_environment, resolve_device
+    from pyrovae.preparation import check_options
+    from pyrovae.schedules import constant, cosine
+    from pyrovae.training import fit
+
+    check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
+    device = resolve_device(options.device)
+    binarize = options.binarize
+    if binarize is None and getattr(options, "decoder", None) not in (None, "bernoulli"):
+        binarize = "none"
+    data = load_data(options.data, data_dir=options.data_dir, binarize=binarize)
+    torch.manual_seed(options.seed)
+    bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
+    program, about, record = _build(options, program_spec, words, data)
+
+    steps = -(-len(data.train) // options.batch_size)
+    epochs = options.epochs
+    if epochs is None:
+        epochs = min(max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps)), MOST_EPOCHS)
+    kl_warmup = epochs / 10 if options.kl_warmup is None else options.kl_warmup
+    path = options.run_dir or _new_path(data.name)
+    _print_start(describe_environment(device)["hardware"], device, data, about)
+    if bound is not None:
+        print(f"bound    {bound}")
+    print(
+        f"training {epochs} epochs of batches of {options.batch_size}, KL warm-up over "
+        f"{kl_warmup:g}, seed {options.seed}"
+    )
+
+    schedule = cosine(1.0, 0.0, epochs * steps) if options.lr_schedule == "cosine" else constant()
+    run = fit(
+        program,
+        data,
+        bound=bound,
+        optimizer=partial(torch.optim.Adam, lr=options.lr, fused=True),
+        epochs=epochs,
+        batch_size=options.batch_size,
+        kl_warmup=kl_warmup,
+        lr_schedule=schedule,
+        clip_norm=options.clip_norm,
+        patience=options.patience,
+        seed=options.seed,
+        engine=options.engine,
+        precision=options.precision,
+        device=device,
+        run_dir=path,
+        config={"command": shlex.join(["pyrovae", *words]), **record},
+    )
+    found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)
+    print()
+    print_numbers(found, noun(data.x_shape))
+    print(f"\nrun      {path}", flush=True)
+    print(f"report   {run.report()}\n\nNext:")
+    name = shlex.quote(str(path))
+    for verb in (f"evaluate {name} --num-samples 5000", f"sample {name}", f"traverse {name}"):
+        print(f"  {_own_name()} {verb}")
+
+
+def _build(
+    options: Any, program_spec: str | None, words: list[str], data: "Data"
+) -> "tuple[Program, str, dict[str, Any]]":
+    """The program, a line about it, and what the run's configuration says of it."""
+    if program_spec is None:
+        from pyrovae.building import Choice, build_vae, default_decoder
+
+        prior, encoder, decoder = (chosen(k, options, words) for k in KINDS)
+        assert prior is not None
+        assert encoder is not None
+        decoder = decoder or Choice(default_decoder(data))
+        vae = build_vae(
+            data,
+            prior=prior,
+            encoder=encoder,
+            decoder=decoder,
+            network=options.network,
+            hidden=options.hidden,
+            latent_dim=options.latent_dim,
+            beta=options.beta,
+        )
+        about = (
+            f"{options.latent_dim} latents, {prior.name} prior, {encoder.name} encoder, "
+            f"{decoder.name} decoder, {options.network}"
+        )
+        return vae, f"{about}, {_count(vae)} parameters", {}
+
+    from pyrovae import user_programs
+
+    record = user_programs.describe(program_spec, asdict(options.build))
+    program = user_programs.build(record, data.x_shape)
+    about = f"{program_spec}, {_count(user_programs.as_module(program))} parameters"
+    return program, about, {"program": record}
+
+
+def _count(module: Any) -> str:
+    return f"{sum(p.numel() for p in module.parameters()):,}"
+
+
+def _new_path(data: str) -> Path:
+    """runs/DATA-DATE-TIME, with a number behind it where that exists."""
+    stem = f"{Path(data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+    return next(path for name in names if not (path := Path("runs") / name).exists())
+
+
+def _print_start(hardware: str, device: Any, data: "Data", about: str) -> None:
+    splits = data.splits.values()
+    shape = " x ".join(map(str, data.x_shape))
+    print(f"device   {device}: {hardware}")
+    print(f"data     {data.name}, {shape}, {data.values} values, {data.preprocessing.summary}")
+    print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
+    print(f"model    {about}")
+
+
+def _own_name() -> str:
+    """What to type to call this command: "pyrovae" where the shell would find it."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m pyrovae"
+    found = shutil.which("pyrovae")
+    if called.name != "pyrovae" or (found and Path(found).resolve() == called.resolve()):
+        return "pyrovae"
+    return shlex.quote(str(called))

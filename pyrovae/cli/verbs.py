@@ -1,0 +1,48 @@
+"""The verbs that take a run."""
+
+__all__ = ["with_run"]
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pyrovae.cli.options import Evaluate, Interpolate, Reconstruct, Report, Sample
+from pyrovae.cli.printing import noun, print_numbers
+
+if TYPE_CHECKING:
+    from pyrovae.plots import Picture
+    from pyrovae.runs import Run
+
+
+def with_run(command: Any) -> None:
+    """Loads the run of a command, and does with it what the command says."""
+    from pyrovae.runs import load
+
+    run = load(command.run, data_dir=command.data_dir, device=command.device)
+    if getattr(command, "data", None) is not None:
+        run = run.on(command.data, data_dir=command.data_dir)
+    if isinstance(command, Evaluate):
+        _evaluate(run, command)
+    elif isinstance(command, Report):
+        print(run.report())
+    else:
+        verb = type(command).__name__.lower()
+        print(_draw(run, command).save(command.output or command.run / f"{verb}.png"))
+
+
+def _evaluate(run: "Run", command: Evaluate) -> None:
+    found = run.evaluate(num_samples=command.num_samples, limit=command.limit, seed=command.seed)
+    if command.json:
+        print(json.dumps(found.summary()))
+    else:
+        print_numbers(found, noun(tuple(run.config["data"]["x_shape"])))
+
+
+def _draw(run: "Run", command: Any) -> "Picture":
+    if isinstance(command, Sample):
+        return run.sample(command.count, draw=command.draw, seed=command.seed)
+    if isinstance(command, Reconstruct):
+        return run.reconstruct(command.count)
+    if isinstance(command, Interpolate):
+        return run.interpolate(command.start, command.end, steps=command.steps)
+    dims = None if command.dims is None else list(command.dims)
+    return run.traverse(command.example, site=command.site, dims=dims)
