@@ -250,10 +250,11 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
 
     Raises:
         InputError: If it observes nothing, observes outside the plate, has a latent in the
-            guide that the model lacks, or cannot explain these examples.
+            guide that the model lacks or has in another size, or cannot explain these examples.
     """
     few = Batch(batch.x[:3], None if batch.y is None else batch.y[:3])
     with evaluating(program):
+        _check_sizes(program, few)
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         _check_supports(model_trace, first_row=0)
@@ -301,6 +302,35 @@ def check_parameters(program: Program, batch: Batch) -> None:
                 f"The program uses a parameter of shape {tuple(leaf.shape)} that is not its own.",
                 "Keep the parameter, or the module it belongs to, as an attribute of the program.",
             )
+
+
+def _check_sizes(program: Program, batch: Batch) -> None:
+    """Refuses parts that do not fit: run alone, each half shows its own sizes."""
+    guide_trace = _run_alone(program.guide, "guide", batch)
+    model_trace = _run_alone(program.model, "model", batch)
+    for name, q in sites(guide_trace, observed=False).items():
+        p = model_trace.nodes.get(name)
+        if p is not None and p["fn"].event_shape != q["fn"].event_shape:
+            raise InputError(
+                f"The latent {name!r} has the shape {tuple(p['fn'].event_shape)} in the model and "
+                f"{tuple(q['fn'].event_shape)} in the guide.",
+                "Give prior and encoder one latent dimension.",
+            )
+
+
+def _run_alone(function: Callable[..., Any], what: str, batch: Batch) -> Trace:
+    try:
+        trace = poutine.trace(function).get_trace(batch.x, **labels(function, batch))
+        return prune_subsample_sites(trace)
+    except (RuntimeError, ValueError) as error:
+        remedy = (
+            "Make its networks for x of this shape."
+            if what == "guide"
+            else "Check that the prior's draws are what the decoder takes."
+        )
+        raise InputError(
+            f"The {what} cannot be run on x of shape {tuple(batch.x.shape)} ({error}).", remedy
+        ) from error
 
 
 def _parameters(traces: Iterable[Trace]) -> Iterator[tuple[str, Any]]:

@@ -640,3 +640,23 @@ def test_two_observations_have_no_bits_per_dimension(x, names, expected):
 
     found = evaluate(functions_over(vae, model=model, guide=guide), x, num_samples=3)
     assert found.bits_per_dim == (expected and pytest.approx(expected, abs=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("prior", "decoder", "encoder", "words"),
+    [
+        (3, 2, 2, "The model cannot be run"),
+        (3, 3, 2, r"shape \(3,\) in the model and \(2,\) in the guide"),
+        (2, 3, 2, "what the decoder takes"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_the_first_step(prior, decoder, encoder, words):
+    program = VAE(
+        StandardNormal(prior),
+        GaussianDecoder(MLP((decoder,), (4,), hidden=())),
+        GaussianEncoder(MLP((4,), (2 * encoder,), hidden=())),
+    )
+    with pytest.raises(InputError, match=words):
+        inspect_program(program, Batch(torch.zeros(5, 4)))
+    with pytest.raises(InputError, match="Make its networks for x of this shape"):
+        inspect_program(program, Batch(torch.zeros(5, 6)))
