@@ -308,8 +308,9 @@ def _check_sizes(program: Program, batch: Batch) -> None:
     """Refuses parts that do not fit: run alone, each half shows its own sizes."""
     guide_trace = _run_alone(program.guide, "guide", batch)
     model_trace = _run_alone(program.model, "model", batch)
+    priors = sample_sites(model_trace)
     for name, q in sites(guide_trace, observed=False).items():
-        p = model_trace.nodes.get(name)
+        p = priors.get(name)
         if p is not None and p["fn"].event_shape != q["fn"].event_shape:
             raise InputError(
                 f"The latent {name!r} has the shape {tuple(p['fn'].event_shape)} in the model and "
