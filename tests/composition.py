@@ -170,8 +170,8 @@ def page(found):
         "",
         f"{len(found):,} triples of prior, encoder and decoder; {len(trained):,} fit, and "
         f"{len(trained) - len(faults):,} of these train {STEPS} steps to a better bound, equal "
-        "under Pyro's `SVI` and `CompiledSVI`, are evaluated, sampled, saved and loaded. The others "
-        "are refused before the first step. Decoders: " + ", ".join(decoders) + ".",
+        "under Pyro's `SVI` and `CompiledSVI`, are evaluated, sampled, saved and loaded. The "
+        "others are refused before the first step. Decoders: " + ", ".join(decoders) + ".",
         "",
         "`python tests/composition.py --write docs/composition.md` remakes this page.",
         "",
