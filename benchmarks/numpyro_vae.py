@@ -8,7 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import lax, random
 from jax.example_libraries import stax
-from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
 from vae import HIDDEN, LATENTS, PIXELS
 
 
@@ -59,6 +59,35 @@ def steps(x, rate, seed):
         state = jax.block_until_ready(scan(state, x, count))
 
     return run
+
+
+def with_weights(vae):
+    """The parameters with the weights of the dense VAE of `vae.py`."""
+
+    def layer(linear):
+        weight = linear.weight.detach().numpy().T
+        return jax.numpy.asarray(weight), jax.numpy.asarray(linear.bias.detach().numpy())
+
+    heads = [layer(vae.encoder.loc), [layer(vae.encoder.log_scale), ()]]
+    return {
+        "encoder$params": [layer(vae.encoder.hidden), (), (), heads],
+        "decoder$params": [layer(vae.decoder[0]), (), layer(vae.decoder[2])],
+    }
+
+
+def evidence(vae, x, samples, seed):
+    """Measures log p(x) of each image in one jitted call, and returns the mean."""
+    bound = RenyiELBO(alpha=0.0, num_particles=samples)
+    x, parameters = jax.numpy.asarray(x), with_weights(vae)
+
+    @jax.jit
+    def losses(key):
+        keys = random.split(key, len(x))
+        return lax.map(
+            lambda kx: bound.loss(kx[0], parameters, model, guide, kx[1][None]), (keys, x)
+        )
+
+    return lambda: -float(jax.block_until_ready(losses(random.key(seed))).mean())
 
 
 def epochs(images, batch_size, rate, seed):

@@ -58,6 +58,20 @@ def trainer(x, batch_size, rate, device):
     return made
 
 
+def with_weights(vae):
+    """The model with the weights of the dense VAE of `vae.py`, whose scales are no variances."""
+    config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENTS, reconstruction_loss="bce")
+    model = VAE(config, encoder=Encoder(), decoder=Decoder())
+    encoder, decoder = model.encoder, model.decoder
+    encoder.hidden.load_state_dict(vae.encoder.hidden.state_dict())
+    encoder.loc.load_state_dict(vae.encoder.loc.state_dict())
+    scales = vae.encoder.log_scale.state_dict()
+    encoder.log_var.load_state_dict({name: 2 * value for name, value in scales.items()})
+    decoder.hidden.load_state_dict(vae.decoder[0].state_dict())
+    decoder.pixels.load_state_dict(vae.decoder[2].state_dict())
+    return model
+
+
 def step(x, rate, device):
     """One pass of the body of the loop in `BaseTrainer.train_step`, on one batch."""
     made = trainer(x, len(x), rate, device)

@@ -297,6 +297,17 @@ def test_gradients_of_discrete_draws_are_those_of_the_sum_over_all(bound, num_pa
     assert abs(losses.mean() - exact) < 4.5 * error
 
 
+def test_the_signal_of_a_draw_is_what_it_adds_to_the_others():
+    """K draws of one example: each is replaced by the geometric mean of the others' weights."""
+    log_weight = torch.tensor([0.3, -1.2, 2.0])
+    expected = []
+    for k in range(3):
+        others = torch.cat([log_weight[:k], log_weight[k + 1 :]])
+        expected.append(torch.cat([others, others.mean(0, keepdim=True)]).logsumexp(0))
+    found = VIMCO(3)._without_each(log_weight.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(found, torch.stack(expected) - math.log(3))
+
+
 def test_baselines_lower_the_variance():
     program, x = Bits(), torch.tensor([0.5, -1.2, 0.9])
     _, alone = mean_gradients(Trace_Like(4), program, x, repeats=8000)
