@@ -25,6 +25,7 @@ from pyrovae.svi import backends as backends_module
 from pyrovae.svi import estimators as svi_module
 from pyrovae.svi import faithfulness as faithfulness_module
 from pyrovae.svi import guard as guard_module
+from pyrovae.svi import sentinel as sentinel_module
 from pyrovae.svi import stepper as stepper_module
 
 COMPILED = pytest.param(
@@ -1084,3 +1085,15 @@ def test_a_late_verdict_can_be_asked_for(ask):
     with pytest.raises(NonFiniteError):
         getattr(svi, ask)(*([X] if ask == "evaluate_loss" else []))
     svi.check()
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_batches_that_wait_for_a_verdict_do_not_fill_the_device(monkeypatch):
+    monkeypatch.setattr(sentinel_module, "MOST_BYTES", 3 * X.nbytes)
+    program = Switched()
+    program.net = nn.Linear(3, 3)
+    step = late(program, torch.optim.Adam(program.parameters(), lr=0.01), every=64)
+    with pytest.raises(NonFiniteError) as caught:
+        for x in (X, X * math.inf, X, X, X):
+            step(x)
+    assert caught.value.steps_ago == 2, "at the fourth step more is kept than may be"

@@ -90,10 +90,18 @@ def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
     try:
         for _ in range(TRIAL_STEPS + 1):
             for name, run in passes.items():
+                _wait_for(plan)
                 start = time.perf_counter()
                 with torch.no_grad(), pyro.validation_enabled(False):
                     run(*call.tensors)
+                _wait_for(plan)
                 times[name].append(time.perf_counter() - start)
     finally:
         state.restore()
     return min(times, key=lambda name: statistics.median(times[name][1:]))
+
+
+def _wait_for(plan: Plan) -> None:
+    """Waits until the devices of a plan have done what they were given to do."""
+    for device in plan.devices:
+        torch.cuda.synchronize(device)

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from pyrovae.svi.plans import Call, Outcome, State
 
+# The batches that wait for a verdict stay alive: they are not to fill a device.
+MOST_BYTES = 2**28
+
 
 class Suspect(NamedTuple):
     """What it takes to run a step again."""
@@ -36,6 +39,7 @@ class Sentinel:
     def __init__(self, every: int) -> None:
         self.every = every
         self._recent: deque[Suspect] = deque(maxlen=every)
+        self._bytes = 0
         self._first: Tensor | None = None
         self._step = 0
 
@@ -47,6 +51,7 @@ class Sentinel:
             torch's fused optimizers want it.
         """
         self._step += 1
+        self._bytes += sum(tensor.nbytes for tensor in call.tensors)
         self._recent.append(Suspect(self._step, call, before, found.parameters))
         if self._first is None:
             self._first = torch.zeros((), dtype=torch.int64, device=found.loss.device)
@@ -59,12 +64,13 @@ class Sentinel:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to read the flag."""
-        return len(self._recent) >= self.every
+        """Whether it is time to read the flag: enough steps, or batches kept, have come."""
+        return len(self._recent) >= self.every or self._bytes > MOST_BYTES
 
     def read(self) -> tuple[Suspect, int] | None:
         """The first step that was not finite, and how many steps ago; it waits for the device."""
         first = 0 if self._first is None else int(self._first)
+        self._bytes = 0
         if first == 0:
             self._recent.clear()
             return None
