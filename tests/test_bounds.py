@@ -396,6 +396,33 @@ def test_a_subsampled_plate_multiplies_the_bound_and_not_the_weights(make):
     torch.testing.assert_close(larger["loc"], 10 * gradients["loc"], rtol=1e-4, atol=1e-5)
 
 
+class Masked(Subsampled):
+    """Examples that are there only in part."""
+
+    def __init__(self, seen):
+        super().__init__(None)
+        self.seen = seen
+
+    def model(self, x):
+        with poutine.mask(mask=self.seen):
+            super().model(x)
+
+    def guide(self, x):
+        with poutine.mask(mask=self.seen):
+            super().guide(x)
+
+
+@pytest.mark.parametrize("make", [EVERY[n] for n in EVERY if n not in ("TotalCorrelation", "MMD")])
+def test_what_is_masked_counts_nothing(make):
+    x, all_of_it = torch.tensor([0.5, -1.2, 0.7]), torch.ones(3, dtype=torch.bool)
+    seen = torch.tensor([True, False, True])
+    program, other = Masked(seen), torch.tensor([0.5, 9.9, 0.7])
+    loss, gradients = loss_and_gradients(make(), program, x)
+    torch.testing.assert_close((loss, gradients), loss_and_gradients(make(), program, other))
+    whole, _ = loss_and_gradients(make(), Masked(all_of_it), x)
+    assert whole != loss
+
+
 def test_a_site_outside_the_plate_is_refused_by_name():
     with pytest.raises(InputError, match="'w' is outside the plate"):
         loss_and_gradients(IWAE(3), Subsampled(None, weight_outside=True), torch.zeros(2))
