@@ -19,7 +19,11 @@ from pyrovae.decoders import BernoulliDecoder as BernoulliDecoder
 from pyrovae.decoders import ContinuousBernoulliDecoder as ContinuousBernoulliDecoder
 from pyrovae.decoders import GaussianDecoder as GaussianDecoder
 from pyrovae.decoders import PixelwiseGaussianDecoder as PixelwiseGaussianDecoder
+from pyrovae.encoders import FullCovarianceGaussianEncoder as FullCovarianceGaussianEncoder
 from pyrovae.encoders import GaussianEncoder as GaussianEncoder
+from pyrovae.encoders import LowRankGaussianEncoder as LowRankGaussianEncoder
+from pyrovae.encoders import MixtureEncoder as MixtureEncoder
+from pyrovae.encoders import RefinedEncoder as RefinedEncoder
 from pyrovae.errors import CheckpointError as CheckpointError
 from pyrovae.errors import InputError as InputError
 from pyrovae.errors import NonFiniteError as NonFiniteError

@@ -35,7 +35,11 @@ LAYERS = [
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
-    "distributions": [{"continuous_bernoulli", "factors"}, {"weighted"}, {"__init__"}],
+    "distributions": [
+        {"continuous_bernoulli", "factors", "gaussian_kl", "normal_mixture"},
+        {"weighted"},
+        {"__init__"},
+    ],
     "bounds": [
         {"draws"},
         {"controls"},
@@ -44,7 +48,11 @@ INNER = {
         {"__init__"},
     ],
     "priors": [{"gaussian", "mixtures"}, {"__init__"}],
-    "encoders": [{"gaussian"}, {"__init__"}],
+    "encoders": [
+        {"outputs"},
+        {"correlated", "gaussian", "mixtures", "refined"},
+        {"__init__"},
+    ],
     "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
     "svi": [

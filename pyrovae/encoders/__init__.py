@@ -1,5 +1,16 @@
 r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution over $(D,)$."""
 
-__all__ = ["LOG_SCALE_BOUNDS", "GaussianEncoder"]
+__all__ = [
+    "LOG_SCALE_BOUNDS",
+    "FullCovarianceGaussianEncoder",
+    "GaussianEncoder",
+    "LowRankGaussianEncoder",
+    "MixtureEncoder",
+    "RefinedEncoder",
+]
 
-from pyrovae.encoders.gaussian import LOG_SCALE_BOUNDS, GaussianEncoder
+from pyrovae.encoders.correlated import FullCovarianceGaussianEncoder, LowRankGaussianEncoder
+from pyrovae.encoders.gaussian import GaussianEncoder
+from pyrovae.encoders.mixtures import MixtureEncoder
+from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS
+from pyrovae.encoders.refined import RefinedEncoder

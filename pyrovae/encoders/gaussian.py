@@ -5,11 +5,8 @@ __all__ = ["GaussianEncoder"]
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS
 from pyrovae.networks import smooth_clamp
-
-# Bounds on log σ. In float32 they keep σ² and 1/σ² far from overflow, and they are wider than
-# any posterior that data at a sensible scale can ask for.
-LOG_SCALE_BOUNDS = (-7.0, 3.5)
 
 
 class GaussianEncoder(nn.Module):
