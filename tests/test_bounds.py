@@ -608,6 +608,21 @@ def test_a_mean_discrepancy_is_its_definition():
     torch.testing.assert_close(squared_mmd(x, y), within / 6 - 2 * across / 9)
 
 
+def test_the_kl_gives_way_to_the_distance_in_proportion():
+    found = linear_gaussian(16, shift=0.5, stretch=1.3)
+    # The weight of the distance is 0.3 + 0.7 - 1, so the KL alone is left, at 0.7.
+    mean, error = means_of_the_loss(MMD(alpha=0.3, strength=0.7), found.vae, found.x)
+    expected = found.elbo + 0.3 * found.kl_per_dim.sum(-1)
+    assert abs(-mean - expected.sum()) < 4.5 * error
+
+    loss, _ = loss_and_gradients(MMD(alpha=1.0, strength=3.0), found.vae, found.x)
+    torch.manual_seed(0)
+    z, drawn = found.vae.encoder(found.x).rsample(), found.vae.prior().expand((16,)).rsample()
+    log_likelihood = found.vae.decoder(z).log_prob(found.x)
+    expected = -(log_likelihood - 3.0 * squared_mmd(z, drawn)).sum()
+    torch.testing.assert_close(loss, expected.detach())
+
+
 @pytest.mark.parametrize("bound", [TotalCorrelation(), MMD()])
 def test_several_latents_have_no_aggregate_posterior_here(bound):
     with pytest.raises(InputError, match="one latent"):
