@@ -449,8 +449,9 @@ def _agrees(
     """Whether a model or guide gives one particle's log-probabilities without the other, too."""
     values = {n: s["value"].select(dim - s["fn"].event_dim, index) for n, s in latents.items()}
     given = poutine.condition(function, data=values)
-    alone = sample_sites(poutine.trace(given).get_trace(batch.x, **labels(function, batch)))
-    for name, site in sample_sites(prune_subsample_sites(together)).items():
+    trace = poutine.trace(given).get_trace(batch.x, **labels(function, batch))
+    alone = sample_sites(_at_weight_one(trace))
+    for name, site in sample_sites(together).items():
         if name not in latents and not site["is_observed"]:
             continue  # drawn from the model anew, and so another value
         found = site["fn"].log_prob(site["value"])

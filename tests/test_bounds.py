@@ -12,6 +12,7 @@ from linear_gaussian import float64, linear_gaussian
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 
 from pyrovae import bounds
 from pyrovae.bounds import (
@@ -28,7 +29,9 @@ from pyrovae.bounds import (
     TotalCorrelation,
 )
 from pyrovae.bounds.aggregate import squared_mmd
+from pyrovae.distributions import Weighted, exact_kl
 from pyrovae.errors import InputError
+from pyrovae.evaluation import evaluate
 from pyrovae.handlers import kl_weight, unregistered
 from pyrovae.svi import CompiledSVI
 from pyrovae.training import fit
@@ -472,6 +475,47 @@ def test_each_dimension_has_a_weight_of_its_own(make, theirs):
         losses.append(theirs.loss(found.vae.model, found.vae.guide, found.x))
     losses = torch.tensor(losses)
     assert abs(-losses.mean() - expected.sum()) < 4.5 * losses.std() / 20
+
+
+def test_evaluation_is_at_weight_one():
+    found = linear_gaussian(8, shift=0.5)
+    plain = evaluate(found.vae, found.x, num_samples=7)
+    with float64():
+        found.vae._weights = torch.tensor([0.0, 3.0, 0.5])
+    weighted = evaluate(found.vae, found.x, num_samples=7)
+    assert torch.equal(weighted.elbo, plain.elbo)
+    torch.testing.assert_close(weighted.kl_per_dim["z"], plain.kl_per_dim["z"])
+
+
+def test_weights_that_differ_have_no_kl_in_closed_form():
+    q, p = (dist.Normal(torch.zeros(3), scale).to_event(1) for scale in (0.5, 1.0))
+    one, other = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 0.0])
+    by_dim = kl_divergence(q.base_dist, p.base_dist)
+    torch.testing.assert_close(exact_kl(Weighted(q, one), Weighted(p, one)), by_dim @ one)
+    assert exact_kl(Weighted(q, one), Weighted(p, other)) is None
+    assert exact_kl(Weighted(q, one), p) is None
+    with pytest.raises(InputError, match="one weight for each dimension"):
+        Weighted(q, torch.ones(2))
+    with pytest.raises(InputError, match="one weight for each dimension"):
+        Weighted(dist.MultivariateNormal(torch.zeros(3), torch.eye(3)), one)
+
+
+def test_a_weighted_distribution_is_its_base_in_all_but_the_log_probability():
+    weight, base = torch.tensor([0.0, 3.0, 0.5]), dist.Laplace(torch.ones(2, 3), 2.0).to_event(1)
+    weighted = Weighted(base, weight)
+    value = base.sample()
+    torch.testing.assert_close(
+        weighted.log_prob(value), (base.base_dist.log_prob(value) * weight).sum(-1)
+    )
+    assert torch.equal(weighted.mean, base.mean)
+    assert torch.equal(weighted.variance, base.variance)
+    assert weighted.has_rsample
+    assert weighted.support.check(value).all()
+    assert weighted.expand((4, 2)).log_prob(value).shape == (4, 2)
+    torch.manual_seed(0)
+    draws = weighted.sample((5,))
+    torch.manual_seed(0)
+    assert torch.equal(draws, base.sample((5,)))
 
 
 def test_a_weight_is_for_the_sites_that_it_names():
