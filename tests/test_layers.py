@@ -33,11 +33,26 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
-    "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
-    "distributions": [{"continuous_bernoulli"}, {"__init__"}],
+    "networks": [{"bounded"}, {"dense", "convolutional", "inputs"}, {"__init__"}],
+    "distributions": [
+        {"stirling"},
+        {
+            "beta",
+            "categorical",
+            "continuous_bernoulli",
+            "counts",
+            "discretized_logistic",
+            "student_t",
+        },
+        {"__init__"},
+    ],
     "priors": [{"gaussian", "mixtures"}, {"__init__"}],
     "encoders": [{"gaussian"}, {"__init__"}],
-    "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],
+    "decoders": [
+        {"positive"},
+        {"binary", "unit_interval", "gaussian", "real", "levels", "counts"},
+        {"__init__"},
+    ],
     "models": [{"vae"}, {"__init__"}],
     "svi": [
         {"estimators", "updates", "guard", "precision"},
