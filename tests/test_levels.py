@@ -173,14 +173,10 @@ def pixel_mixture(maps, components, channels, x, levels):
         loc, log_scale = maps[k, 1 : 1 + channels], maps[k, 1 + channels : 1 + 2 * channels]
         slopes = np.tanh(maps[k, 1 + 2 * channels :])
         centred = [value / half - 1 for value in x]
-        if channels == 3:
-            shift = [
-                0.0,
-                slopes[0] * centred[0],
-                slopes[1] * centred[0] + slopes[2] * centred[1],
-            ]
-        else:
-            shift = [0.0] * channels
+        shift = [
+            sum(slopes[c * (c - 1) // 2 + b] * centred[b] for b in range(c))
+            for c in range(channels)
+        ]
         low, high = math.log(0.1 / half), math.log(20.0)
         p = weights[k]
         for c in range(channels):
@@ -193,7 +189,9 @@ def pixel_mixture(maps, components, channels, x, levels):
     return math.log(total)
 
 
-@pytest.mark.parametrize(("shape", "places"), [((3, 2, 2), 10), ((1, 2, 3), 3), ((4,), 3)])
+@pytest.mark.parametrize(
+    ("shape", "places"), [((3, 2, 2), 10), ((4, 1, 2), 15), ((1, 2, 3), 3), ((4,), 3)]
+)
 def test_a_mixture_is_pixelcnns(shape, places):
     components, channels = 2, shape[0] if len(shape) == 3 else 1
     pixels = shape[1:] if len(shape) == 3 else shape
