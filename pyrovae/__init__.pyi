@@ -16,9 +16,21 @@ from pyrovae.data import Batch as Batch
 from pyrovae.data import Examples as Examples
 from pyrovae.data import load_data as load_data
 from pyrovae.decoders import BernoulliDecoder as BernoulliDecoder
+from pyrovae.decoders import BetaDecoder as BetaDecoder
+from pyrovae.decoders import CategoricalDecoder as CategoricalDecoder
 from pyrovae.decoders import ContinuousBernoulliDecoder as ContinuousBernoulliDecoder
+from pyrovae.decoders import DiscretizedLogisticDecoder as DiscretizedLogisticDecoder
+from pyrovae.decoders import DiscretizedLogisticMixtureDecoder as DiscretizedLogisticMixtureDecoder
 from pyrovae.decoders import GaussianDecoder as GaussianDecoder
+from pyrovae.decoders import LaplaceDecoder as LaplaceDecoder
+from pyrovae.decoders import MultinomialDecoder as MultinomialDecoder
+from pyrovae.decoders import NegativeBinomialDecoder as NegativeBinomialDecoder
 from pyrovae.decoders import PixelwiseGaussianDecoder as PixelwiseGaussianDecoder
+from pyrovae.decoders import PoissonDecoder as PoissonDecoder
+from pyrovae.decoders import StudentTDecoder as StudentTDecoder
+from pyrovae.decoders import (
+    ZeroInflatedNegativeBinomialDecoder as ZeroInflatedNegativeBinomialDecoder,
+)
 from pyrovae.encoders import FullCovarianceGaussianEncoder as FullCovarianceGaussianEncoder
 from pyrovae.encoders import GaussianEncoder as GaussianEncoder
 from pyrovae.encoders import LowRankGaussianEncoder as LowRankGaussianEncoder
@@ -40,8 +52,10 @@ from pyrovae.handlers import kl_weight as kl_weight
 from pyrovae.handlers import register as register
 from pyrovae.models import VAE as VAE
 from pyrovae.networks import MLP as MLP
+from pyrovae.networks import Centred as Centred
 from pyrovae.networks import ConvNet as ConvNet
 from pyrovae.networks import DeconvNet as DeconvNet
+from pyrovae.networks import Log1p as Log1p
 from pyrovae.priors import DiagonalGaussian as DiagonalGaussian
 from pyrovae.priors import GaussianMixture as GaussianMixture
 from pyrovae.priors import StandardNormal as StandardNormal

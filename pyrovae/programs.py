@@ -360,20 +360,29 @@ def _check_supports(model_trace: Trace, first_row: int) -> None:
         if not inside.all():
             row = int((~inside.reshape(len(value), -1)).any(1).nonzero()[0])
             bounds = f"from {float(value.min()):.3g} to {float(value.max()):.3g}"
+            support = _base(distribution.support, "base_constraint")
+            first = float(value[~support.check(value)].flatten()[0])
             raise InputError(
-                f"The observation {name!r} has values {bounds}, outside the support of its "
-                f"{_family(distribution)} likelihood, first in example {first_row + row}.",
-                "Binarise grey values (--binarize dynamic) for a Bernoulli, or take a likelihood "
-                "that has them in its support, such as the continuous Bernoulli on [0, 1] "
-                "(--decoder continuous-bernoulli) or a Gaussian (--decoder gaussian).",
+                f"The observation {name!r}, with values {bounds}, has the value {first:.9g} "
+                f"outside {support!r}, the support of its {_family(distribution)} likelihood, "
+                f"first in example {first_row + row}.",
+                "Binarise grey values (--binarize dynamic) for a Bernoulli, dequantise them for a "
+                "density on (0, 1), leave whole numbers as they are (AsIs) for levels or counts, "
+                "or take a likelihood that has the values in its support, such as the continuous "
+                "Bernoulli on [0, 1] (--decoder continuous-bernoulli) or a Gaussian (--decoder "
+                "gaussian).",
             )
 
 
 def _family(distribution: Any) -> str:
     """The name of a distribution under whatever independence and masks are wrapped round it."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return type(distribution).__name__
+    return type(_base(distribution, "base_dist")).__name__
+
+
+def _base(wrapped: Any, attribute: str) -> Any:
+    while hasattr(wrapped, attribute):
+        wrapped = getattr(wrapped, attribute)
+    return wrapped
 
 
 def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Structure:

@@ -98,14 +98,14 @@ MUTANTS = [
     Mutant(
         "the variance is the scale of p(x | z)",
         "decoders/gaussian.py",
-        "dist.Normal(self.net(z), log_scale.exp())",
-        "dist.Normal(self.net(z), log_scale.mul(2).exp())",
+        "dist.Normal(self.net(z), self.shared_scale())",
+        "dist.Normal(self.net(z), self.shared_scale().square())",
     ),
     Mutant(
         "the likelihood has unit scale",
         "decoders/gaussian.py",
-        "dist.Normal(self.net(z), log_scale.exp())",
-        "dist.Normal(self.net(z), log_scale.exp() * 0 + 1)",
+        "dist.Normal(self.net(z), self.shared_scale())",
+        "dist.Normal(self.net(z), self.shared_scale() * 0 + 1)",
     ),
     Mutant(
         "an image is a batch of rows",
@@ -139,9 +139,9 @@ MUTANTS = [
     ),
     Mutant(
         "a learned scale has no floor",
-        "decoders/gaussian.py",
-        "log_scale = smooth_floor(log_scale, math.log(self.min_scale))",
-        "log_scale = log_scale + 0",
+        "decoders/positive.py",
+        "log_value = smooth_floor(log_value, math.log(self.low))",
+        "log_value = log_value + 0",
     ),
     # The prior.
     Mutant(

@@ -16,9 +16,19 @@ from torch.distributions import constraints
 
 from pyrovae.decoders import (
     BernoulliDecoder,
+    BetaDecoder,
+    CategoricalDecoder,
     ContinuousBernoulliDecoder,
+    DiscretizedLogisticDecoder,
+    DiscretizedLogisticMixtureDecoder,
     GaussianDecoder,
+    LaplaceDecoder,
+    MultinomialDecoder,
+    NegativeBinomialDecoder,
     PixelwiseGaussianDecoder,
+    PoissonDecoder,
+    StudentTDecoder,
+    ZeroInflatedNegativeBinomialDecoder,
 )
 from pyrovae.encoders import (
     FullCovarianceGaussianEncoder,
@@ -27,7 +37,7 @@ from pyrovae.encoders import (
     MixtureEncoder,
     RefinedEncoder,
 )
-from pyrovae.networks import MLP, ConvNet, DeconvNet
+from pyrovae.networks import MLP, Centred, ConvNet, DeconvNet, Log1p
 from pyrovae.parts import PARTS, from_config, to_config
 from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
 
@@ -58,6 +68,10 @@ def down(size: int) -> nn.Module:
     return MLP(X, (size,), hidden=(4,))
 
 
+def within_unit(*shape: int) -> list[Tensor]:
+    return [torch.full(shape, number) for number in (0.3, 1e-9, 1 - 2**-24)]
+
+
 PARTS_UNDER_TEST = [
     Part(lambda: StandardNormal(3), None, Z),
     Part(lambda: DiagonalGaussian(3), None, Z),
@@ -80,11 +94,32 @@ PARTS_UNDER_TEST = [
     Part(lambda: BernoulliDecoder(DeconvNet(Z, IMAGE, coarse=2, channels=(3,))), Z, IMAGE),
     Part(lambda: ContinuousBernoulliDecoder(up(5)), Z, X),
     Part(lambda: ContinuousBernoulliDecoder(up(2, 5, 7)), Z, IMAGE),
+    Part(lambda: BetaDecoder(up(10)), Z, X, values=lambda: within_unit(5)),
+    Part(lambda: BetaDecoder(up(4, 5, 7)), Z, IMAGE, values=lambda: within_unit(2, 5, 7)),
+    Part(lambda: CategoricalDecoder(up(20), classes=4), Z, X),
+    Part(lambda: CategoricalDecoder(up(8, 5, 7), classes=4), Z, IMAGE),
+    Part(lambda: DiscretizedLogisticDecoder(up(10)), Z, X),
+    Part(lambda: DiscretizedLogisticDecoder(up(4, 5, 7), levels=17), Z, IMAGE),
+    Part(lambda: DiscretizedLogisticMixtureDecoder(up(30), X, components=2), Z, X),
+    Part(lambda: DiscretizedLogisticMixtureDecoder(up(60, 5, 7), IMAGE), Z, IMAGE),
     Part(lambda: GaussianDecoder(up(5), scale=0.3), Z, X),
     Part(lambda: GaussianDecoder(up(2, 5, 7), learn_scale=True), Z, IMAGE),
+    Part(lambda: LaplaceDecoder(up(5), scale=0.3), Z, X),
+    Part(lambda: LaplaceDecoder(up(2, 5, 7), learn_scale=True), Z, IMAGE),
+    Part(lambda: MultinomialDecoder(up(5), total=30), Z, X),
+    Part(lambda: NegativeBinomialDecoder(up(5), X), Z, X),
+    Part(lambda: NegativeBinomialDecoder(up(2, 5, 7), IMAGE), Z, IMAGE),
     Part(lambda: PixelwiseGaussianDecoder(up(10)), Z, X),
     Part(lambda: PixelwiseGaussianDecoder(up(4, 5, 7)), Z, IMAGE),
+    Part(lambda: PoissonDecoder(up(5)), Z, X),
+    Part(lambda: PoissonDecoder(up(2, 5, 7)), Z, IMAGE),
+    Part(lambda: StudentTDecoder(up(5), scale=0.3), Z, X),
+    Part(lambda: StudentTDecoder(up(2, 5, 7), learn_df=True, learn_scale=True), Z, IMAGE),
+    Part(lambda: ZeroInflatedNegativeBinomialDecoder(up(10), X), Z, X),
+    Part(lambda: ZeroInflatedNegativeBinomialDecoder(up(4, 5, 7), IMAGE), Z, IMAGE),
     Part(lambda: MLP(X, Z, hidden=(4, 2)), X, Z),
+    Part(lambda: Centred(MLP(X, Z, hidden=(4,)), levels=4), X, Z),
+    Part(lambda: Log1p(MLP(X, Z, hidden=(4,))), X, Z, given=lambda: torch.rand(X)),
     Part(lambda: MLP(IMAGE, IMAGE, hidden=(), activation=nn.Tanh), IMAGE, IMAGE),
     Part(lambda: ConvNet(IMAGE, Z, channels=(2, 3), strides=(1, 2), hidden=4), IMAGE, Z),
     Part(lambda: DeconvNet(Z, IMAGE, coarse=9, channels=(8, 3), strides=(2, 1)), Z, IMAGE),

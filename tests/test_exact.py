@@ -293,7 +293,7 @@ def test_a_learned_scale_starts_where_it_is_told_and_stays_above_its_floor():
     decoder = GaussianDecoder(MLP((2,), (3,)), scale=0.2, learn_scale=True, min_scale=0.1)
     assert scale_of(decoder).tolist() == pytest.approx([0.2] * 3)
     with torch.no_grad():
-        decoder.log_scale.fill_(-50.0)
+        decoder.shared_scale.log_value.fill_(-50.0)
     assert scale_of(decoder).tolist() == pytest.approx([0.1] * 3)
 
 

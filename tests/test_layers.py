@@ -34,10 +34,20 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
-    "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
+    "networks": [{"bounded"}, {"dense", "convolutional", "inputs"}, {"__init__"}],
     "distributions": [
-        {"continuous_bernoulli", "factors", "gaussian_kl", "normal_mixture"},
-        {"weighted"},
+        {"stirling", "factors"},
+        {
+            "beta",
+            "categorical",
+            "continuous_bernoulli",
+            "counts",
+            "discretized_logistic",
+            "gaussian_kl",
+            "normal_mixture",
+            "student_t",
+            "weighted",
+        },
         {"__init__"},
     ],
     "bounds": [
@@ -53,7 +63,11 @@ INNER = {
         {"correlated", "gaussian", "mixtures", "refined"},
         {"__init__"},
     ],
-    "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],
+    "decoders": [
+        {"positive"},
+        {"binary", "unit_interval", "gaussian", "real", "levels", "counts"},
+        {"__init__"},
+    ],
     "models": [{"vae"}, {"__init__"}],
     "svi": [
         {"estimators", "updates", "guard", "precision"},

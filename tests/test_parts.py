@@ -231,10 +231,10 @@ def test_a_fixed_scale_is_no_parameter_and_no_floor_holds_it():
 def test_a_learned_scale_keeps_a_gradient_below_its_floor():
     decoder = GaussianDecoder(nn.Identity(), learn_scale=True)
     with torch.no_grad():
-        decoder.log_scale.fill_(-15.0)
+        decoder.shared_scale.log_value.fill_(-15.0)
     decoder(torch.zeros(2)).log_prob(torch.ones(2)).backward()
-    assert decoder.log_scale.grad.isfinite()
-    assert decoder.log_scale.grad > 0
+    assert decoder.shared_scale.log_value.grad.isfinite()
+    assert decoder.shared_scale.log_value.grad > 0
 
 
 def test_a_net_that_does_not_say_its_shape_emits_vectors():

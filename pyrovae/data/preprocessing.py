@@ -147,7 +147,7 @@ class Binarize(Preprocessing):
 
 @dataclass(frozen=True)
 class Dequantize(Preprocessing):
-    r"""Integers 0 .. levels - 1 spread over [0, 1): $x = (\text{value} + u) / \text{levels}$.
+    r"""Integers 0 .. levels - 1 spread over (0, 1): $x = (\text{value} + u) / \text{levels}$.
 
     With $u \sim U[0, 1)$ a density of x bounds the probability of the integers from below.
 
@@ -175,17 +175,18 @@ class Dequantize(Preprocessing):
     @property
     def summary(self) -> str:
         """A phrase for the first lines of a run."""
-        return f"{self.levels} levels dequantised to [0, 1)"
+        return f"{self.levels} levels dequantised to (0, 1)"
 
     def check(self, raw: Tensor) -> None:
         """Refuses values outside 0 .. levels - 1."""
         _check_range(raw, self.levels - 1, self.summary)
 
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
-        """Values in [0, 1)."""
+        """Values in (0, 1)."""
         assert noise is not None
-        # A sum just under `levels` may round up to it in float32.
-        return ((raw + noise) / self.levels).clamp(max=1 - 2**-24)
+        # Noise is a multiple of 2^-24, and none of it is half of one; a sum just under `levels`
+        # may round up to it. At 0 and 1 themselves a density on (0, 1) may be infinite.
+        return ((raw + noise) / self.levels).clamp(2**-25 / self.levels, 1 - 2**-24)
 
     def invert(self, x: Tensor) -> Tensor:
         """The integers, as real numbers in [0, levels - 1]."""

@@ -5,11 +5,33 @@ Its event shape is that of one observation: a vector, or an image (C, H, W).
 
 __all__ = [
     "BernoulliDecoder",
+    "BetaDecoder",
+    "CategoricalDecoder",
     "ContinuousBernoulliDecoder",
+    "DiscretizedLogisticDecoder",
+    "DiscretizedLogisticMixtureDecoder",
     "GaussianDecoder",
+    "LaplaceDecoder",
+    "MultinomialDecoder",
+    "NegativeBinomialDecoder",
     "PixelwiseGaussianDecoder",
+    "PoissonDecoder",
+    "StudentTDecoder",
+    "ZeroInflatedNegativeBinomialDecoder",
 ]
 
 from pyrovae.decoders.binary import BernoulliDecoder
+from pyrovae.decoders.counts import (
+    MultinomialDecoder,
+    NegativeBinomialDecoder,
+    PoissonDecoder,
+    ZeroInflatedNegativeBinomialDecoder,
+)
 from pyrovae.decoders.gaussian import GaussianDecoder, PixelwiseGaussianDecoder
-from pyrovae.decoders.unit_interval import ContinuousBernoulliDecoder
+from pyrovae.decoders.levels import (
+    CategoricalDecoder,
+    DiscretizedLogisticDecoder,
+    DiscretizedLogisticMixtureDecoder,
+)
+from pyrovae.decoders.real import LaplaceDecoder, StudentTDecoder
+from pyrovae.decoders.unit_interval import BetaDecoder, ContinuousBernoulliDecoder

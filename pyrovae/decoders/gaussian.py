@@ -5,11 +5,10 @@ __all__ = ["GaussianDecoder", "PixelwiseGaussianDecoder"]
 import math
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
-from pyrovae.errors import InputError
-from pyrovae.networks import event_rank, smooth_clamp, smooth_floor
+from pyrovae.decoders.positive import Positive
+from pyrovae.networks import event_rank, smooth_clamp
 
 
 class GaussianDecoder(nn.Module):
@@ -40,25 +39,11 @@ class GaussianDecoder(nn.Module):
     ) -> None:
         super().__init__()
 
-        floor = min_scale if learn_scale else 0.0
-        if not scale > floor:
-            raise InputError(
-                f"The scale {scale} of a GaussianDecoder is not above {floor}.",
-                "Give a larger scale, or a smaller min_scale.",
-            )
-
         self.net = net
         self.scale = scale
         self.learn_scale = learn_scale
         self.min_scale = min_scale
-        if learn_scale:
-            # The inverse of smooth_floor, so that training starts from `scale` itself.
-            low = math.log(min_scale)
-            self.log_scale = nn.Parameter(
-                torch.tensor(low + math.log(math.expm1(math.log(scale) - low)))
-            )
-        else:
-            self.register_buffer("log_scale", torch.tensor(math.log(scale)), persistent=False)
+        self.shared_scale = Positive("scale", scale, learn=learn_scale, low=min_scale)
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -67,11 +52,7 @@ class GaussianDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        log_scale = self.log_scale
-        if self.learn_scale:
-            log_scale = smooth_floor(log_scale, math.log(self.min_scale))
-
-        return dist.Normal(self.net(z), log_scale.exp()).to_event(event_rank(self.net))
+        return dist.Normal(self.net(z), self.shared_scale()).to_event(event_rank(self.net))
 
 
 class PixelwiseGaussianDecoder(nn.Module):

@@ -1,0 +1,205 @@
+r"""Likelihoods of counts: genes of a cell, words of a document.
+
+The size of an example, its total count, is part of what $z$ says, unless a model of the user's
+own passes it: `decoder(z, size=x.sum(-1))`. Then the network says proportions alone, as in scVI.
+Counts are left as they are (`preprocessing=AsIs()`); an encoder takes their logarithm inside its
+network, `Log1p`.
+"""
+
+__all__ = [
+    "MultinomialDecoder",
+    "NegativeBinomialDecoder",
+    "PoissonDecoder",
+    "ZeroInflatedNegativeBinomialDecoder",
+]
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae.decoders.positive import Positive
+from pyrovae.distributions import Multinomial, NegativeBinomial, Poisson
+from pyrovae.errors import InputError
+from pyrovae.networks import event_rank, smooth_clamp
+
+# Bounds on log μ and on the logit of a further zero, and the floor of θ: not felt by any data.
+LOG_MEAN_BOUNDS = (-30.0, 30.0)
+MIN_CONCENTRATION = 1e-4
+GATE_LOGIT_BOUNDS = (-15.0, 15.0)
+
+
+class PoissonDecoder(nn.Module):
+    r"""The likelihood $p(x \mid z) = \prod_i \mathrm{Poisson}(x_i \mid \mu_i(z))$.
+
+    The network's output $\eta$ is $\log \mu$, or with a size $s$ that of
+    $\mu = s \, \mathrm{softmax}(\eta)$.
+
+    Args:
+        net: A network mapping $(*, D)$ to $\eta$, with shape $(*, x)$.
+
+    References:
+        On the challenges of learning with inference networks on sparse, high-dimensional data
+        (Krishnan et al., 2018), arXiv:1710.06085.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+
+        self.net = net
+
+    @staticmethod
+    def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the network must put out for one observation."""
+        return x_shape
+
+    def forward(self, z: Tensor, size: Tensor | None = None) -> dist.Distribution:
+        """The likelihood, with batch shape $(*)$.
+
+        Args:
+            z: The latent, with shape $(*, D)$.
+            size: The expected total of each example, with shape $(*)$.
+        """
+        rank = event_rank(self.net)
+        return Poisson(_log_mean(self.net(z), size, rank).exp()).to_event(rank)
+
+
+class NegativeBinomialDecoder(nn.Module):
+    r"""The likelihood $p(x \mid z) = \prod_i \mathrm{NB}(x_i \mid \mu_i(z), \theta_i)$.
+
+    A Poisson whose rate varies: $\mathrm{Var}(x_i) = \mu_i + \mu_i^2 / \theta_i$, with one
+    learned $\theta$ for each feature. The network's output is read as in `PoissonDecoder`.
+
+    Args:
+        net: A network mapping $(*, D)$ to $\eta$, with shape $(*, x)$.
+        x_shape: The shape of one observation.
+
+    References:
+        Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
+        https://doi.org/10.1038/s41592-018-0229-2.
+    """
+
+    def __init__(self, net: nn.Module, x_shape: tuple[int, ...]) -> None:
+        super().__init__()
+
+        self.net = net
+        self.x_shape = tuple(x_shape)
+        self.concentration = _concentration(self.x_shape)
+
+    @staticmethod
+    def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the network must put out for one observation."""
+        return x_shape
+
+    def forward(self, z: Tensor, size: Tensor | None = None) -> dist.Distribution:
+        """The likelihood, with batch shape $(*)$.
+
+        Args:
+            z: The latent, with shape $(*, D)$.
+            size: The expected total of each example, with shape $(*)$.
+        """
+        rank = len(self.x_shape)
+        log_mean = _log_mean(self.net(z), size, rank)
+
+        return _negative_binomial(log_mean, self.concentration()).to_event(rank)
+
+
+class ZeroInflatedNegativeBinomialDecoder(nn.Module):
+    r"""The likelihood $p(x \mid z) = \prod_i \pi_i 1_{x_i = 0} + (1 - \pi_i) \mathrm{NB}(x_i)$.
+
+    With the negative binomial of `NegativeBinomialDecoder`, and further zeros of probability
+    $\pi_i(z)$.
+
+    Args:
+        net: A network mapping $(*, D)$ to $\eta$, as in `PoissonDecoder`, and the logits of
+            $\pi$, joined along the first dimension of an observation: $(*, 2 X)$ for vectors.
+        x_shape: The shape of one observation.
+
+    References:
+        Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
+        https://doi.org/10.1038/s41592-018-0229-2.
+    """
+
+    def __init__(self, net: nn.Module, x_shape: tuple[int, ...]) -> None:
+        super().__init__()
+
+        self.net = net
+        self.x_shape = tuple(x_shape)
+        self.concentration = _concentration(self.x_shape)
+
+    @staticmethod
+    def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the network must put out for one observation."""
+        return (2 * x_shape[0], *x_shape[1:])
+
+    def forward(self, z: Tensor, size: Tensor | None = None) -> dist.Distribution:
+        """The likelihood, with batch shape $(*)$.
+
+        Args:
+            z: The latent, with shape $(*, D)$.
+            size: The expected total of each example before further zeros, with shape $(*)$.
+        """
+        rank = len(self.x_shape)
+        output, gate_logits = self.net(z).chunk(2, dim=-rank)
+        counts = _negative_binomial(_log_mean(output, size, rank), self.concentration())
+        gate_logits = smooth_clamp(gate_logits, *GATE_LOGIT_BOUNDS)
+
+        return dist.ZeroInflatedDistribution(counts, gate_logits=gate_logits).to_event(rank)
+
+
+class MultinomialDecoder(nn.Module):
+    r"""The likelihood $p(x \mid z, n) = \mathrm{Mult}(x \mid n, \mathrm{softmax}(\eta(z)))$.
+
+    It is conditional on the total $n = \sum_i x_i$, which it takes from $x$ itself: of what is
+    counted it says the proportions, and not how much there is. So are the ELBO and $\log p(x)$.
+
+    Args:
+        net: A network mapping $(*, D)$ to the logits $(*, X)$.
+        total: The total of what is drawn, and of the mean.
+
+    Raises:
+        InputError: If the total is below 1, or the network puts out no vectors.
+
+    References:
+        Variational Autoencoders for Collaborative Filtering (Liang et al., 2018),
+        arXiv:1802.05814.
+    """
+
+    def __init__(self, net: nn.Module, *, total: int = 1000) -> None:
+        super().__init__()
+
+        if total < 1:
+            raise InputError(f"The total {total} is below 1.", "Give at least 1.")
+        if event_rank(net) != 1:
+            raise InputError(
+                "The features that a multinomial counts are a vector, and the network puts out "
+                f"{event_rank(net)} dimensions.",
+                "Give vectors, or take a PoissonDecoder.",
+            )
+
+        self.net = net
+        self.total = total
+
+    @staticmethod
+    def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the network must put out for one observation."""
+        return x_shape
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
+        return Multinomial(self.total, logits=self.net(z))
+
+
+def _log_mean(output: Tensor, size: Tensor | None, rank: int) -> Tensor:
+    """The log of the mean count: the output itself, or the size shared out by its softmax."""
+    if size is not None:
+        dims = tuple(range(-rank, 0))
+        log_size = size.log().reshape(*size.shape, *[1] * rank)
+        output = log_size + output - output.logsumexp(dims, keepdim=True)
+    return smooth_clamp(output, *LOG_MEAN_BOUNDS)
+
+
+def _concentration(shape: tuple[int, ...]) -> Positive:
+    return Positive("concentration", 1.0, learn=True, low=MIN_CONCENTRATION, shape=shape)
+
+
+def _negative_binomial(log_mean: Tensor, concentration: Tensor) -> NegativeBinomial:
+    return NegativeBinomial(concentration, logits=log_mean - concentration.log())

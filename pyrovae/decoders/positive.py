@@ -1,0 +1,60 @@
+"""Positive numbers that a likelihood shares between examples, such as a scale."""
+
+__all__ = ["Positive"]
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.errors import InputError
+from pyrovae.networks import smooth_floor
+
+
+class Positive(nn.Module):
+    r"""One positive number, or one for each feature: fixed, or learned above a floor.
+
+    Args:
+        name: What it is, for errors.
+        start: The number, or where it starts if it is learned.
+        learn: Whether it is a parameter.
+        low: The floor of a learned number.
+        shape: The shape of several.
+
+    Raises:
+        InputError: If it is not above its floor.
+
+    Example:
+        >>> Positive("scale", 0.5, learn=True, low=1e-3)().item()
+        0.5
+    """
+
+    def __init__(
+        self, name: str, start: float, *, learn: bool, low: float, shape: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__()
+
+        floor = low if learn else 0.0
+        if not start > floor:
+            raise InputError(
+                f"The {name} {start} is not above {floor}.",
+                f"Give a larger {name}, or a lower floor.",
+            )
+
+        self.low = low
+        self.learn = learn
+        if learn:
+            # The inverse of smooth_floor, so that training starts from `start` itself.
+            gap = math.log(start) - math.log(low)
+            first = math.log(start) + math.log(-math.expm1(-gap))
+            self.log_value = nn.Parameter(torch.full(shape, first))
+        else:
+            log_value = torch.full(shape, math.log(start))
+            self.register_buffer("log_value", log_value, persistent=False)
+
+    def forward(self) -> Tensor:
+        """The number, or numbers."""
+        log_value = self.log_value
+        if self.learn:
+            log_value = smooth_floor(log_value, math.log(self.low))
+        return log_value.exp()
