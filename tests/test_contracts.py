@@ -21,7 +21,18 @@ from pyrovae.decoders import (
     PixelwiseGaussianDecoder,
 )
 from pyrovae.encoders import GaussianEncoder
-from pyrovae.networks import MLP, ConvNet, DeconvNet
+from pyrovae.networks import (
+    MLP,
+    ConvNet,
+    DeconvNet,
+    GatedMLP,
+    RecurrentDecoderNet,
+    RecurrentEncoderNet,
+    ResidualConvNet,
+    ResidualDeconvNet,
+    ResidualMLP,
+    TokenEncoderNet,
+)
 from pyrovae.parts import PARTS, from_config, to_config
 from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
 
@@ -46,6 +57,14 @@ def up(*shape: int) -> nn.Module:
     return MLP(Z, shape, hidden=(4,))
 
 
+def residual(groups: int) -> dict:
+    return {"channels": (4, 6), "strides": (1, 2), "groups": groups}
+
+
+def text() -> Tensor:
+    return torch.randint(6, X).float()
+
+
 PARTS_UNDER_TEST = [
     Part(lambda: StandardNormal(3), None, Z),
     Part(lambda: DiagonalGaussian(3), None, Z),
@@ -65,6 +84,15 @@ PARTS_UNDER_TEST = [
     Part(lambda: MLP(IMAGE, IMAGE, hidden=(), activation=nn.Tanh), IMAGE, IMAGE),
     Part(lambda: ConvNet(IMAGE, Z, channels=(2, 3), strides=(1, 2), hidden=4), IMAGE, Z),
     Part(lambda: DeconvNet(Z, IMAGE, coarse=9, channels=(8, 3), strides=(2, 1)), Z, IMAGE),
+    Part(lambda: GatedMLP(IMAGE, Z, hidden=(4, 2)), IMAGE, Z),
+    Part(lambda: ResidualMLP(IMAGE, Z, hidden=4, blocks=2), IMAGE, Z),
+    Part(lambda: ResidualConvNet(IMAGE, Z, **residual(2)), IMAGE, Z),
+    Part(lambda: ResidualConvNet(IMAGE, Z, **residual(0)), IMAGE, Z),
+    Part(lambda: ResidualDeconvNet(Z, IMAGE, **residual(2)), Z, IMAGE),
+    Part(lambda: ResidualDeconvNet(Z, IMAGE, **residual(0)), Z, IMAGE),
+    Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, bidirectional=True), (5, 2), Z),
+    Part(lambda: RecurrentDecoderNet(Z, (5, 2), hidden=4), Z, (5, 2)),
+    Part(lambda: TokenEncoderNet(X, Z, symbols=6, hidden=4), X, Z, given=text),
 ]
 
 

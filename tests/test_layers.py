@@ -33,7 +33,7 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
-    "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
+    "networks": [{"bounded"}, {"dense", "convolutional", "residual", "recurrent"}, {"__init__"}],
     "distributions": [{"continuous_bernoulli"}, {"__init__"}],
     "priors": [{"gaussian", "mixtures"}, {"__init__"}],
     "encoders": [{"gaussian"}, {"__init__"}],
