@@ -18,7 +18,9 @@ from pyrovae.decoders import (
     BernoulliDecoder,
     ContinuousBernoulliDecoder,
     GaussianDecoder,
+    PixelCNNDecoder,
     PixelwiseGaussianDecoder,
+    RecurrentTextDecoder,
 )
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.networks import (
@@ -80,6 +82,8 @@ PARTS_UNDER_TEST = [
     Part(lambda: GaussianDecoder(up(2, 5, 7), learn_scale=True), Z, IMAGE),
     Part(lambda: PixelwiseGaussianDecoder(up(10)), Z, X),
     Part(lambda: PixelwiseGaussianDecoder(up(4, 5, 7)), Z, IMAGE),
+    Part(lambda: PixelCNNDecoder(up(4, 5, 7), IMAGE, features=4, layers=1), Z, IMAGE),
+    Part(lambda: RecurrentTextDecoder(up(4), X, symbols=6, embedding=2, hidden=4), Z, X),
     Part(lambda: MLP(X, Z, hidden=(4, 2)), X, Z),
     Part(lambda: MLP(IMAGE, IMAGE, hidden=(), activation=nn.Tanh), IMAGE, IMAGE),
     Part(lambda: ConvNet(IMAGE, Z, channels=(2, 3), strides=(1, 2), hidden=4), IMAGE, Z),

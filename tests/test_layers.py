@@ -34,10 +34,10 @@ LAYERS = [
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "networks": [{"bounded"}, {"dense", "convolutional", "residual", "recurrent"}, {"__init__"}],
-    "distributions": [{"continuous_bernoulli"}, {"__init__"}],
+    "distributions": [{"autoregressive", "continuous_bernoulli"}, {"__init__"}],
     "priors": [{"gaussian", "mixtures"}, {"__init__"}],
     "encoders": [{"gaussian"}, {"__init__"}],
-    "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],
+    "decoders": [{"binary", "gaussian", "pixelcnn", "sequences", "unit_interval"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
     "svi": [
         {"estimators", "updates", "guard", "precision"},

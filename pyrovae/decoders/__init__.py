@@ -7,9 +7,13 @@ __all__ = [
     "BernoulliDecoder",
     "ContinuousBernoulliDecoder",
     "GaussianDecoder",
+    "PixelCNNDecoder",
     "PixelwiseGaussianDecoder",
+    "RecurrentTextDecoder",
 ]
 
 from pyrovae.decoders.binary import BernoulliDecoder
 from pyrovae.decoders.gaussian import GaussianDecoder, PixelwiseGaussianDecoder
+from pyrovae.decoders.pixelcnn import PixelCNNDecoder
+from pyrovae.decoders.sequences import RecurrentTextDecoder
 from pyrovae.decoders.unit_interval import ContinuousBernoulliDecoder
