@@ -25,8 +25,10 @@ from pyrovae.decoders import GaussianDecoder as GaussianDecoder
 from pyrovae.decoders import LaplaceDecoder as LaplaceDecoder
 from pyrovae.decoders import MultinomialDecoder as MultinomialDecoder
 from pyrovae.decoders import NegativeBinomialDecoder as NegativeBinomialDecoder
+from pyrovae.decoders import PixelCNNDecoder as PixelCNNDecoder
 from pyrovae.decoders import PixelwiseGaussianDecoder as PixelwiseGaussianDecoder
 from pyrovae.decoders import PoissonDecoder as PoissonDecoder
+from pyrovae.decoders import RecurrentTextDecoder as RecurrentTextDecoder
 from pyrovae.decoders import StudentTDecoder as StudentTDecoder
 from pyrovae.decoders import (
     ZeroInflatedNegativeBinomialDecoder as ZeroInflatedNegativeBinomialDecoder,
@@ -55,7 +57,14 @@ from pyrovae.networks import MLP as MLP
 from pyrovae.networks import Centred as Centred
 from pyrovae.networks import ConvNet as ConvNet
 from pyrovae.networks import DeconvNet as DeconvNet
+from pyrovae.networks import GatedMLP as GatedMLP
 from pyrovae.networks import Log1p as Log1p
+from pyrovae.networks import RecurrentDecoderNet as RecurrentDecoderNet
+from pyrovae.networks import RecurrentEncoderNet as RecurrentEncoderNet
+from pyrovae.networks import ResidualConvNet as ResidualConvNet
+from pyrovae.networks import ResidualDeconvNet as ResidualDeconvNet
+from pyrovae.networks import ResidualMLP as ResidualMLP
+from pyrovae.networks import TokenEncoderNet as TokenEncoderNet
 from pyrovae.priors import DiagonalGaussian as DiagonalGaussian
 from pyrovae.priors import GaussianMixture as GaussianMixture
 from pyrovae.priors import StandardNormal as StandardNormal

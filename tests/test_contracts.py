@@ -25,8 +25,10 @@ from pyrovae.decoders import (
     LaplaceDecoder,
     MultinomialDecoder,
     NegativeBinomialDecoder,
+    PixelCNNDecoder,
     PixelwiseGaussianDecoder,
     PoissonDecoder,
+    RecurrentTextDecoder,
     StudentTDecoder,
     ZeroInflatedNegativeBinomialDecoder,
 )
@@ -37,7 +39,20 @@ from pyrovae.encoders import (
     MixtureEncoder,
     RefinedEncoder,
 )
-from pyrovae.networks import MLP, Centred, ConvNet, DeconvNet, Log1p
+from pyrovae.networks import (
+    MLP,
+    Centred,
+    ConvNet,
+    DeconvNet,
+    GatedMLP,
+    Log1p,
+    RecurrentDecoderNet,
+    RecurrentEncoderNet,
+    ResidualConvNet,
+    ResidualDeconvNet,
+    ResidualMLP,
+    TokenEncoderNet,
+)
 from pyrovae.parts import PARTS, from_config, to_config
 from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
 
@@ -70,6 +85,14 @@ def down(size: int) -> nn.Module:
 
 def within_unit(*shape: int) -> list[Tensor]:
     return [torch.full(shape, number) for number in (0.3, 1e-9, 1 - 2**-24)]
+
+
+def residual(groups: int) -> dict:
+    return {"channels": (4, 6), "strides": (1, 2), "groups": groups}
+
+
+def text() -> Tensor:
+    return torch.randint(6, X).float()
 
 
 PARTS_UNDER_TEST = [
@@ -117,12 +140,23 @@ PARTS_UNDER_TEST = [
     Part(lambda: StudentTDecoder(up(2, 5, 7), learn_df=True, learn_scale=True), Z, IMAGE),
     Part(lambda: ZeroInflatedNegativeBinomialDecoder(up(10), X), Z, X),
     Part(lambda: ZeroInflatedNegativeBinomialDecoder(up(4, 5, 7), IMAGE), Z, IMAGE),
+    Part(lambda: PixelCNNDecoder(up(4, 5, 7), IMAGE, features=4, layers=1), Z, IMAGE),
+    Part(lambda: RecurrentTextDecoder(up(4), X, symbols=6, embedding=2, hidden=4), Z, X),
     Part(lambda: MLP(X, Z, hidden=(4, 2)), X, Z),
     Part(lambda: Centred(MLP(X, Z, hidden=(4,)), levels=4), X, Z),
     Part(lambda: Log1p(MLP(X, Z, hidden=(4,))), X, Z, given=lambda: torch.rand(X)),
     Part(lambda: MLP(IMAGE, IMAGE, hidden=(), activation=nn.Tanh), IMAGE, IMAGE),
     Part(lambda: ConvNet(IMAGE, Z, channels=(2, 3), strides=(1, 2), hidden=4), IMAGE, Z),
     Part(lambda: DeconvNet(Z, IMAGE, coarse=9, channels=(8, 3), strides=(2, 1)), Z, IMAGE),
+    Part(lambda: GatedMLP(IMAGE, Z, hidden=(4, 2)), IMAGE, Z),
+    Part(lambda: ResidualMLP(IMAGE, Z, hidden=4, blocks=2), IMAGE, Z),
+    Part(lambda: ResidualConvNet(IMAGE, Z, **residual(2)), IMAGE, Z),
+    Part(lambda: ResidualConvNet(IMAGE, Z, **residual(0)), IMAGE, Z),
+    Part(lambda: ResidualDeconvNet(Z, IMAGE, **residual(2)), Z, IMAGE),
+    Part(lambda: ResidualDeconvNet(Z, IMAGE, **residual(0)), Z, IMAGE),
+    Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, bidirectional=True), (5, 2), Z),
+    Part(lambda: RecurrentDecoderNet(Z, (5, 2), hidden=4), Z, (5, 2)),
+    Part(lambda: TokenEncoderNet(X, Z, symbols=6, hidden=4), X, Z, given=text),
 ]
 
 

@@ -34,10 +34,15 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
-    "networks": [{"bounded"}, {"dense", "convolutional", "inputs"}, {"__init__"}],
+    "networks": [
+        {"bounded"},
+        {"convolutional", "dense", "inputs", "recurrent", "residual"},
+        {"__init__"},
+    ],
     "distributions": [
-        {"stirling", "factors"},
+        {"factors", "stirling"},
         {
+            "autoregressive",
             "beta",
             "categorical",
             "continuous_bernoulli",
@@ -54,31 +59,36 @@ INNER = {
         {"draws"},
         {"controls"},
         {"base"},
-        {"elbo", "importance", "paths", "wake_sleep", "aggregate"},
+        {"aggregate", "elbo", "importance", "paths", "wake_sleep"},
         {"__init__"},
     ],
     "priors": [{"gaussian", "mixtures"}, {"__init__"}],
-    "encoders": [
-        {"outputs"},
-        {"correlated", "gaussian", "mixtures", "refined"},
-        {"__init__"},
-    ],
+    "encoders": [{"outputs"}, {"correlated", "gaussian", "mixtures", "refined"}, {"__init__"}],
     "decoders": [
         {"positive"},
-        {"binary", "unit_interval", "gaussian", "real", "levels", "counts"},
+        {
+            "binary",
+            "counts",
+            "gaussian",
+            "levels",
+            "pixelcnn",
+            "real",
+            "sequences",
+            "unit_interval",
+        },
         {"__init__"},
     ],
     "models": [{"vae"}, {"__init__"}],
     "svi": [
-        {"estimators", "updates", "guard", "precision"},
-        {"plans", "objective"},
+        {"estimators", "guard", "precision", "updates"},
+        {"objective", "plans"},
         {"backends", "faithfulness", "sentinel"},
         {"stepper"},
         {"compiled"},
         {"__init__"},
     ],
-    "cli": [{"options"}, {"printing", "parts"}, {"training", "verbs"}, {"__init__"}],
-    "plots": [{"style"}, {"grids", "charts"}, {"__init__"}],
+    "cli": [{"options"}, {"parts", "printing"}, {"training", "verbs"}, {"__init__"}],
+    "plots": [{"style"}, {"charts", "grids"}, {"__init__"}],
 }
 
 

@@ -1,10 +1,36 @@
-"""Networks: shapes of every size, leading dimensions, and smooth bounds."""
+"""Networks: shapes of every size, leading dimensions, smooth bounds, and each one by hand."""
 
+import copy
+
+import pyro
+import pyro.distributions as dist
 import pytest
+import side_by_side
 import torch
+from pyro.nn import PyroSample
+from pyro.nn.module import to_pyro_module_
 from torch import nn
 
-from pyrovae.networks import MLP, ConvNet, DeconvNet, smooth_clamp, smooth_floor
+from pyrovae.decoders import GaussianDecoder
+from pyrovae.encoders import GaussianEncoder
+from pyrovae.errors import InputError
+from pyrovae.models import VAE
+from pyrovae.networks import (
+    MLP,
+    ConvNet,
+    DeconvNet,
+    GatedMLP,
+    RecurrentDecoderNet,
+    RecurrentEncoderNet,
+    ResidualConvNet,
+    ResidualDeconvNet,
+    ResidualMLP,
+    TokenEncoderNet,
+    smooth_clamp,
+    smooth_floor,
+)
+from pyrovae.networks.dense import Linear
+from pyrovae.priors import StandardNormal
 
 SIDES = [(1, 1), (2, 3), (5, 7), (8, 8), (17, 23), (28, 20)]
 
@@ -96,3 +122,223 @@ def test_the_floor_is_a_smooth_maximum():
     assert smooth_floor(torch.tensor(-1e4), -2.0) == -2.0
     assert smooth_floor(torch.tensor(50.0), -2.0) == 50.0
     assert smooth_floor(torch.tensor(-2.0), -2.0).item() == pytest.approx(-2 + 0.6931472)
+
+
+# ── Dense networks ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_gated_layer_is_a_product_of_a_linear_one_and_a_gate():
+    net = GatedMLP((2, 3), (4,), hidden=(5,))
+    x = torch.randn(7, 2, 3)
+    (A, B), (a, b) = net.layers[0].weight.chunk(2), net.layers[0].bias.chunk(2)
+    flat = x.flatten(1)
+    hidden = (flat @ A.T + a) * torch.sigmoid(flat @ B.T + b)
+    by_hand = hidden @ net.layers[2].weight.T + net.layers[2].bias
+    torch.testing.assert_close(net(x), by_hand)
+
+
+def test_a_residual_block_adds_to_what_it_takes():
+    net = ResidualMLP((3,), (4,), hidden=5, blocks=2, activation=nn.Tanh)
+    x = torch.randn(7, 3)
+    h = net.enter(x)
+    for branch in net.branches:
+        h = h + branch[3](branch[1](h.tanh()).tanh())
+    torch.testing.assert_close(net(x), net.read_out[1](h.tanh()))
+    assert ResidualMLP((3,), (4,), blocks=0)(x).shape == (7, 4)
+
+
+def dense_nets():
+    return [
+        MLP((3,), (2, 2), hidden=(5,)),
+        GatedMLP((3,), (4,), hidden=(5, 2)),
+        ResidualMLP((3,), (4,), hidden=5, blocks=1),
+    ]
+
+
+every_dense_net = pytest.mark.parametrize("net", dense_nets(), ids=lambda net: type(net).__name__)
+
+
+@every_dense_net
+@pytest.mark.parametrize("shared_input", [True, False])
+def test_weights_of_each_particle_act_as_in_a_loop(net, shared_input):
+    # As the values of sites outside a plate of 6 examples, under 4 particles.
+    weights = {k: torch.randn(4, 1, *v.shape) for k, v in net.named_parameters()}
+    x = torch.randn(6, 3) if shared_input else torch.randn(4, 6, 3)
+    found = torch.func.functional_call(net, weights, x)
+    for k in range(4):
+        alone = {name: weight[k, 0] for name, weight in weights.items()}
+        expected = torch.func.functional_call(net, alone, x if shared_input else x[k])
+        torch.testing.assert_close(found[k], expected)
+
+
+def test_weights_may_belong_to_each_example_and_biases_alone_be_drawn():
+    layer, x = Linear(3, 2), torch.randn(6, 3)
+    weight, bias = torch.randn(6, 2, 3), torch.randn(4, 1, 2)
+    found = torch.func.functional_call(layer, {"weight": weight}, x)
+    expected = torch.stack([row @ one.T for row, one in zip(x, weight, strict=True)]) + layer.bias
+    torch.testing.assert_close(found, expected)
+    found = torch.func.functional_call(layer, {"bias": bias}, x)
+    torch.testing.assert_close(found, x @ layer.weight.T + bias)
+
+
+@every_dense_net
+def test_a_network_with_a_prior_over_its_weights_takes_vectorized_particles(net):
+    net = copy.deepcopy(net)
+    to_pyro_module_(net)
+    for module in list(net.modules()):
+        for name, value in list(module.named_parameters(recurse=False)):
+            prior = dist.Normal(torch.zeros_like(value), 1.0).to_event(value.dim())
+            setattr(module, name, PyroSample(prior))
+    x, y = torch.randn(6, 3), torch.randn(6, *net.out_shape)
+
+    def model(x, y):
+        loc = net(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(loc, 1.0).to_event(len(net.out_shape)), obs=y)
+
+    particles = pyro.plate("particles", 5, dim=-2)
+    trace = pyro.poutine.trace(particles(model)).get_trace(x, y)
+    together = trace.nodes["y"]["fn"].log_prob(y)
+    assert together.shape == (5, 6)
+    drawn = {n: s["value"] for n, s in trace.nodes.items() if s["type"] == "sample" and n != "y"}
+    drawn = {n: value[3, 0] for n, value in drawn.items() if n not in ("data", "particles")}
+    alone = pyro.poutine.trace(pyro.condition(model, drawn)).get_trace(x, y)
+    torch.testing.assert_close(alone.nodes["y"]["fn"].log_prob(y), together[3])
+
+
+# ── Residual convolutional networks ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("groups", [2, 0])
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_residual_networks_down_and_up_meet_images_of_any_size(sides, groups):
+    image = (3, *sides)
+    options = {"channels": (4, 6), "strides": (3, 2), "groups": groups}
+    down = ResidualConvNet(image, (5,), **options)
+    up = ResidualDeconvNet((5,), image, **options)
+    x = torch.randn(2, 3, *image)
+    assert down(x).shape == (2, 3, 5)
+    assert up(down(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("groups", [2, 0])
+def test_a_residual_stage_is_its_convolution_and_its_blocks(groups):
+    net = ResidualConvNet((1, 5, 7), (3,), channels=(4,), strides=(2,), groups=groups)
+    x = torch.randn(2, 1, 5, 7)
+    (conv, block, norm, _), silu = net.convolutions, nn.functional.silu
+    first, _, a, second, _, b = block.branch
+    h = conv(x)
+    h = h + b(silu(second(a(silu(first(h))))))
+    torch.testing.assert_close(net(x), net.read_out(silu(norm(h)).flatten(1)))
+    assert isinstance(norm, nn.GroupNorm) == bool(groups)
+    if not groups:
+        g, v = (getattr(a.parametrizations.weight, f"original{i}") for i in range(2))
+        norms = v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        torch.testing.assert_close(a.weight, g * v / norms)
+
+
+def test_weight_normalisation_survives_copies_and_state_dicts():
+    options = {"channels": (4,), "strides": (1,), "groups": 0}
+    net, x = ResidualConvNet((1, 4, 4), (3,), **options), torch.randn(2, 1, 4, 4)
+    other = ResidualConvNet((1, 4, 4), (3,), **options)
+    other.load_state_dict(net.state_dict())
+    for again in (other, copy.deepcopy(net), copy.copy(net)):
+        torch.testing.assert_close(again(x), net(x))
+
+    deep = copy.deepcopy(net)
+    for parameter in deep.parameters():
+        nn.init.normal_(parameter)
+    assert not torch.allclose(deep(x), net(x))
+    torch.testing.assert_close(other(x), net(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResidualMLP((2,), (2,), blocks=-1),
+        lambda: ResidualConvNet((1, 4, 4), (2,), blocks=-1),
+        lambda: ResidualConvNet((1, 4, 4), (2,), groups=-1),
+        lambda: ResidualConvNet((1, 4, 4), (2,), channels=(6,), strides=(1,), groups=4),
+        lambda: ResidualDeconvNet((2,), (1, 4, 4), channels=(6,), strides=(1,), groups=4),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(make):
+    with pytest.raises(InputError):
+        make()
+
+
+# ── Recurrent networks ───────────────────────────────────────────────────────────────────────
+
+
+def step_by_step(recurrent, x, suffix=""):
+    """The states (N, T, H) of one direction of a GRU, by its cell."""
+    hidden = recurrent.hidden_size
+    cell = nn.GRUCell(recurrent.input_size, hidden, dtype=x.dtype)
+    weights = {
+        name: getattr(recurrent, f"{name}_l0{suffix}") for name, _ in cell.named_parameters()
+    }
+    state, states = x.new_zeros(len(x), hidden), []
+    for fed in x.unbind(1):
+        state = torch.func.functional_call(cell, weights, (fed, state))
+        states.append(state)
+    return torch.stack(states, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_recurrent_encoder_reads_out_the_end_of_a_gru(bidirectional, dtype):
+    net = RecurrentEncoderNet((5, 3), (2,), hidden=4, bidirectional=bidirectional).to(dtype)
+    x = torch.randn(6, 5, 3, dtype=dtype)
+    ends = step_by_step(net.recurrent, x)[:, -1]
+    if bidirectional:
+        ends = torch.cat([ends, step_by_step(net.recurrent, x.flip(1), "_reverse")[:, -1]], -1)
+    torch.testing.assert_close(net(x), net.read_out(ends))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_recurrent_decoder_is_fed_z_at_every_step(dtype):
+    net = RecurrentDecoderNet((2,), (5, 3), hidden=4).to(dtype)
+    z = torch.randn(6, 2, dtype=dtype)
+    states = step_by_step(net.recurrent, z[:, None].expand(-1, 5, -1))
+    torch.testing.assert_close(net(z), net.read_out(states))
+
+
+def test_an_encoder_of_symbols_reads_their_embeddings():
+    net = TokenEncoderNet((4,), (2,), symbols=5, embedding=3, hidden=6)
+    x = torch.randint(5, (7, 4))
+    torch.testing.assert_close(net(x), net.net(net.embed.weight[x]))
+    torch.testing.assert_close(net(x.float()), net(x))
+    assert net(x + 100).isfinite().all(), "the likelihood refuses what is no symbol"
+
+
+# ── In a VAE ─────────────────────────────────────────────────────────────────────────────────
+
+IMAGE, SERIES = (2, 4, 5), (4, 3)
+
+
+def residual_convolutions(groups):
+    options = {"channels": (4,), "strides": (2,), "groups": groups}
+    down = ResidualConvNet(IMAGE, (4,), **options)
+    return down, ResidualDeconvNet((2,), IMAGE, **options)
+
+
+@pytest.mark.parametrize(
+    ("nets", "shape"),
+    [
+        (lambda: (GatedMLP((5,), (4,), hidden=(3,)), ResidualMLP((2,), (5,), hidden=3)), (5,)),
+        (lambda: residual_convolutions(2), IMAGE),
+        (lambda: residual_convolutions(0), IMAGE),
+        (
+            lambda: (
+                RecurrentEncoderNet(SERIES, (4,), hidden=3, bidirectional=True),
+                RecurrentDecoderNet((2,), SERIES, hidden=3),
+            ),
+            SERIES,
+        ),
+    ],
+    ids=["dense", "group norm", "weight norm", "recurrent"],
+)
+def test_a_vae_of_them_trains_captured_as_in_python(nets, shape):
+    encoding, decoding = nets()
+    vae = VAE(StandardNormal(2), GaussianDecoder(decoding), GaussianEncoder(encoding))
+    side_by_side.check(vae, torch.randn(8, *shape))

@@ -14,8 +14,10 @@ __all__ = [
     "LaplaceDecoder",
     "MultinomialDecoder",
     "NegativeBinomialDecoder",
+    "PixelCNNDecoder",
     "PixelwiseGaussianDecoder",
     "PoissonDecoder",
+    "RecurrentTextDecoder",
     "StudentTDecoder",
     "ZeroInflatedNegativeBinomialDecoder",
 ]
@@ -33,5 +35,7 @@ from pyrovae.decoders.levels import (
     DiscretizedLogisticDecoder,
     DiscretizedLogisticMixtureDecoder,
 )
+from pyrovae.decoders.pixelcnn import PixelCNNDecoder
 from pyrovae.decoders.real import LaplaceDecoder, StudentTDecoder
+from pyrovae.decoders.sequences import RecurrentTextDecoder
 from pyrovae.decoders.unit_interval import BetaDecoder, ContinuousBernoulliDecoder

@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack, or get wrong."""
 
 __all__ = [
+    "Autoregressive",
     "Beta",
     "Categorical",
     "ContinuousBernoulli",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 from pyrovae.distributions import gaussian_kl as gaussian_kl  # it registers KLs
+from pyrovae.distributions.autoregressive import Autoregressive
 from pyrovae.distributions.beta import Beta
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli

@@ -9,7 +9,14 @@ __all__ = [
     "Centred",
     "ConvNet",
     "DeconvNet",
+    "GatedMLP",
     "Log1p",
+    "RecurrentDecoderNet",
+    "RecurrentEncoderNet",
+    "ResidualConvNet",
+    "ResidualDeconvNet",
+    "ResidualMLP",
+    "TokenEncoderNet",
     "event_rank",
     "smooth_clamp",
     "smooth_floor",
@@ -17,5 +24,7 @@ __all__ = [
 
 from pyrovae.networks.bounded import smooth_clamp, smooth_floor
 from pyrovae.networks.convolutional import ConvNet, DeconvNet
-from pyrovae.networks.dense import MLP, event_rank
+from pyrovae.networks.dense import MLP, GatedMLP, ResidualMLP, event_rank
 from pyrovae.networks.inputs import Centred, Log1p
+from pyrovae.networks.recurrent import RecurrentDecoderNet, RecurrentEncoderNet, TokenEncoderNet
+from pyrovae.networks.residual import ResidualConvNet, ResidualDeconvNet

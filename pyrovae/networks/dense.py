@@ -1,17 +1,40 @@
 """Fully connected networks."""
 
-__all__ = ["MLP", "event_rank"]
+__all__ = ["MLP", "GatedMLP", "Linear", "ResidualMLP", "event_rank"]
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+
+from pyrovae.errors import InputError
 
 
 def event_rank(net: nn.Module) -> int:
     """The number of dimensions of one observation; a net that does not say emits vectors."""
     return len(getattr(net, "out_shape", (1,)))
+
+
+class Linear(nn.Linear):
+    r"""A linear layer whose weights may be one draw for each particle.
+
+    Weights $(*, \text{out}, \text{in})$ and biases $(*, \text{out})$ with batch dimensions
+    broadcast against those of the input, as the values of Pyro's sites do: weights $(K, 1, o, i)$
+    drawn outside the plate of N examples act on an input $(N, i)$ or $(K, N, i)$.
+
+    Example:
+        >>> layer, drawn = Linear(3, 2), {"weight": torch.zeros(7, 1, 2, 3)}
+        >>> torch.func.functional_call(layer, drawn, torch.zeros(5, 3)).shape
+        torch.Size([7, 5, 2])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps $(*, in)$ to $(*, out)$."""
+        if self.weight.dim() == 2 and self.bias.dim() == 1:
+            return super().forward(input)
+        return torch.einsum("...oi,...i->...o", self.weight, input) + self.bias
 
 
 class MLP(nn.Module):
@@ -47,9 +70,108 @@ class MLP(nn.Module):
         widths = (math.prod(self.in_shape), *self.hidden, math.prod(self.out_shape))
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(widths):
-            layers += [nn.Linear(wide, narrow), activation()]
+            layers += [Linear(wide, narrow), activation()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, out)$."""
         return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+
+
+class GatedMLP(nn.Module):
+    r"""A fully connected network of gated layers, $h = (A x + a) \odot \sigma(B x + b)$.
+
+    The read-out is linear. The defaults are the encoder and decoder of the VampPrior.
+
+    Args:
+        in_shape: The shape of one input; an image is flattened.
+        out_shape: The shape of one output.
+        hidden: The widths of the hidden layers.
+
+    References:
+        VAE with a VampPrior (Tomczak & Welling, 2018), arXiv:1705.07120.
+        Language Modeling with Gated Convolutional Networks (Dauphin et al., 2017),
+        arXiv:1612.08083.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: Sequence[int] = (300, 300),
+    ) -> None:
+        super().__init__()
+
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+        self.hidden = tuple(hidden)
+
+        wide = math.prod(self.in_shape)
+        layers: list[nn.Module] = []
+        for narrow in self.hidden:
+            layers += [Linear(wide, 2 * narrow), nn.GLU()]
+            wide = narrow
+        self.layers = nn.Sequential(*layers, Linear(wide, math.prod(self.out_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps $(*, in)$ to $(*, out)$."""
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+
+
+class ResidualMLP(nn.Module):
+    r"""A fully connected network of residual blocks, $h \leftarrow h + B \, a(A \, a(h))$.
+
+    Between a linear layer to the width of the blocks and, past one more nonlinearity, a linear
+    read-out.
+
+    Args:
+        in_shape: The shape of one input; an image is flattened.
+        out_shape: The shape of one output.
+        hidden: The width of every block.
+        blocks: The number of blocks.
+        activation: The class of the nonlinearity $a$.
+
+    Raises:
+        InputError: If the number of blocks is negative.
+
+    References:
+        Identity Mappings in Deep Residual Networks (He et al., 2016), arXiv:1603.05027.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: int = 256,
+        blocks: int = 2,
+        activation: type[nn.Module] = nn.SiLU,
+    ) -> None:
+        super().__init__()
+
+        if blocks < 0:
+            raise InputError(f"A ResidualMLP cannot have {blocks} blocks.", "Give 0 or more.")
+
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+        self.hidden = hidden
+        self.blocks = blocks
+        self.activation = activation
+
+        self.enter = Linear(math.prod(self.in_shape), hidden)
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                activation(), Linear(hidden, hidden), activation(), Linear(hidden, hidden)
+            )
+            for _ in range(blocks)
+        )
+        self.read_out = nn.Sequential(activation(), Linear(hidden, math.prod(self.out_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps $(*, in)$ to $(*, out)$."""
+        h = self.enter(x.flatten(-len(self.in_shape)))
+        for branch in self.branches:
+            h = h + branch(h)
+
+        return self.read_out(h).unflatten(-1, self.out_shape)

@@ -1,0 +1,111 @@
+"""Likelihoods of sequences of symbols."""
+
+__all__ = ["RecurrentTextDecoder"]
+
+from collections.abc import Callable
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyrovae.distributions import Autoregressive
+from pyrovae.errors import InputError
+
+
+class RecurrentTextDecoder(nn.Module):
+    r"""The likelihood $p(x \mid z) = \prod_t \mathrm{Categorical}(x_t \mid x_{<t}, z)$ of text.
+
+    A GRU reads the symbols so far. What the network makes of z is where its state starts, and a
+    part of every input.
+
+    Args:
+        net: A network mapping $(*, D)$ to $(*, \text{hidden})$.
+        x_shape: The shape (T,) of one text: whole numbers 0 .. symbols - 1, of any type.
+        symbols: The number of symbols; 256 are bytes.
+        embedding: The dimension that symbols are embedded in.
+        hidden: The width of the GRU's state.
+        word_dropout: The share of symbols that the GRU is not shown while training, so that it
+            has to ask z. What it predicts is never dropped; the training loss is then that of
+            the weakened decoder, and every other number that of the whole one.
+
+    Raises:
+        InputError: If x is no sequence, there are no symbols, or the share is not in [0, 1].
+
+    References:
+        Generating Sentences from a Continuous Space (Bowman et al., 2016), arXiv:1511.06349.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        x_shape: tuple[int, ...],
+        *,
+        symbols: int = 256,
+        embedding: int = 64,
+        hidden: int = 256,
+        word_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+
+        if len(x_shape) != 1:
+            raise InputError(
+                f"A RecurrentTextDecoder is for sequences, and x has the shape {tuple(x_shape)}.",
+                "Give symbols of shape (T,).",
+            )
+        if symbols < 1:
+            raise InputError(f"There cannot be {symbols} symbols.", "Give 1 or more.")
+        if not 0 <= word_dropout <= 1:
+            raise InputError(f"word_dropout is {word_dropout}.", "Give a share in [0, 1].")
+
+        self.net = net
+        self.x_shape = tuple(x_shape)
+        self.symbols = symbols
+        self.embedding = embedding
+        self.hidden = hidden
+        self.word_dropout = word_dropout
+
+        # One more than there are symbols: what stands before the first, and for a dropped one.
+        self.embed = nn.Embedding(symbols + 1, embedding)
+        self.recurrent = nn.GRU(embedding + hidden, hidden, batch_first=True)
+        self.read_out = nn.Linear(hidden, symbols)
+
+    @staticmethod
+    def net_shape(x_shape: tuple[int, ...], *, hidden: int = 256) -> tuple[int, ...]:
+        """What the network must put out for one text."""
+        return (hidden,)
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
+        # A GRU's own states are in (-1, 1).
+        context = self.net(z).tanh()
+
+        return Autoregressive(self, context, z.shape[:-1], self.x_shape, self.symbols)
+
+    def logits(self, value: Tensor, context: Tensor) -> Tensor:
+        """The logits of every symbol given those before it: $(N, T)$ to $(N, T, S)$."""
+        before = F.pad(value.long()[:, :-1], (1, 0), value=self.symbols)
+        if self.training and self.word_dropout:
+            dropped = torch.rand(before.shape, device=before.device) < self.word_dropout
+            before = before.masked_fill(dropped, self.symbols)
+        states, _ = self._read(before, context, context)
+
+        return self.read_out(states)
+
+    def generate(self, context: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """Texts $(N, T)$, symbol by symbol."""
+        symbol = torch.full((len(context), 1), self.symbols, device=context.device)
+        state, text = context, []
+        for _ in range(self.x_shape[0]):
+            states, state = self._read(symbol, context, state)
+            symbol = draw(self.read_out(states))
+            text.append(symbol)
+
+        return torch.cat(text, 1)
+
+    def _read(self, symbols: Tensor, context: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The GRU's states over symbols, $(N, t, H)$, and the last of them."""
+        given = context.unsqueeze(1).expand(-1, symbols.shape[1], -1)
+        states, last = self.recurrent(torch.cat([self.embed(symbols), given], -1), state[None])
+
+        return states, last[0]
