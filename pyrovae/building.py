@@ -5,11 +5,20 @@ the names of its constructor's arguments what it needs: a network, the latent di
 of the data, or another part of the same program.
 """
 
-__all__ = ["NETWORKS", "Choice", "build_bound", "build_vae", "default_decoder"]
+__all__ = [
+    "NETWORKS",
+    "WHOLE",
+    "Choice",
+    "build_bound",
+    "build_vae",
+    "default_decoder",
+    "values_of",
+]
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -22,15 +31,37 @@ from pyrovae.data import Binarize, Data, Dequantize
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.models import VAE
-from pyrovae.networks import MLP, ConvNet, DeconvNet
+from pyrovae.networks import (
+    MLP,
+    Centred,
+    ConvNet,
+    DeconvNet,
+    GatedMLP,
+    Log1p,
+    ResidualConvNet,
+    ResidualDeconvNet,
+    ResidualMLP,
+    TokenEncoderNet,
+)
 
 Shape = tuple[int, ...]
 MakeNetwork = Callable[[Shape, Shape], nn.Module]
 
 
-def _mlps(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
-    width = (400 if hidden is None else hidden,)
-    return (lambda i, o: MLP(i, o, hidden=width)), (lambda i, o: MLP(i, o, hidden=width))
+def _dense(cls: type, default: tuple[int, ...]) -> "MakeNetworks":
+    def make(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
+        widths = default if hidden is None else (hidden,) * len(default)
+        return (lambda i, o: cls(i, o, hidden=widths)), (lambda i, o: cls(i, o, hidden=widths))
+
+    return make
+
+
+def _residual(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
+    width = 256 if hidden is None else hidden
+    return (
+        lambda i, o: ResidualMLP(i, o, hidden=width),
+        lambda i, o: ResidualMLP(i, o, hidden=width),
+    )
 
 
 def _convolutions(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
@@ -38,13 +69,27 @@ def _convolutions(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
     return (lambda i, o: ConvNet(i, o, hidden=width)), DeconvNet
 
 
+def _residual_convolutions(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
+    if hidden is not None:
+        raise InputError(
+            "Residual convolutions have no hidden layer.", "Leave --hidden out, or take conv."
+        )
+    return ResidualConvNet, ResidualDeconvNet
+
+
+MakeNetworks = Callable[[int | None], tuple[MakeNetwork, MakeNetwork]]
 # For each name the networks of an encoder and of a decoder, as functions of their shapes.
-NETWORKS: Mapping[str, Callable[[int | None], tuple[MakeNetwork, MakeNetwork]]] = {
-    "mlp": _mlps,
+NETWORKS: Mapping[str, MakeNetworks] = {
+    "mlp": _dense(MLP, (400,)),
+    "gated": _dense(GatedMLP, (300, 300)),
+    "residual": _residual,
     "conv": _convolutions,
+    "residual-conv": _residual_convolutions,
 }
 # Networks of images alone.
-OF_IMAGES = frozenset({"conv"})
+OF_IMAGES = frozenset({"conv", "residual-conv"})
+# What a likelihood's values are that reach the program as the whole numbers they are.
+WHOLE = frozenset({"levels", "counts", "symbols"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +122,13 @@ def default_decoder(data: Data) -> str:
     """A Bernoulli for binary data, a Gaussian with a learned shared scale for all others."""
     binary = data.values == "binary" or isinstance(data.preprocessing, Binarize)
     return "bernoulli" if binary else "gaussian"
+
+
+def values_of(decoder: Choice) -> str:
+    """What the values of a likelihood are; see `pyrovae.decoders`."""
+    values = getattr(decoder.resolve("decoder"), "values", "real")
+    whole = values == "binary" and decoder.options.get("levels", 2) > 2
+    return "levels" if whole else values
 
 
 def build_bound(bound: Choice | None, kl: Choice | None) -> Bound | None:
@@ -184,9 +236,7 @@ class _Assembly:
         if name == "net":
             return self._net(kind, cls, options)
         if name == "encoder" and kind == "encoder":
-            return GaussianEncoder(
-                self.encode(self.data.x_shape, GaussianEncoder.net_shape(self.latent_dim))
-            )
+            return GaussianEncoder(self._encode(GaussianEncoder.net_shape(self.latent_dim)))
         if name in self.choices:
             return self.part(name)
         supplied: dict[str, Callable[[], Any]] = {
@@ -208,18 +258,45 @@ class _Assembly:
         shape = cls.net_shape(event, **{k: v for k, v in options.items() if k in known})
         if kind == "decoder":
             return self.decode((self.latent_dim,), shape)
-        return self.encode(self.data.x_shape, shape)
+        return self._encode(shape)
+
+    def _encode(self, shape: Shape) -> nn.Module:
+        """A network of the data, as they are or as what its values are asks for."""
+        values = values_of(self.choices["decoder"])
+        if values == "symbols":
+            return TokenEncoderNet(self.data.x_shape, shape, symbols=self._count("symbols"))
+        net = self.encode(self.data.x_shape, shape)
+        if values == "counts":
+            return Log1p(net)
+        if values == "levels":
+            cls = self.choices["decoder"].resolve("decoder")
+            named = "classes" if "classes" in signature(cls).parameters else "levels"
+            return Centred(net, levels=self._count(named))
+        return net
+
+    def _count(self, name: str) -> int:
+        """How many levels or symbols there are: as many as was said, or as the data show."""
+        said = self.choices["decoder"].options.get(name)
+        return self.largest + 1 if said is None else said
+
+    @cached_property
+    def largest(self) -> int:
+        """The largest of the data's whole numbers."""
+        splits = self.data.splits.values()
+        return int(max(b.x.max() for split in splits for b in split.in_order(1000)))
 
     def _exemplars(self) -> Tensor:
         return self.data.train.head(len(self.data.train)).x
 
     def _defaults(self, cls: Any) -> dict[str, Any]:
-        """Options whose default depends on the data: a scale that is learned, above its floor."""
+        """Options whose default is in the data: the floor of a learned scale, the levels."""
         levels = 256
         if isinstance(self.data.preprocessing, Dequantize):
             levels = self.data.preprocessing.levels
         # The standard deviation of a uniform over one level of the data.
         defaults = {"scale": 0.5, "learn_scale": True, "min_scale": 1 / levels / math.sqrt(12)}
+        if values_of(self.choices["decoder"]) in WHOLE:
+            defaults |= dict.fromkeys(("levels", "classes", "symbols"), self.largest + 1)
         return {k: v for k, v in defaults.items() if k in signature(cls).parameters}
 
 

@@ -31,7 +31,7 @@ OtherData = Annotated[str | None, _auto("NAME|PATH", "the run's own")]
 OldDataDir = Annotated[Path | None, _auto("PATH", "where they lay in training")]
 Device = Annotated[str | None, _auto("NAME", "cuda where there is one, else cpu")]
 RunPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-Network = Literal["mlp", "conv"]
+Network = Literal["mlp", "gated", "residual", "conv", "residual-conv"]
 Binarization = Literal["none", "threshold", "static", "dynamic"]
 
 
@@ -109,7 +109,9 @@ class Train(Training):
     """p(x|z)"""
     network: Network = "mlp"
     """the networks of encoder and decoder"""
-    hidden: Annotated[int | None, _auto("INT", "400 for mlp, 32 for conv")] = None
+    hidden: Annotated[
+        int | None, _auto("INT", "400 for mlp, 300 for gated, 256 for residual, 32 for conv")
+    ] = None
     """the width of the hidden layer"""
     latent_dim: int = 50
     """the number of latent dimensions"""

@@ -14,6 +14,7 @@ from pyrovae.cli.parts import chosen
 from pyrovae.cli.printing import noun, print_numbers
 
 if TYPE_CHECKING:
+    from pyrovae.building import Choice
     from pyrovae.data import Data
     from pyrovae.programs import Program
 
@@ -32,7 +33,6 @@ def train(options: Any, program_spec: str | None, words: list[str]) -> None:
     import torch
 
     from pyrovae.building import build_bound
-    from pyrovae.data import load_data
     from pyrovae.devices import describe_environment, resolve_device
     from pyrovae.preparation import check_options
     from pyrovae.schedules import constant, cosine
@@ -40,10 +40,7 @@ def train(options: Any, program_spec: str | None, words: list[str]) -> None:
 
     check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
     device = resolve_device(options.device)
-    binarize = options.binarize
-    if binarize is None and getattr(options, "decoder", None) not in (None, "bernoulli"):
-        binarize = "none"
-    data = load_data(options.data, data_dir=options.data_dir, binarize=binarize)
+    data = _load(options, chosen("decoder", options, words) if program_spec is None else None)
     torch.manual_seed(options.seed)
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
     program, about, record = _build(options, program_spec, words, data)
@@ -89,6 +86,23 @@ def train(options: Any, program_spec: str | None, words: list[str]) -> None:
     name = shlex.quote(str(path))
     for verb in (f"evaluate {name} --num-samples 5000", f"sample {name}", f"traverse {name}"):
         print(f"  {_own_name()} {verb}")
+
+
+def _load(options: Any, decoder: "Choice | None") -> "Data":
+    """The data as the decoder that was named takes them, or as they are by default."""
+    from pyrovae.building import WHOLE, values_of
+    from pyrovae.data import AsIs, load_data
+
+    binarize, preprocessing = options.binarize, None
+    if decoder is not None:
+        values = values_of(decoder)
+        if values in WHOLE and binarize in (None, "none"):
+            binarize, preprocessing = None, AsIs()
+        elif values != "binary" and binarize is None:
+            binarize = "none"
+    return load_data(
+        options.data, data_dir=options.data_dir, binarize=binarize, preprocessing=preprocessing
+    )
 
 
 def _build(

@@ -2,6 +2,8 @@
 
 __all__ = ["BernoulliDecoder"]
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 from torch import Tensor, nn
 
@@ -18,6 +20,8 @@ class BernoulliDecoder(nn.Module):
     Args:
         net: A network mapping $(*, D)$ to the logits $(*, x)$.
     """
+
+    values: ClassVar[str] = "binary"
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

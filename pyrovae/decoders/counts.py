@@ -13,6 +13,8 @@ __all__ = [
     "ZeroInflatedNegativeBinomialDecoder",
 ]
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 from torch import Tensor, nn
 
@@ -40,6 +42,8 @@ class PoissonDecoder(nn.Module):
         On the challenges of learning with inference networks on sparse, high-dimensional data
         (Krishnan et al., 2018), arXiv:1710.06085.
     """
+
+    values: ClassVar[str] = "counts"
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -76,6 +80,8 @@ class NegativeBinomialDecoder(nn.Module):
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
         https://doi.org/10.1038/s41592-018-0229-2.
     """
+
+    values: ClassVar[str] = "counts"
 
     def __init__(self, net: nn.Module, x_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -117,6 +123,8 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
         https://doi.org/10.1038/s41592-018-0229-2.
     """
+
+    values: ClassVar[str] = "counts"
 
     def __init__(self, net: nn.Module, x_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -162,6 +170,8 @@ class MultinomialDecoder(nn.Module):
         Variational Autoencoders for Collaborative Filtering (Liang et al., 2018),
         arXiv:1802.05814.
     """
+
+    values: ClassVar[str] = "counts"
 
     def __init__(self, net: nn.Module, *, total: int = 1000) -> None:
         super().__init__()

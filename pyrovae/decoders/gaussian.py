@@ -3,6 +3,7 @@
 __all__ = ["GaussianDecoder", "PixelwiseGaussianDecoder"]
 
 import math
+from typing import ClassVar
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class GaussianDecoder(nn.Module):
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),
         arXiv:2006.13202.
     """
+
+    values: ClassVar[str] = "real"
 
     def __init__(
         self,
@@ -64,6 +67,8 @@ class PixelwiseGaussianDecoder(nn.Module):
         min_scale: The floor of every $\sigma_i$, as in `GaussianDecoder`.
         max_scale: The ceiling of every $\sigma_i$.
     """
+
+    values: ClassVar[str] = "real"
 
     def __init__(self, net: nn.Module, *, min_scale: float = 1e-3, max_scale: float = 1e3) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ inside its network, `Centred`.
 __all__ = ["CategoricalDecoder", "DiscretizedLogisticDecoder", "DiscretizedLogisticMixtureDecoder"]
 
 import math
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -38,6 +39,8 @@ class CategoricalDecoder(nn.Module):
     References:
         Pixel Recurrent Neural Networks (van den Oord et al., 2016), arXiv:1601.06759.
     """
+
+    values: ClassVar[str] = "levels"
 
     def __init__(self, net: nn.Module, *, classes: int = 256) -> None:
         super().__init__()
@@ -78,6 +81,8 @@ class DiscretizedLogisticDecoder(nn.Module):
         Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
         arXiv:1606.04934.
     """
+
+    values: ClassVar[str] = "levels"
 
     def __init__(self, net: nn.Module, *, levels: int = 256) -> None:
         super().__init__()
@@ -125,6 +130,8 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
         PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other
         Modifications (Salimans et al., 2017), arXiv:1701.05517.
     """
+
+    values: ClassVar[str] = "levels"
 
     def __init__(
         self, net: nn.Module, x_shape: tuple[int, ...], *, components: int = 10, levels: int = 256

@@ -4,6 +4,7 @@ __all__ = ["PixelCNNDecoder"]
 
 from collections.abc import Callable
 from itertools import product
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -39,6 +40,8 @@ class PixelCNNDecoder(nn.Module):
         PixelVAE: A Latent Variable Model for Natural Images (Gulrajani et al., 2017),
         arXiv:1611.05013.
     """
+
+    values: ClassVar[str] = "binary"
 
     def __init__(
         self,

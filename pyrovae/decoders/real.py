@@ -2,6 +2,8 @@
 
 __all__ = ["LaplaceDecoder", "StudentTDecoder"]
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 from torch import Tensor, nn
 
@@ -28,6 +30,8 @@ class LaplaceDecoder(nn.Module):
     Raises:
         InputError: If the scale is not above its floor.
     """
+
+    values: ClassVar[str] = "real"
 
     def __init__(
         self,
@@ -76,6 +80,8 @@ class StudentTDecoder(nn.Module):
         Student-t Variational Autoencoder for Robust Density Estimation (Takahashi et al., 2018),
         https://doi.org/10.24963/ijcai.2018/374.
     """
+
+    values: ClassVar[str] = "real"
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 __all__ = ["RecurrentTextDecoder"]
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -35,6 +36,8 @@ class RecurrentTextDecoder(nn.Module):
     References:
         Generating Sentences from a Continuous Space (Bowman et al., 2016), arXiv:1511.06349.
     """
+
+    values: ClassVar[str] = "symbols"
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 __all__ = ["BetaDecoder", "ContinuousBernoulliDecoder"]
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +34,8 @@ class BetaDecoder(nn.Module):
         Beta Regression for Modelling Rates and Proportions (Ferrari & Cribari-Neto, 2004),
         https://doi.org/10.1080/0266476042000214501.
     """
+
+    values: ClassVar[str] = "unit"
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -67,6 +71,8 @@ class ContinuousBernoulliDecoder(nn.Module):
         The continuous Bernoulli: fixing a pervasive error in variational autoencoders
         (Loaiza-Ganem & Cunningham, 2019), arXiv:1907.06845.
     """
+
+    values: ClassVar[str] = "unit"
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
