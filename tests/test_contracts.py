@@ -20,10 +20,17 @@ from pyrovae.decoders import (
     GaussianDecoder,
     PixelwiseGaussianDecoder,
 )
-from pyrovae.encoders import GaussianEncoder
+from pyrovae.encoders import GaussianEncoder, PowerSphericalEncoder, VonMisesFisherEncoder
 from pyrovae.networks import MLP, ConvNet, DeconvNet
 from pyrovae.parts import PARTS, from_config, to_config
-from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
+from pyrovae.priors import (
+    DiagonalGaussian,
+    GaussianMixture,
+    PowerSphericalPrior,
+    SphericalUniformPrior,
+    StandardNormal,
+    VonMisesFisherPrior,
+)
 
 Z, X, IMAGE = (3,), (5,), (2, 5, 7)
 
@@ -46,12 +53,25 @@ def up(*shape: int) -> nn.Module:
     return MLP(Z, shape, hidden=(4,))
 
 
+def directions() -> list[Tensor]:
+    """Unit vectors: one in general position, and one along an axis."""
+    return [
+        torch.tensor([2.0, -3.0, 6.0], dtype=torch.float64) / 7,
+        torch.tensor([0.0, -1.0, 0.0]),
+    ]
+
+
 PARTS_UNDER_TEST = [
     Part(lambda: StandardNormal(3), None, Z),
     Part(lambda: DiagonalGaussian(3), None, Z),
     Part(lambda: GaussianMixture(3, components=4), None, Z),
+    Part(lambda: SphericalUniformPrior(3), None, Z, directions),
+    Part(lambda: PowerSphericalPrior(3), None, Z, directions),
+    Part(lambda: VonMisesFisherPrior(3), None, Z, directions),
     Part(lambda: GaussianEncoder(MLP(X, (6,), hidden=(4,))), X, Z),
     Part(lambda: GaussianEncoder(ConvNet(IMAGE, (6,), channels=(2,), strides=(2,))), IMAGE, Z),
+    Part(lambda: PowerSphericalEncoder(MLP(X, (4,), hidden=(4,))), X, Z, directions),
+    Part(lambda: VonMisesFisherEncoder(MLP(X, (4,), hidden=(4,))), X, Z, directions),
     Part(lambda: BernoulliDecoder(up(5)), Z, X),
     Part(lambda: BernoulliDecoder(up(2, 5, 7)), Z, IMAGE),
     Part(lambda: BernoulliDecoder(DeconvNet(Z, IMAGE, coarse=2, channels=(3,))), Z, IMAGE),

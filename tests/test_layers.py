@@ -34,9 +34,13 @@ LAYERS = [
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
-    "distributions": [{"continuous_bernoulli"}, {"__init__"}],
-    "priors": [{"gaussian", "mixtures"}, {"__init__"}],
-    "encoders": [{"gaussian"}, {"__init__"}],
+    "distributions": [
+        {"continuous_bernoulli", "spherical"},
+        {"von_mises_fisher"},
+        {"__init__"},
+    ],
+    "priors": [{"gaussian", "mixtures", "spherical"}, {"__init__"}],
+    "encoders": [{"gaussian", "spherical"}, {"__init__"}],
     "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
     "svi": [

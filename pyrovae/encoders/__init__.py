@@ -1,5 +1,11 @@
 r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution over $(D,)$."""
 
-__all__ = ["LOG_SCALE_BOUNDS", "GaussianEncoder"]
+__all__ = [
+    "LOG_SCALE_BOUNDS",
+    "GaussianEncoder",
+    "PowerSphericalEncoder",
+    "VonMisesFisherEncoder",
+]
 
 from pyrovae.encoders.gaussian import LOG_SCALE_BOUNDS, GaussianEncoder
+from pyrovae.encoders.spherical import PowerSphericalEncoder, VonMisesFisherEncoder
