@@ -35,12 +35,12 @@ INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
     "distributions": [
-        {"continuous_bernoulli", "spherical"},
-        {"von_mises_fisher"},
+        {"arguments", "noise", "continuous_bernoulli", "one_hot", "spherical"},
+        {"relaxed", "straight_through", "von_mises_fisher"},
         {"__init__"},
     ],
-    "priors": [{"gaussian", "mixtures", "spherical"}, {"__init__"}],
-    "encoders": [{"gaussian", "spherical"}, {"__init__"}],
+    "priors": [{"discrete", "gaussian", "mixtures", "spherical"}, {"__init__"}],
+    "encoders": [{"discrete", "gaussian", "spherical"}, {"__init__"}],
     "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
     "svi": [

@@ -11,7 +11,6 @@ __all__ = [
     "AboutAxis",
     "PowerSpherical",
     "SphericalUniform",
-    "check_dim",
     "haversine",
     "log_area",
 ]
@@ -26,23 +25,8 @@ from pyro.distributions import constraints
 from torch import Size, Tensor
 from torch.distributions import register_kl
 
-from pyrovae.errors import InputError
-
 # Bounds on the log κ of parts: from all but uniform to about a hundredth of a radian.
 LOG_CONCENTRATION_BOUNDS = (-7.0, 9.0)
-
-
-def check_dim(dim: int) -> None:
-    """Refuses the sphere in one dimension.
-
-    Raises:
-        InputError: If the number of dimensions is below 2.
-    """
-    if dim < 2:
-        raise InputError(
-            f"There is no sphere of directions in {dim} dimension.",
-            "Give 2 or more latent dimensions.",
-        )
 
 
 def log_area(dim: int) -> float:

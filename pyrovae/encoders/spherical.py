@@ -10,7 +10,7 @@ from pyrovae.distributions import (
     LOG_CONCENTRATION_BOUNDS,
     PowerSpherical,
     VonMisesFisher,
-    check_dim,
+    check_sphere,
 )
 from pyrovae.networks import smooth_clamp
 
@@ -30,7 +30,7 @@ class _AboutAxisEncoder(nn.Module):
         Raises:
             InputError: If there are fewer than 2 latent dimensions.
         """
-        check_dim(latent_dim)
+        check_sphere(latent_dim)
         return (latent_dim + 1,)
 
     def axis(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from pyrovae.distributions import (
     PowerSpherical,
     SphericalUniform,
     VonMisesFisher,
-    check_dim,
+    check_sphere,
 )
 from pyrovae.networks import smooth_clamp
 
@@ -39,7 +39,7 @@ class SphericalUniformPrior(nn.Module):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_sphere(latent_dim)
         self.latent_dim = latent_dim
         # A buffer, so that the draws follow the module's device and dtype.
         self.register_buffer("center", torch.zeros(latent_dim), persistent=False)
@@ -55,7 +55,7 @@ class _AboutLearnedAxis(nn.Module):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_sphere(latent_dim)
         self.latent_dim = latent_dim
         self.direction = nn.Parameter(torch.randn(latent_dim))
         self.log_concentration = nn.Parameter(torch.zeros(()))
