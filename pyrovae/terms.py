@@ -197,8 +197,10 @@ def _kl_per_dim(
 
 
 def _exact_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    # Not every KL of torch's broadcasts.
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
     try:
-        return kl_divergence(q, p)
+        return kl_divergence(q.expand(shape), p.expand(shape))
     except NotImplementedError:
         return None
 

@@ -35,8 +35,9 @@ INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
     "distributions": [
-        {"arguments", "noise", "continuous_bernoulli", "one_hot", "spherical"},
-        {"relaxed", "straight_through", "von_mises_fisher"},
+        {"arguments", "noise", "continuous_bernoulli", "spherical"},
+        {"one_hot", "von_mises_fisher"},
+        {"relaxed", "straight_through"},
         {"__init__"},
     ],
     "priors": [{"discrete", "gaussian", "mixtures", "spherical"}, {"__init__"}],

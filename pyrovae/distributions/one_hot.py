@@ -1,12 +1,15 @@
 """Groups of one-hot codes, laid end to end in one vector."""
 
-__all__ = ["Grouped", "OneHotGroups"]
+__all__ = ["Grouped", "OneHotGroups", "largest"]
 
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
+
+from pyrovae.distributions.noise import gumbel
 
 
 class Grouped(constraints.Constraint):
@@ -80,7 +83,15 @@ class OneHotGroups(dist.TorchDistribution):
 
     def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draws."""
-        return dist.OneHotCategorical(logits=self.logits).sample(sample_shape).flatten(-2)
+        # Not `torch.multinomial`, which reads values on the host.
+        with torch.no_grad():
+            noise = gumbel((*sample_shape, *self.logits.shape), self.logits)
+            return largest(self.logits + noise).flatten(-2)
+
+
+def largest(value: Tensor) -> Tensor:
+    """Ones where a vector is largest, and zeros elsewhere."""
+    return torch.zeros_like(value).scatter(-1, value.argmax(-1, keepdim=True), 1.0)
 
 
 @register_kl(OneHotGroups, OneHotGroups)

@@ -11,11 +11,10 @@ __all__ = ["StraightThroughBernoulli", "StraightThroughOneHotGroups"]
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 from torch import Size, Tensor
 
 from pyrovae.distributions.noise import gumbel, logistic
-from pyrovae.distributions.one_hot import OneHotGroups
+from pyrovae.distributions.one_hot import OneHotGroups, largest
 
 
 class StraightThroughBernoulli(dist.Bernoulli):
@@ -84,8 +83,8 @@ class StraightThroughOneHotGroups(OneHotGroups):
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draws of one-hot codes."""
         noisy = self.logits + gumbel((*sample_shape, *self.logits.shape), self.logits)
-        hard = torch.zeros_like(noisy).scatter(-1, noisy.argmax(-1, keepdim=True), 1.0)
-        return _straight_through(hard, (noisy / self.temperature).softmax(-1)).flatten(-2)
+        soft = (noisy / self.temperature).softmax(-1)
+        return _straight_through(largest(noisy), soft).flatten(-2)
 
 
 def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
