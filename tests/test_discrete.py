@@ -83,7 +83,7 @@ def test_codes_have_the_moments_of_their_enumeration(kind):
 @every_kind_of_code
 def test_codes_are_drawn_as_often_as_they_are_probable(kind, draw):
     p = codes(kind, ETA)
-    if not hasattr(kind, draw) or (draw == "rsample" and not p.has_rsample):
+    if draw == "rsample" and not p.has_rsample:
         pytest.skip("its draws carry no gradients")
     z = getattr(p, draw)((20000,))
     found = (z[:, None] == CODES).all(-1).double()
@@ -408,6 +408,22 @@ def test_every_pair_is_evaluated(name):
     found = evaluate(vae, x, num_samples=10)
     assert found.elbo.isfinite().all()
     assert found.log_evidence.isfinite().all()
+
+
+def test_an_encoder_reads_its_codes_end_to_end():
+    x = torch.randn(4, 6)
+    found = CategoricalEncoder(nn.Identity(), classes=3)(x).mean
+    expected = torch.cat([part.softmax(-1) for part in x.split(3, dim=-1)], -1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make", [BernoulliPrior, CategoricalPrior, RelaxedBernoulliPrior, RelaxedCategoricalPrior]
+)
+def test_only_learned_logits_are_parameters(make):
+    assert not list(make(10).parameters())
+    assert [name for name, _ in make(10, learn_logits=True).named_parameters()] == ["logits"]
+    assert not make(10).state_dict()
 
 
 @pytest.mark.parametrize(

@@ -41,5 +41,6 @@ def check_temperature(temperature: float) -> None:
     """
     if not temperature > 0:
         raise InputError(
-            f"The temperature {temperature} is not above 0.", "Give one of 0.5, or 1."
+            f"The temperature {temperature} is not above 0.",
+            "Give a positive number, such as 0.5.",
         )

@@ -29,7 +29,8 @@ from pyrovae.distributions import (
 )
 from pyrovae.networks import smooth_clamp
 
-# Bounds on logits: a bit is as sure as 1 in 20,000, and no relaxation is lost to rounding.
+# Bounds on logits. A bit that is wrong once in 20,000 times costs no reconstruction, and the
+# relaxations keep clear of the ends of floating point.
 LOGIT_BOUNDS = (-10.0, 10.0)
 
 
