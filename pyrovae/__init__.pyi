@@ -33,11 +33,19 @@ from pyrovae.decoders import StudentTDecoder as StudentTDecoder
 from pyrovae.decoders import (
     ZeroInflatedNegativeBinomialDecoder as ZeroInflatedNegativeBinomialDecoder,
 )
+from pyrovae.encoders import BernoulliEncoder as BernoulliEncoder
+from pyrovae.encoders import CategoricalEncoder as CategoricalEncoder
 from pyrovae.encoders import FullCovarianceGaussianEncoder as FullCovarianceGaussianEncoder
 from pyrovae.encoders import GaussianEncoder as GaussianEncoder
 from pyrovae.encoders import LowRankGaussianEncoder as LowRankGaussianEncoder
 from pyrovae.encoders import MixtureEncoder as MixtureEncoder
+from pyrovae.encoders import PowerSphericalEncoder as PowerSphericalEncoder
 from pyrovae.encoders import RefinedEncoder as RefinedEncoder
+from pyrovae.encoders import RelaxedBernoulliEncoder as RelaxedBernoulliEncoder
+from pyrovae.encoders import RelaxedCategoricalEncoder as RelaxedCategoricalEncoder
+from pyrovae.encoders import StraightThroughBernoulliEncoder as StraightThroughBernoulliEncoder
+from pyrovae.encoders import StraightThroughCategoricalEncoder as StraightThroughCategoricalEncoder
+from pyrovae.encoders import VonMisesFisherEncoder as VonMisesFisherEncoder
 from pyrovae.errors import CheckpointError as CheckpointError
 from pyrovae.errors import InputError as InputError
 from pyrovae.errors import NonFiniteError as NonFiniteError
@@ -65,9 +73,16 @@ from pyrovae.networks import ResidualConvNet as ResidualConvNet
 from pyrovae.networks import ResidualDeconvNet as ResidualDeconvNet
 from pyrovae.networks import ResidualMLP as ResidualMLP
 from pyrovae.networks import TokenEncoderNet as TokenEncoderNet
+from pyrovae.priors import BernoulliPrior as BernoulliPrior
+from pyrovae.priors import CategoricalPrior as CategoricalPrior
 from pyrovae.priors import DiagonalGaussian as DiagonalGaussian
 from pyrovae.priors import GaussianMixture as GaussianMixture
+from pyrovae.priors import PowerSphericalPrior as PowerSphericalPrior
+from pyrovae.priors import RelaxedBernoulliPrior as RelaxedBernoulliPrior
+from pyrovae.priors import RelaxedCategoricalPrior as RelaxedCategoricalPrior
+from pyrovae.priors import SphericalUniformPrior as SphericalUniformPrior
 from pyrovae.priors import StandardNormal as StandardNormal
+from pyrovae.priors import VonMisesFisherPrior as VonMisesFisherPrior
 from pyrovae.runs import Run as Run
 from pyrovae.runs import load as load
 from pyrovae.svi import CompiledSVI as CompiledSVI

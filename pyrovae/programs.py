@@ -250,7 +250,8 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
 
     Raises:
         InputError: If it observes nothing, observes outside the plate, has a latent in the
-            guide that the model lacks or has in another size, or cannot explain these examples.
+            guide that the model lacks, has in another size or cannot have drawn, or cannot
+            explain these examples.
     """
     few = Batch(batch.x[:3], None if batch.y is None else batch.y[:3])
     with evaluating(program):
@@ -258,6 +259,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         _check_supports(model_trace, first_row=0)
+        _check_latents(model_trace, guide_trace)
         vectorizes = not structure.global_latents and _vectorizes(program, few, structure)
 
     return replace(structure, vectorizes=vectorizes)
@@ -372,6 +374,26 @@ def _check_supports(model_trace: Trace, first_row: int) -> None:
                 "Bernoulli on [0, 1] (--decoder continuous-bernoulli) or a Gaussian (--decoder "
                 "gaussian).",
             )
+
+
+def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
+    in_model = sample_sites(model_trace)
+    for name, site in sites(guide_trace, observed=False).items():
+        if name in in_model and _is_outside(prior := in_model[name]["fn"], site["value"]):
+            raise InputError(
+                f"The guide's {_family(site['fn'])} draws values of {name!r} outside the support "
+                f"of the model's {_family(prior)}, where they have no probability.",
+                "Pair a guide and a prior over the same values, such as a RelaxedBernoulliEncoder "
+                "and a RelaxedBernoulliPrior.",
+            )
+
+
+def _is_outside(distribution: Any, value: Tensor) -> bool:
+    """Whether values are outside a distribution's support, where it names one."""
+    try:
+        return not distribution.support.check(value).all()
+    except (NotImplementedError, ValueError):
+        return False
 
 
 def _family(distribution: Any) -> str:

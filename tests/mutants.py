@@ -240,8 +240,8 @@ MUTANTS = [
     Mutant(
         "the arguments of the KL swapped",
         "distributions/factors.py",
-        "kl_divergence(q, p)",
-        "kl_divergence(p, q)",
+        "kl_divergence(q.expand(shape), p.expand(shape))",
+        "kl_divergence(p.expand(shape), q.expand(shape))",
     ),
     Mutant("masks are ignored", "terms.py", 'if site["mask"] is not None:', "if False:"),
     Mutant(

@@ -33,11 +33,19 @@ from pyrovae.decoders import (
     ZeroInflatedNegativeBinomialDecoder,
 )
 from pyrovae.encoders import (
+    BernoulliEncoder,
+    CategoricalEncoder,
     FullCovarianceGaussianEncoder,
     GaussianEncoder,
     LowRankGaussianEncoder,
     MixtureEncoder,
+    PowerSphericalEncoder,
     RefinedEncoder,
+    RelaxedBernoulliEncoder,
+    RelaxedCategoricalEncoder,
+    StraightThroughBernoulliEncoder,
+    StraightThroughCategoricalEncoder,
+    VonMisesFisherEncoder,
 )
 from pyrovae.networks import (
     MLP,
@@ -54,9 +62,21 @@ from pyrovae.networks import (
     TokenEncoderNet,
 )
 from pyrovae.parts import PARTS, from_config, to_config
-from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
+from pyrovae.priors import (
+    BernoulliPrior,
+    CategoricalPrior,
+    DiagonalGaussian,
+    GaussianMixture,
+    PowerSphericalPrior,
+    RelaxedBernoulliPrior,
+    RelaxedCategoricalPrior,
+    SphericalUniformPrior,
+    StandardNormal,
+    VonMisesFisherPrior,
+)
 
 Z, X, IMAGE = (3,), (5,), (2, 5, 7)
+CODES = (6,)  # two one-hot codes of three classes
 
 
 class Part(NamedTuple):
@@ -95,10 +115,46 @@ def text() -> Tensor:
     return torch.randint(6, X).float()
 
 
+def directions() -> list[Tensor]:
+    """Unit vectors: one in general position, and one along an axis."""
+    return [
+        torch.tensor([2.0, -3.0, 6.0], dtype=torch.float64) / 7,
+        torch.tensor([0.0, -1.0, 0.0]),
+    ]
+
+
+def codes() -> list[Tensor]:
+    return [torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 0.0])]
+
+
+def relaxed_codes() -> list[Tensor]:
+    """Points inside two simplices, and at their edges."""
+    inside = torch.tensor([0.5, 0.25, 0.25, 0.125, 0.5, 0.375])
+    return [inside, *codes(), torch.tensor([0.5, 0.5, 0.0, 0.0, 0.5, 0.5])]
+
+
+def coding(encoder: type[nn.Module]) -> nn.Module:
+    return encoder(MLP(X, CODES, hidden=(4,)), classes=3)
+
+
 PARTS_UNDER_TEST = [
     Part(lambda: StandardNormal(3), None, Z),
     Part(lambda: DiagonalGaussian(3), None, Z),
     Part(lambda: GaussianMixture(3, components=4), None, Z),
+    Part(lambda: SphericalUniformPrior(3), None, Z, directions),
+    Part(lambda: PowerSphericalPrior(3), None, Z, directions),
+    Part(lambda: VonMisesFisherPrior(3), None, Z, directions),
+    Part(lambda: BernoulliPrior(3), None, Z),
+    Part(lambda: BernoulliPrior(3, learn_logits=True), None, Z),
+    Part(lambda: CategoricalPrior(6, classes=3), None, CODES, codes),
+    Part(lambda: CategoricalPrior(6, classes=3, learn_logits=True), None, CODES, codes),
+    Part(lambda: RelaxedBernoulliPrior(3, learn_logits=True), None, Z),
+    Part(
+        lambda: RelaxedCategoricalPrior(6, classes=3, learn_logits=True),
+        None,
+        CODES,
+        relaxed_codes,
+    ),
     Part(lambda: GaussianEncoder(MLP(X, (6,), hidden=(4,))), X, Z),
     Part(lambda: GaussianEncoder(ConvNet(IMAGE, (6,), channels=(2,), strides=(2,))), IMAGE, Z),
     Part(lambda: LowRankGaussianEncoder(down(12), rank=2), X, Z),
@@ -112,6 +168,14 @@ PARTS_UNDER_TEST = [
         Z,
         reads=("prior", "decoder"),
     ),
+    Part(lambda: PowerSphericalEncoder(MLP(X, (4,), hidden=(4,))), X, Z, directions),
+    Part(lambda: VonMisesFisherEncoder(MLP(X, (4,), hidden=(4,))), X, Z, directions),
+    Part(lambda: BernoulliEncoder(MLP(X, Z, hidden=(4,))), X, Z),
+    Part(lambda: StraightThroughBernoulliEncoder(MLP(X, Z, hidden=(4,))), X, Z),
+    Part(lambda: RelaxedBernoulliEncoder(MLP(X, Z, hidden=(4,))), X, Z),
+    Part(lambda: coding(CategoricalEncoder), X, CODES, codes),
+    Part(lambda: coding(StraightThroughCategoricalEncoder), X, CODES, codes),
+    Part(lambda: coding(RelaxedCategoricalEncoder), X, CODES, relaxed_codes),
     Part(lambda: BernoulliDecoder(up(5)), Z, X),
     Part(lambda: BernoulliDecoder(up(2, 5, 7)), Z, IMAGE),
     Part(lambda: BernoulliDecoder(DeconvNet(Z, IMAGE, coarse=2, channels=(3,))), Z, IMAGE),

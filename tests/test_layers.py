@@ -40,7 +40,7 @@ INNER = {
         {"__init__"},
     ],
     "distributions": [
-        {"factors", "stirling"},
+        {"arguments", "factors", "noise", "spherical", "stirling"},
         {
             "autoregressive",
             "beta",
@@ -50,9 +50,12 @@ INNER = {
             "discretized_logistic",
             "gaussian_kl",
             "normal_mixture",
+            "one_hot",
             "student_t",
+            "von_mises_fisher",
             "weighted",
         },
+        {"relaxed", "straight_through"},
         {"__init__"},
     ],
     "bounds": [
@@ -62,8 +65,12 @@ INNER = {
         {"aggregate", "elbo", "importance", "paths", "wake_sleep"},
         {"__init__"},
     ],
-    "priors": [{"gaussian", "mixtures"}, {"__init__"}],
-    "encoders": [{"outputs"}, {"correlated", "gaussian", "mixtures", "refined"}, {"__init__"}],
+    "priors": [{"discrete", "gaussian", "mixtures", "spherical"}, {"__init__"}],
+    "encoders": [
+        {"outputs"},
+        {"correlated", "discrete", "gaussian", "mixtures", "refined", "spherical"},
+        {"__init__"},
+    ],
     "decoders": [
         {"positive"},
         {

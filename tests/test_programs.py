@@ -15,12 +15,17 @@ from torch import nn
 from pyrovae import evaluation
 from pyrovae.data import Batch, Examples
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
-from pyrovae.encoders import GaussianEncoder
+from pyrovae.encoders import BernoulliEncoder, GaussianEncoder, RelaxedBernoulliEncoder
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
-from pyrovae.priors import StandardNormal
+from pyrovae.priors import (
+    BernoulliPrior,
+    RelaxedBernoulliPrior,
+    SphericalUniformPrior,
+    StandardNormal,
+)
 from pyrovae.programs import (
     as_module,
     check_parameters,
@@ -339,6 +344,41 @@ def test_grey_pixels_are_refused_by_a_bernoulli_before_anything_is_trained():
 
 def test_data_inside_the_support_pass():
     check_support(small_vae(BernoulliDecoder), [Batch(torch.ones(3, 5)), Batch(torch.zeros(3, 5))])
+
+
+@pytest.mark.parametrize(
+    ("prior", "encoder", "families"),
+    [
+        (BernoulliPrior, RelaxedBernoulliEncoder, "RelaxedBernoulli.*Bernoulli"),
+        (RelaxedBernoulliPrior, BernoulliEncoder, "Bernoulli.*RelaxedBernoulli"),
+        (SphericalUniformPrior, BernoulliEncoder, "Bernoulli.*SphericalUniform"),
+    ],
+)
+def test_a_guide_that_draws_outside_the_prior_is_refused_before_anything_is_trained(
+    x, prior, encoder, families
+):
+    decoder = GaussianDecoder(MLP((2,), (5,)))
+    vae = VAE(prior(2), decoder, encoder(MLP((5,), (2,))))
+    with pytest.raises(InputError, match=rf"guide's {families}, where .*same values"):
+        structure_of(vae, x)
+
+
+class Wordless(dist.Normal):
+    @property
+    def support(self):
+        raise NotImplementedError
+
+
+def test_a_prior_that_names_no_support_refuses_nothing(x):
+    vae = small_vae()
+    vae.prior.forward = lambda: Wordless(torch.zeros(2), 1.0).to_event(1)
+    assert structure_of(vae, x).latents == ("z",)
+
+
+def test_a_guide_may_draw_less_than_the_prior_does(x):
+    decoder = GaussianDecoder(MLP((2,), (5,)))
+    vae = VAE(StandardNormal(2), decoder, BernoulliEncoder(MLP((5,), (2,))))
+    assert structure_of(vae, x).latents == ("z",)
 
 
 def test_a_parameter_that_no_module_holds_is_refused_by_name(x):

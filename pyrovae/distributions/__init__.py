@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack, or get wrong."""
 
 __all__ = [
+    "LOG_CONCENTRATION_BOUNDS",
     "Autoregressive",
     "Beta",
     "Categorical",
@@ -10,15 +11,27 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalMixture",
+    "OneHotGroups",
     "Poisson",
+    "PowerSpherical",
+    "RelaxedBernoulli",
+    "RelaxedOneHotGroups",
+    "SphericalUniform",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotGroups",
     "StudentT",
+    "VonMisesFisher",
     "Weighted",
+    "check_classes",
+    "check_sphere",
+    "check_temperature",
     "exact_kl",
     "factorizes",
     "unweighted",
 ]
 
 from pyrovae.distributions import gaussian_kl as gaussian_kl  # it registers KLs
+from pyrovae.distributions.arguments import check_classes, check_sphere, check_temperature
 from pyrovae.distributions.autoregressive import Autoregressive
 from pyrovae.distributions.beta import Beta
 from pyrovae.distributions.categorical import Categorical
@@ -30,5 +43,17 @@ from pyrovae.distributions.discretized_logistic import (
 )
 from pyrovae.distributions.factors import exact_kl, factorizes
 from pyrovae.distributions.normal_mixture import NormalMixture
+from pyrovae.distributions.one_hot import OneHotGroups
+from pyrovae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotGroups
+from pyrovae.distributions.spherical import (
+    LOG_CONCENTRATION_BOUNDS,
+    PowerSpherical,
+    SphericalUniform,
+)
+from pyrovae.distributions.straight_through import (
+    StraightThroughBernoulli,
+    StraightThroughOneHotGroups,
+)
 from pyrovae.distributions.student_t import StudentT
+from pyrovae.distributions.von_mises_fisher import VonMisesFisher
 from pyrovae.distributions.weighted import Weighted, unweighted

@@ -4,6 +4,7 @@ __all__ = ["exact_kl", "factorizes"]
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
@@ -15,7 +16,9 @@ def factorizes(distribution: Any) -> bool:
 
 def exact_kl(q: Distribution, p: Distribution) -> Tensor | None:
     r"""$\mathrm{KL}(q \,\|\, p)$ where there is a closed form, or None."""
+    # Not every KL of torch's broadcasts.
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
     try:
-        return kl_divergence(q, p)
+        return kl_divergence(q.expand(shape), p.expand(shape))
     except NotImplementedError:
         return None

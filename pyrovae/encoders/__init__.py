@@ -2,15 +2,32 @@ r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution ov
 
 __all__ = [
     "LOG_SCALE_BOUNDS",
+    "BernoulliEncoder",
+    "CategoricalEncoder",
     "FullCovarianceGaussianEncoder",
     "GaussianEncoder",
     "LowRankGaussianEncoder",
     "MixtureEncoder",
+    "PowerSphericalEncoder",
     "RefinedEncoder",
+    "RelaxedBernoulliEncoder",
+    "RelaxedCategoricalEncoder",
+    "StraightThroughBernoulliEncoder",
+    "StraightThroughCategoricalEncoder",
+    "VonMisesFisherEncoder",
 ]
 
 from pyrovae.encoders.correlated import FullCovarianceGaussianEncoder, LowRankGaussianEncoder
+from pyrovae.encoders.discrete import (
+    BernoulliEncoder,
+    CategoricalEncoder,
+    RelaxedBernoulliEncoder,
+    RelaxedCategoricalEncoder,
+    StraightThroughBernoulliEncoder,
+    StraightThroughCategoricalEncoder,
+)
 from pyrovae.encoders.gaussian import GaussianEncoder
 from pyrovae.encoders.mixtures import MixtureEncoder
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS
 from pyrovae.encoders.refined import RefinedEncoder
+from pyrovae.encoders.spherical import PowerSphericalEncoder, VonMisesFisherEncoder

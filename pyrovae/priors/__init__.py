@@ -1,6 +1,28 @@
 r"""Priors $p(z)$: modules whose forward pass returns a distribution of event shape $(D,)$."""
 
-__all__ = ["DiagonalGaussian", "GaussianMixture", "StandardNormal"]
+__all__ = [
+    "BernoulliPrior",
+    "CategoricalPrior",
+    "DiagonalGaussian",
+    "GaussianMixture",
+    "PowerSphericalPrior",
+    "RelaxedBernoulliPrior",
+    "RelaxedCategoricalPrior",
+    "SphericalUniformPrior",
+    "StandardNormal",
+    "VonMisesFisherPrior",
+]
 
+from pyrovae.priors.discrete import (
+    BernoulliPrior,
+    CategoricalPrior,
+    RelaxedBernoulliPrior,
+    RelaxedCategoricalPrior,
+)
 from pyrovae.priors.gaussian import DiagonalGaussian, StandardNormal
 from pyrovae.priors.mixtures import GaussianMixture
+from pyrovae.priors.spherical import (
+    PowerSphericalPrior,
+    SphericalUniformPrior,
+    VonMisesFisherPrior,
+)

@@ -1,0 +1,46 @@
+"""What parts ask of the numbers that they hand to a distribution."""
+
+__all__ = ["check_classes", "check_sphere", "check_temperature"]
+
+from pyrovae.errors import InputError
+
+
+def check_sphere(dim: int) -> None:
+    """Refuses the sphere in one dimension.
+
+    Raises:
+        InputError: If the number of dimensions is below 2.
+    """
+    if dim < 2:
+        raise InputError(
+            f"There is no sphere of directions in {dim} dimension.",
+            "Give 2 or more latent dimensions.",
+        )
+
+
+def check_classes(dim: int, classes: int) -> None:
+    """Refuses latent dimensions that are no whole number of one-hot codes.
+
+    Raises:
+        InputError: If they are not, or if there are fewer than 2 classes.
+    """
+    if classes < 2:
+        raise InputError(f"A code of {classes} classes says nothing.", "Give 2 or more classes.")
+    if dim < 1 or dim % classes:
+        raise InputError(
+            f"{dim} latent dimensions cannot be divided into codes of {classes} classes.",
+            f"Give a multiple of {classes} latent dimensions, or another number of classes.",
+        )
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuses a relaxation at no temperature.
+
+    Raises:
+        InputError: If it is not above 0.
+    """
+    if not temperature > 0:
+        raise InputError(
+            f"The temperature {temperature} is not above 0.",
+            "Give a positive number, such as 0.5.",
+        )
