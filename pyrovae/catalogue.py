@@ -88,12 +88,12 @@ def entries(kind: str) -> Mapping[str, Entry]:
         ['components']
     """
     place, suffix = KINDS[kind]
-    classes = {node.name: node for node in _classes(ROOT / place)}
+    classes, public = _classes(ROOT / place)
     found = {}
-    for node in classes.values():
-        entry = _entry(_with_bases(node, classes))
-        if set(entry.needs) <= SUPPLIED and _is_of(kind, node):
-            found[_word(node.name, suffix)] = entry
+    for name in public & classes.keys():
+        entry = _entry(_with_bases(classes[name], classes))
+        if set(entry.needs) <= SUPPLIED and _is_of(kind, classes[name]):
+            found[_word(name, suffix)] = entry
     return dict(sorted(found.items()))
 
 
@@ -103,30 +103,27 @@ def read_class(path: Path, name: str) -> Entry | None:
     return _entry(_with_bases(classes[name], classes)) if name in classes else None
 
 
-def _classes(place: Path) -> Iterator[ast.ClassDef]:
-    """The public classes of a folder, or of a file."""
+def _classes(place: Path) -> tuple[dict[str, ast.ClassDef], set[str]]:
+    """The classes of a folder, or of a file, by name, and which names are public."""
     index = place if place.is_file() else place / "__init__.py"
     files = [place] if place.is_file() else sorted(place.glob("[!_]*.py"))
-    public = set(_public_names(index))
-    for file in files:
-        for node in ast.parse(file.read_text()).body:
-            if isinstance(node, ast.ClassDef) and node.name in public:
-                yield node
+    nodes = [node for file in files for node in ast.parse(file.read_text()).body]
+    return {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}, _public_names(index)
 
 
-def _public_names(file: Path) -> Sequence[str]:
+def _public_names(file: Path) -> set[str]:
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return ast.literal_eval(node.value)
-    return []
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 def _is_of(kind: str, node: ast.ClassDef) -> bool:
     """Whether a class is a part, a bound or a control rather than a type beside them."""
-    bases = [ast.unparse(base).split(".")[-1] for base in node.bases]
+    bases = [ast.unparse(base) for base in node.bases]
     if kind == "kl":
-        return "Protocol" not in bases and "NamedTuple" not in bases
-    return "Bound" in bases if kind == "bound" else "Module" in bases
+        return "_Control" in bases
+    return "Bound" in bases if kind == "bound" else True
 
 
 def _word(name: str, suffix: str) -> str:
