@@ -43,6 +43,7 @@ from typing import Any, Protocol
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
@@ -53,6 +54,8 @@ from pyrovae.errors import InputError
 from pyrovae.handlers import isolated_store, unregistered
 
 PLATE = "data"
+# Constraints whose values fill no volume.
+_SURFACES = (type(constraints.sphere), type(constraints.simplex))
 Site = Any  # a dict; Pyro types its traces more loosely than they are
 
 
@@ -266,7 +269,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
 
 
 def check_support(program: Program, batches: Iterable[Batch]) -> None:
-    """Refuses data that a program's likelihood cannot have produced.
+    """Refuses data that a program's likelihood, or draws that its prior, cannot have produced.
 
     Raises:
         InputError: If a value lies outside its support, naming the site and the example.
@@ -274,8 +277,9 @@ def check_support(program: Program, batches: Iterable[Batch]) -> None:
     with evaluating(program):
         first_row = 0
         for batch in batches:
-            model_trace, _ = trace_pair(program, batch)
+            model_trace, guide_trace = trace_pair(program, batch)
             _check_supports(model_trace, first_row)
+            _check_latents(model_trace, guide_trace)
             first_row += len(batch.x)
 
 
@@ -377,12 +381,16 @@ def _check_supports(model_trace: Trace, first_row: int) -> None:
 
 
 def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses a guide whose draws the model gives no probability, or one of another kind."""
     in_model = sample_sites(model_trace)
     for name, site in sites(guide_trace, observed=False).items():
-        if name in in_model and _is_outside(prior := in_model[name]["fn"], site["value"]):
+        if name not in in_model:
+            continue
+        prior = in_model[name]["fn"]
+        if _is_outside(prior, site["value"]) or _measure(site["fn"]) != _measure(prior):
             raise InputError(
-                f"The guide's {_family(site['fn'])} draws values of {name!r} outside the support "
-                f"of the model's {_family(prior)}, where they have no probability.",
+                f"The guide's {_family(site['fn'])} draws values of {name!r} to which the model's "
+                f"{_family(prior)} gives no probability, or one of another kind.",
                 "Pair a guide and a prior over the same values, such as a RelaxedBernoulliEncoder "
                 "and a RelaxedBernoulliPrior.",
             )
@@ -394,6 +402,20 @@ def _is_outside(distribution: Any, value: Tensor) -> bool:
         return not distribution.support.check(value).all()
     except (NotImplementedError, ValueError):
         return False
+
+
+def _measure(distribution: Any) -> str:
+    """What a probability is per: a value, an area of a surface, or a volume.
+
+    The ratio of two of different kinds, such as a mass over a density, is none of probabilities.
+    """
+    try:
+        if distribution.support.is_discrete:
+            return "value"
+        kind = type(_base(distribution.support, "base_constraint"))
+    except (NotImplementedError, ValueError):
+        return "volume"
+    return "area" if kind in _SURFACES else "volume"
 
 
 def _family(distribution: Any) -> str:

@@ -25,7 +25,7 @@ from pyro.infer import SVI, Trace_ELBO
 from safetensors.torch import load, save
 
 from pyrovae import CompiledSVI, generation
-from pyrovae.building import Choice, build_vae
+from pyrovae.building import Choice, build_vae, values_of
 from pyrovae.catalogue import entries
 from pyrovae.data import AsIs, Batch, load_data
 from pyrovae.errors import InputError
@@ -34,25 +34,34 @@ from pyrovae.parts import from_config, to_config
 from pyrovae.preparation import check_program
 
 EXAMPLES, STEPS, LATENT_DIM = 80, 20, 4
-# Options that make a part small enough, or fit the latents here.
-OPTIONS: dict[str, dict[str, object]] = {}
-# What each likelihood is of; real vectors where it is not said.
-KINDS = {"bernoulli": "binary", "continuous-bernoulli": "unit"}
+# Options that make a part small, or fit it to four latents.
+OPTIONS = {
+    ("prior", "categorical"): {"classes": 2},
+    ("prior", "relaxed-categorical"): {"classes": 2},
+    ("encoder", "categorical"): {"classes": 2},
+    ("encoder", "relaxed-categorical"): {"classes": 2},
+    ("encoder", "straight-through-categorical"): {"classes": 2},
+    ("encoder", "low-rank-gaussian"): {"rank": 2},
+    ("decoder", "discretized-logistic-mixture"): {"components": 3},
+    ("decoder", "pixel-cnn"): {"features": 8, "layers": 1, "kernel": 3},
+    ("decoder", "recurrent-text"): {"embedding": 4, "hidden": 8},
+}
 
 
-def binary(rng):
-    return (rng.random((EXAMPLES, 6)) < rng.random((EXAMPLES, 1))).astype(np.float32)
+def factors(rng):
+    """Two causes of six values each."""
+    return rng.normal(size=(EXAMPLES, 2)) @ rng.normal(size=(2, 6))
 
 
-def unit(rng):
-    return np.clip(rng.beta(2, 2, (EXAMPLES, 6)), 1e-3, 1 - 1e-3).astype(np.float32)
-
-
-def real(rng):
-    return (rng.normal(size=(EXAMPLES, 2)) @ rng.normal(size=(2, 6))).astype(np.float32)
-
-
-MAKE = {"binary": binary, "unit": unit, "real": real}
+# What each kind of values looks like, as `pyrovae.decoders` names them.
+MAKE = {
+    "binary": lambda rng: factors(rng) > 0,
+    "unit": lambda rng: 0.01 + 0.98 / (1 + np.exp(-factors(rng))),
+    "real": factors,
+    "levels": lambda rng: np.clip(np.round(2 + factors(rng)), 0, 4),
+    "counts": lambda rng: rng.poisson(np.exp(1 + factors(rng) / 3)),
+    "symbols": lambda rng: (factors(rng) > 0) + (factors(rng) > 1),
+}
 
 
 @dataclass(frozen=True)
@@ -82,14 +91,22 @@ def triples():
 
 
 def data_for(decoder):
-    kind = KINDS.get(decoder, "real")
-    x = MAKE[kind](np.random.default_rng(0))
-    return load_data(x, preprocessing=AsIs())
+    x = MAKE[values_of(decoder)](np.random.default_rng(0)).astype(np.float32)
+    images = decoder.name == "pixel-cnn"
+    return load_data(x.reshape(EXAMPLES, 2, 3) if images else x, preprocessing=AsIs())
+
+
+def choices(triple):
+    kinds = ("prior", "encoder", "decoder")
+    return [
+        Choice(word, OPTIONS.get((kind, word), {}))
+        for kind, word in zip(kinds, triple, strict=True)
+    ]
 
 
 def build(triple, data):
     torch.manual_seed(0)
-    prior, encoder, decoder = (Choice(word, OPTIONS.get(word, {})) for word in triple)
+    prior, encoder, decoder = choices(triple)
     return build_vae(
         data, prior=prior, encoder=encoder, decoder=decoder, hidden=8, latent_dim=LATENT_DIM
     )
@@ -111,7 +128,7 @@ def bound(vae, x):
 
 def attempt(triple):
     """Takes a triple through all of it."""
-    data = data_for(triple[2])
+    data = data_for(choices(triple)[2])
     x = data.train.head(EXAMPLES).x
     try:
         vae = build(triple, data)

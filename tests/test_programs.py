@@ -1,5 +1,6 @@
 """What is learnt from any program's traces, whoever wrote it and however."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pyro
@@ -15,7 +16,13 @@ from torch import nn
 from pyrovae import evaluation
 from pyrovae.data import Batch, Examples
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
-from pyrovae.encoders import BernoulliEncoder, GaussianEncoder, RelaxedBernoulliEncoder
+from pyrovae.encoders import (
+    BernoulliEncoder,
+    GaussianEncoder,
+    PowerSphericalEncoder,
+    RelaxedBernoulliEncoder,
+    RelaxedCategoricalEncoder,
+)
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.models import VAE
@@ -700,3 +707,23 @@ def test_parts_that_do_not_fit_are_refused_before_the_first_step(prior, decoder,
         inspect_program(program, Batch(torch.zeros(5, 4)))
     with pytest.raises(InputError, match="Make its networks for x of this shape"):
         inspect_program(program, Batch(torch.zeros(5, 6)))
+
+
+@pytest.mark.parametrize(
+    ("prior", "encoder"),
+    [
+        (StandardNormal(3), BernoulliEncoder),
+        (StandardNormal(3), PowerSphericalEncoder),
+        (StandardNormal(3), partial(RelaxedCategoricalEncoder, classes=3)),
+        (BernoulliPrior(3), GaussianEncoder),
+        (SphericalUniformPrior(3), GaussianEncoder),
+        (RelaxedBernoulliPrior(3), partial(RelaxedCategoricalEncoder, classes=3)),
+    ],
+    ids=str,
+)
+def test_a_mass_over_a_density_is_no_ratio_of_probabilities(prior, encoder):
+    shape = encoder(nn.Identity()).net_shape(3)
+    net = MLP((4,), shape, hidden=())
+    program = VAE(prior, GaussianDecoder(MLP((3,), (4,), hidden=())), encoder(net))
+    with pytest.raises(InputError, match="draws values of 'z'"):
+        check_support(program, [Batch(torch.randn(50, 4))])
