@@ -44,6 +44,7 @@ INNER = {
         {
             "autoregressive",
             "beta",
+            "bijections",
             "categorical",
             "continuous_bernoulli",
             "counts",
@@ -65,10 +66,10 @@ INNER = {
         {"aggregate", "elbo", "importance", "paths", "wake_sleep"},
         {"__init__"},
     ],
-    "priors": [{"discrete", "gaussian", "mixtures", "spherical"}, {"__init__"}],
+    "priors": [{"discrete", "flows", "gaussian", "mixtures", "spherical"}, {"__init__"}],
     "encoders": [
         {"outputs"},
-        {"correlated", "discrete", "gaussian", "mixtures", "refined", "spherical"},
+        {"correlated", "discrete", "flows", "gaussian", "mixtures", "refined", "spherical"},
         {"__init__"},
     ],
     "decoders": [

@@ -6,8 +6,11 @@ __all__ = [
     "Beta",
     "Categorical",
     "ContinuousBernoulli",
+    "Coupling",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Flow",
+    "InverseAutoregressive",
     "Multinomial",
     "NegativeBinomial",
     "NormalMixture",
@@ -22,11 +25,13 @@ __all__ = [
     "StudentT",
     "VonMisesFisher",
     "Weighted",
+    "affine_bend",
     "check_classes",
     "check_sphere",
     "check_temperature",
     "exact_kl",
     "factorizes",
+    "spline_bend",
     "unweighted",
 ]
 
@@ -34,6 +39,13 @@ from pyrovae.distributions import gaussian_kl as gaussian_kl  # it registers KLs
 from pyrovae.distributions.arguments import check_classes, check_sphere, check_temperature
 from pyrovae.distributions.autoregressive import Autoregressive
 from pyrovae.distributions.beta import Beta
+from pyrovae.distributions.bijections import (
+    Coupling,
+    Flow,
+    InverseAutoregressive,
+    affine_bend,
+    spline_bend,
+)
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.counts import Multinomial, NegativeBinomial, Poisson

@@ -6,12 +6,14 @@ __all__ = [
     "CategoricalEncoder",
     "FullCovarianceGaussianEncoder",
     "GaussianEncoder",
+    "IAFEncoder",
     "LowRankGaussianEncoder",
     "MixtureEncoder",
     "PowerSphericalEncoder",
     "RefinedEncoder",
     "RelaxedBernoulliEncoder",
     "RelaxedCategoricalEncoder",
+    "SplineFlowEncoder",
     "StraightThroughBernoulliEncoder",
     "StraightThroughCategoricalEncoder",
     "VonMisesFisherEncoder",
@@ -26,6 +28,7 @@ from pyrovae.encoders.discrete import (
     StraightThroughBernoulliEncoder,
     StraightThroughCategoricalEncoder,
 )
+from pyrovae.encoders.flows import IAFEncoder, SplineFlowEncoder
 from pyrovae.encoders.gaussian import GaussianEncoder
 from pyrovae.encoders.mixtures import MixtureEncoder
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS

@@ -18,13 +18,14 @@ __all__ = [
     "ResidualMLP",
     "TokenEncoderNet",
     "event_rank",
+    "near_zero",
     "smooth_clamp",
     "smooth_floor",
 ]
 
 from pyrovae.networks.bounded import smooth_clamp, smooth_floor
 from pyrovae.networks.convolutional import ConvNet, DeconvNet
-from pyrovae.networks.dense import MLP, GatedMLP, ResidualMLP, event_rank
+from pyrovae.networks.dense import MLP, GatedMLP, ResidualMLP, event_rank, near_zero
 from pyrovae.networks.inputs import Centred, Log1p
 from pyrovae.networks.recurrent import RecurrentDecoderNet, RecurrentEncoderNet, TokenEncoderNet
 from pyrovae.networks.residual import ResidualConvNet, ResidualDeconvNet

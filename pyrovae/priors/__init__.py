@@ -4,11 +4,14 @@ __all__ = [
     "BernoulliPrior",
     "CategoricalPrior",
     "DiagonalGaussian",
+    "FlowPrior",
     "GaussianMixture",
     "PowerSphericalPrior",
+    "RealNVPPrior",
     "RelaxedBernoulliPrior",
     "RelaxedCategoricalPrior",
     "SphericalUniformPrior",
+    "SplineFlowPrior",
     "StandardNormal",
     "VonMisesFisherPrior",
 ]
@@ -19,6 +22,7 @@ from pyrovae.priors.discrete import (
     RelaxedBernoulliPrior,
     RelaxedCategoricalPrior,
 )
+from pyrovae.priors.flows import FlowPrior, RealNVPPrior, SplineFlowPrior
 from pyrovae.priors.gaussian import DiagonalGaussian, StandardNormal
 from pyrovae.priors.mixtures import GaussianMixture
 from pyrovae.priors.spherical import (

@@ -1,0 +1,149 @@
+r"""Priors that are normalising flows: a standard normal, pushed through learned bijections.
+
+Training asks for the density of the guide's draws, so the way back, from $z$ to the noise, is
+the one that counts. Coupling layers are as fast in either direction.
+"""
+
+__all__ = ["FlowPrior", "RealNVPPrior", "SplineFlowPrior"]
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.distributions import Coupling, Flow, affine_bend, spline_bend
+from pyrovae.errors import InputError
+from pyrovae.networks import MLP, near_zero
+
+
+class FlowPrior(nn.Module):
+    r"""The prior of $z = T_L \circ \dots \circ T_1(\epsilon)$, $\epsilon \sim \mathcal{N}(0, I)$.
+
+    $$\log p(z) = \log \mathcal{N}(\epsilon \mid 0, I) - \sum_l \log |\det J_{T_l}|$$
+
+    Args:
+        latent_dim: The number $D$ of latent dimensions.
+        transforms: Bijections of $(D,)$, such as those of `pyro.distributions.transforms` that
+            can be inverted; those that are modules are trained.
+
+    References:
+        Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv:1505.05770.
+    """
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int, transforms: Iterable[Any]) -> None:
+        super().__init__()
+
+        self.latent_dim = latent_dim
+        self.transforms = list(transforms)
+        self.trained = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        """The prior, with batch shape $()$ and event shape $(D,)$."""
+        noise = dist.Normal(self.loc, 1.0).to_event(1)
+        return Flow(noise, self.transforms)
+
+
+class RealNVPPrior(nn.Module):
+    r"""A flow of affine coupling layers; it starts as a standard normal.
+
+    Each layer scales and shifts one half of $z$ by what a network makes of the other half, the
+    halves in turn. Log-scales are kept within (-2, 2).
+
+    Args:
+        latent_dim: The number $D \ge 2$ of latent dimensions.
+        layers: The number of coupling layers.
+        hidden: The width of each layer's network.
+
+    Raises:
+        InputError: If there are fewer than two dimensions, or no layer.
+
+    References:
+        Density estimation using Real NVP (Dinh et al., 2017), arXiv:1605.08803.
+        On the Necessity and Effectiveness of Learning the Prior of Variational Auto-Encoder
+        (Xu et al., 2019), arXiv:1905.13452.
+    """
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int, *, layers: int = 8, hidden: int = 128) -> None:
+        super().__init__()
+
+        self.latent_dim = latent_dim
+        self.layers = layers
+        self.hidden = hidden
+        self.nets = _networks(latent_dim, layers, hidden, parameters=2)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        """The prior, with batch shape $()$ and event shape $(D,)$."""
+        noise = dist.Normal(self.loc, 1.0).to_event(1)
+        couplings = [
+            Coupling(net, affine_bend, flip=bool(i % 2)) for i, net in enumerate(self.nets)
+        ]
+        return Flow(noise, couplings)
+
+
+class SplineFlowPrior(nn.Module):
+    r"""A flow of neural-spline coupling layers; it starts as a standard normal.
+
+    As `RealNVPPrior`, with a monotonic rational-quadratic spline in place of scale and shift. It
+    bends within (-5, 5), and is the identity outside.
+
+    Args:
+        latent_dim: The number $D \ge 2$ of latent dimensions.
+        layers: The number of coupling layers.
+        bins: The number of bins of each spline.
+        hidden: The width of each layer's network.
+
+    Raises:
+        InputError: If there are fewer than two dimensions or bins, or no layer.
+
+    References:
+        Neural Spline Flows (Durkan et al., 2019), arXiv:1906.04032.
+    """
+
+    loc: Tensor
+
+    def __init__(
+        self, latent_dim: int, *, layers: int = 4, bins: int = 8, hidden: int = 128
+    ) -> None:
+        super().__init__()
+
+        if bins < 2:
+            raise InputError(f"A spline of {bins} bins cannot bend.", "Give at least 2.")
+
+        self.latent_dim = latent_dim
+        self.layers = layers
+        self.bins = bins
+        self.hidden = hidden
+        self.nets = _networks(latent_dim, layers, hidden, parameters=3 * bins - 1)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        """The prior, with batch shape $()$ and event shape $(D,)$."""
+        noise = dist.Normal(self.loc, 1.0).to_event(1)
+        couplings = [
+            Coupling(net, spline_bend, flip=bool(i % 2)) for i, net in enumerate(self.nets)
+        ]
+        return Flow(noise, couplings)
+
+
+def _networks(latent_dim: int, layers: int, hidden: int, *, parameters: int) -> nn.ModuleList:
+    """A network for each layer, from the half that stays to the parameters of the other."""
+    if latent_dim < 2 or layers < 1:
+        raise InputError(
+            f"A flow of {layers} coupling layers over {latent_dim} dimensions couples nothing.",
+            "Give latent_dim at least 2 and layers at least 1.",
+        )
+    half = latent_dim // 2
+    nets = nn.ModuleList()
+    for layer in range(layers):
+        stays, bent = (latent_dim - half, half) if layer % 2 else (half, latent_dim - half)
+        made = MLP((stays,), (bent, parameters), hidden=(hidden, hidden))
+        nets.append(near_zero(made))
+    return nets

@@ -1,0 +1,229 @@
+"""Normalising flows: determinants by differentiation, inverses, and the densities they make."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from linear_gaussian import float64
+from pyro.distributions import transforms
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+from torch.autograd.functional import jacobian
+
+from pyrovae.decoders import GaussianDecoder
+from pyrovae.distributions import Coupling, InverseAutoregressive, affine_bend, spline_bend
+from pyrovae.encoders import GaussianEncoder, IAFEncoder, SplineFlowEncoder
+from pyrovae.errors import InputError
+from pyrovae.evaluation import evaluate
+from pyrovae.models import VAE
+from pyrovae.networks import MLP
+from pyrovae.priors import FlowPrior, RealNVPPrior, SplineFlowPrior, StandardNormal
+from pyrovae.svi import CompiledSVI
+
+D = 3
+
+
+def stirred(module):
+    """A module far from where it starts."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return module
+
+
+def made(kind, *, flip=False):
+    stays, bent = (2, 1) if flip else (1, 2)
+    if kind == "affine":
+        return Coupling(stirred(MLP((stays,), (bent, 2), hidden=(5,))), affine_bend, flip=flip)
+    if kind == "spline":
+        return Coupling(stirred(MLP((stays,), (bent, 14), hidden=(5,))), spline_bend, flip=flip)
+    encoder = stirred(IAFEncoder(MLP((2,), (9,), hidden=()), layers=1, hidden=6, context=3))
+    return encoder(torch.ones(2)).transforms[0]
+
+
+BIJECTIONS = [("affine", False), ("affine", True), ("spline", False), ("spline", True), ("iaf", 0)]
+
+
+@pytest.mark.parametrize(("kind", "flip"), BIJECTIONS)
+def test_a_bijection_is_inverted_and_its_determinant_is_that_of_its_jacobian(kind, flip):
+    with float64():
+        bijection, x = made(kind, flip=flip), 2 * torch.randn(7, D)
+        x[0] = torch.tensor([4.9, -6.0, 30.0])  # near the end of the splines, and outside
+        y = bijection(x)
+        torch.testing.assert_close(bijection.backward(y.clone())[0], x)
+        log_det = bijection.log_abs_det_jacobian(x.clone(), y.clone())
+        torch.testing.assert_close(bijection.backward(y.clone())[1], log_det)
+        for row in range(len(x)):
+            matrix = jacobian(lambda v: bijection.forward(v)[0], x[row])
+            expected = torch.linalg.slogdet(matrix).logabsdet
+            torch.testing.assert_close(log_det[row], expected)
+        assert not torch.allclose(y, x, atol=0.1)
+
+
+def test_a_spline_is_the_identity_where_its_parameters_are_zero():
+    value = torch.linspace(-7, 7, 29)
+    for back in (False, True):
+        moved, log_slope = spline_bend(value, torch.zeros(29, 11), back)
+        torch.testing.assert_close(moved, value, atol=1e-5, rtol=0)
+        torch.testing.assert_close(log_slope, torch.zeros(29), atol=1e-5, rtol=0)
+
+
+def test_a_spline_rises_and_joins_on_smoothly():
+    with float64():
+        value = torch.linspace(-5.5, 5.5, 4001)
+        parameters = torch.randn(11).expand(4001, 11)
+        moved, log_slope = spline_bend(value, parameters, False)
+    assert (moved.diff() > 0).all()
+        ends = torch.tensor([-5 + 1e-7, 5 - 1e-7])
+        _, at_ends = spline_bend(ends, parameters[:2], False)
+    assert at_ends.abs().max() < 1e-4, "it leaves with the slope of the identity"
+    assert log_slope.isfinite().all()
+    assert (moved - value)[(value.abs() < 4.9)].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_splines_stay_finite_in_float32(back):
+    value = torch.cat([torch.linspace(-6, 6, 1001), torch.tensor([-5.0, 5.0, 0.0])])
+    for scale in (1.0, 30.0):
+        parameters = (scale * torch.randn(len(value), 23)).requires_grad_()
+        moved, log_slope = spline_bend(value.requires_grad_(), parameters, back)
+        gradients = torch.autograd.grad((moved + log_slope).sum(), (value, parameters))
+        for tensor in (moved, log_slope, *gradients):
+            assert tensor.isfinite().all()
+
+
+def every_flow():
+    net = MLP((2,), (2 * 2 + 3,), hidden=())
+    x = torch.tensor([0.5, -1.0])
+    return [
+        stirred(RealNVPPrior(2, layers=4, hidden=6))(),
+        stirred(SplineFlowPrior(2, layers=3, bins=5, hidden=6))(),
+        stirred(IAFEncoder(net, layers=2, hidden=6, context=3))(x),
+        stirred(SplineFlowEncoder(net, layers=3, bins=5, hidden=6, context=3))(x),
+        FlowPrior(2, [transforms.AffineCoupling(1, stirred(Split()))])(),
+    ]
+
+
+class Split(nn.Module):
+    """What Pyro's AffineCoupling asks of a network."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 2)
+
+    def forward(self, x):
+        return self.linear(x).chunk(2, -1)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_flow_is_a_density(index):
+    with float64(), torch.no_grad():
+        torch.manual_seed(3)
+        flow = every_flow()[index]
+        width = 4 * flow.sample((4000,)).abs().amax()
+        axis = torch.linspace(-width, width, 1201)
+        grid = torch.cartesian_prod(axis, axis)
+        mass = flow.log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
+        assert mass.item() == pytest.approx(1.0, abs=0.01)
+        # Its draws are its own: their mean is the density's.
+        mean = (flow.log_prob(grid).exp()[:, None] * grid).sum(0) * (axis[1] - axis[0]) ** 2
+        draws = flow.sample((4000,))
+        assert ((draws.mean(0) - mean).abs() < 5 * draws.std(0) / math.sqrt(4000) + 0.02).all()
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_draw_is_scored_as_any_other_value(index):
+    with float64():
+        flow = every_flow()[index].expand((6,))
+        z = flow.rsample()
+        torch.testing.assert_close(flow.log_prob(z), flow.log_prob(z.clone()))
+
+
+def test_the_own_draw_of_a_slow_flow_costs_one_pass(monkeypatch):
+    monkeypatch.setattr(InverseAutoregressive, "backward", None)
+    flow = every_flow()[2].expand((5,))
+    assert flow.log_prob(flow.rsample()).isfinite().all()
+
+
+@pytest.mark.parametrize("make", [RealNVPPrior, SplineFlowPrior])
+def test_a_prior_starts_near_the_standard_normal(make):
+    z = torch.randn(50, 4)
+    expected = dist.Normal(0.0, 1.0).expand([4]).to_event(1).log_prob(z)
+    assert (make(4)().log_prob(z) - expected).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("make", [IAFEncoder, SplineFlowEncoder])
+def test_a_flow_posterior_gets_nearer_than_a_diagonal_one(make):
+    """The posterior of a linear-Gaussian model with correlated latents."""
+    torch.manual_seed(0)
+    decoder = GaussianDecoder(nn.Linear(2, 3), scale=0.3)
+    decoder.requires_grad_(requires_grad=False)
+    with torch.no_grad():
+        decoder.net.weight.copy_(torch.tensor([[1.0, 1.0], [1.0, 1.1], [0.1, -0.1]]))
+    x = dist.Normal(0.0, 1.5).sample((200, 3))
+    gaps = []
+    for kind in (GaussianEncoder, make):
+        torch.manual_seed(0)
+        options = {} if kind is GaussianEncoder else {"hidden": 16, "context": 4}
+        size = kind.net_shape(2, **({"context": 4} if options else {}))
+        vae = VAE(StandardNormal(2), decoder, kind(MLP((3,), size, hidden=(32,)), **options))
+        svi = CompiledSVI(
+            vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), engine="graph"
+        )
+        for _ in range(600):
+            svi.step(x)
+        found = evaluate(vae, x, num_samples=300)
+        assert (found.elbo <= found.log_evidence).all()
+        gaps.append((found.log_evidence - found.elbo).mean())
+    assert gaps[1] < 0.6 * gaps[0]
+
+
+PROGRAMS = {
+    "RealNVP prior": (RealNVPPrior(4, hidden=8), GaussianEncoder, {}),
+    "spline prior": (SplineFlowPrior(4, hidden=8), GaussianEncoder, {}),
+    "IAF": (StandardNormal(4), IAFEncoder, {"hidden": 8, "context": 4}),
+    "spline": (StandardNormal(4), SplineFlowEncoder, {"hidden": 8, "context": 4}),
+    "both": (RealNVPPrior(4, hidden=8), IAFEncoder, {"hidden": 8, "context": 4}),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_trains_under_pyro_and_compiled_alike(name):
+    prior, encoder, options = PROGRAMS[name]
+    x, losses = torch.randn(20, 5), []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        size = encoder.net_shape(4, **({"context": 4} if options else {}))
+        decoder = GaussianDecoder(MLP((4,), (5,), hidden=(8,)))
+        again = type(prior)(4, hidden=8) if hasattr(prior, "hidden") else StandardNormal(4)
+        vae = VAE(again, decoder, encoder(MLP((5,), size, hidden=(8,)), **options))
+        kind = {"engine": "graph"} if engine is CompiledSVI else {}
+        svi = engine(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), **kind)
+        losses.append([])
+        for step in range(5):
+            torch.manual_seed(step)
+            losses[-1].append(float(svi.step(x)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert svi.engines == ["graph"]
+    found = evaluate(vae, x, num_samples=10)
+    assert found.elbo.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RealNVPPrior(1),
+        lambda: RealNVPPrior(3, layers=0),
+        lambda: SplineFlowPrior(3, bins=1),
+        lambda: IAFEncoder(nn.Linear(3, 7)),
+        lambda: IAFEncoder(MLP((3,), (7,)), context=4),
+        lambda: IAFEncoder(MLP((3,), (10,)), layers=0, context=4),
+        lambda: SplineFlowEncoder(MLP((3,), (6,)), context=4),
+        lambda: SplineFlowEncoder(MLP((3,), (10,)), bins=1, context=4),
+    ],
+)
+def test_sizes_that_make_no_flow_are_refused(make):
+    with pytest.raises(InputError):
+        make()
