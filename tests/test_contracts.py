@@ -63,15 +63,21 @@ from pyrovae.networks import (
 )
 from pyrovae.parts import PARTS, from_config, to_config
 from pyrovae.priors import (
+    AutoregressiveGaussianPrior,
     BernoulliPrior,
     CategoricalPrior,
     DiagonalGaussian,
+    ExemplarPrior,
     GaussianMixture,
+    LaplacePrior,
     PowerSphericalPrior,
     RelaxedBernoulliPrior,
     RelaxedCategoricalPrior,
     SphericalUniformPrior,
     StandardNormal,
+    StudentTPrior,
+    UniformPrior,
+    VampPrior,
     VonMisesFisherPrior,
 )
 
@@ -154,6 +160,21 @@ PARTS_UNDER_TEST = [
         None,
         CODES,
         relaxed_codes,
+    ),
+    Part(lambda: LaplacePrior(3), None, Z),
+    Part(lambda: StudentTPrior(3), None, Z),
+    Part(lambda: UniformPrior(3, low=-2.0, high=0.5), None, Z),
+    Part(lambda: AutoregressiveGaussianPrior(3, hidden=(6, 5)), None, Z),
+    Part(lambda: VampPrior(GaussianEncoder(down(6)), X, components=4), None, Z),
+    Part(
+        lambda: VampPrior(MixtureEncoder(down(14), components=2), X, learn_weights=True), None, Z
+    ),
+    # It takes no more than the mean of its encoder.
+    Part(
+        lambda: ExemplarPrior(GaussianEncoder(down(6)), torch.rand(7, 5)),
+        None,
+        Z,
+        reads=("encoder",),
     ),
     Part(lambda: GaussianEncoder(MLP(X, (6,), hidden=(4,))), X, Z),
     Part(lambda: GaussianEncoder(ConvNet(IMAGE, (6,), channels=(2,), strides=(2,))), IMAGE, Z),

@@ -1,25 +1,39 @@
 r"""Priors $p(z)$: modules whose forward pass returns a distribution of event shape $(D,)$."""
 
 __all__ = [
+    "AutoregressiveGaussianPrior",
     "BernoulliPrior",
     "CategoricalPrior",
     "DiagonalGaussian",
+    "ExemplarPrior",
     "GaussianMixture",
+    "LaplacePrior",
     "PowerSphericalPrior",
     "RelaxedBernoulliPrior",
     "RelaxedCategoricalPrior",
     "SphericalUniformPrior",
     "StandardNormal",
+    "StudentTPrior",
+    "UniformPrior",
+    "VampPrior",
     "VonMisesFisherPrior",
 ]
 
+from pyrovae.priors.autoregressive import AutoregressiveGaussianPrior
 from pyrovae.priors.discrete import (
     BernoulliPrior,
     CategoricalPrior,
     RelaxedBernoulliPrior,
     RelaxedCategoricalPrior,
 )
-from pyrovae.priors.gaussian import DiagonalGaussian, StandardNormal
+from pyrovae.priors.encoded import ExemplarPrior, VampPrior
+from pyrovae.priors.factorized import (
+    DiagonalGaussian,
+    LaplacePrior,
+    StandardNormal,
+    StudentTPrior,
+    UniformPrior,
+)
 from pyrovae.priors.mixtures import GaussianMixture
 from pyrovae.priors.spherical import (
     PowerSphericalPrior,
