@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import Uniform
+from pyrovae.distributions import StudentT, Uniform
 from pyrovae.errors import InputError
 
 
@@ -105,7 +105,7 @@ class StudentTPrior(nn.Module):
 
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
-        return dist.StudentT(self.df, self.loc, 1.0).to_event(1)
+        return StudentT(self.df, self.loc, 1.0).to_event(1)  # pyright: ignore
 
 
 class UniformPrior(nn.Module):
