@@ -75,11 +75,14 @@ from pyrovae.networks import ResidualConvNet as ResidualConvNet
 from pyrovae.networks import ResidualDeconvNet as ResidualDeconvNet
 from pyrovae.networks import ResidualMLP as ResidualMLP
 from pyrovae.networks import TokenEncoderNet as TokenEncoderNet
+from pyrovae.priors import AutoregressiveGaussianPrior as AutoregressiveGaussianPrior
 from pyrovae.priors import BernoulliPrior as BernoulliPrior
 from pyrovae.priors import CategoricalPrior as CategoricalPrior
 from pyrovae.priors import DiagonalGaussian as DiagonalGaussian
+from pyrovae.priors import ExemplarPrior as ExemplarPrior
 from pyrovae.priors import FlowPrior as FlowPrior
 from pyrovae.priors import GaussianMixture as GaussianMixture
+from pyrovae.priors import LaplacePrior as LaplacePrior
 from pyrovae.priors import PowerSphericalPrior as PowerSphericalPrior
 from pyrovae.priors import RealNVPPrior as RealNVPPrior
 from pyrovae.priors import RelaxedBernoulliPrior as RelaxedBernoulliPrior
@@ -87,6 +90,9 @@ from pyrovae.priors import RelaxedCategoricalPrior as RelaxedCategoricalPrior
 from pyrovae.priors import SphericalUniformPrior as SphericalUniformPrior
 from pyrovae.priors import SplineFlowPrior as SplineFlowPrior
 from pyrovae.priors import StandardNormal as StandardNormal
+from pyrovae.priors import StudentTPrior as StudentTPrior
+from pyrovae.priors import UniformPrior as UniformPrior
+from pyrovae.priors import VampPrior as VampPrior
 from pyrovae.priors import VonMisesFisherPrior as VonMisesFisherPrior
 from pyrovae.runs import Run as Run
 from pyrovae.runs import load as load

@@ -146,13 +146,13 @@ MUTANTS = [
     # The prior.
     Mutant(
         "the prior is twice as wide",
-        "priors/gaussian.py",
+        "priors/factorized.py",
         "Normal(self.loc, 1.0)",
         "Normal(self.loc, 2.0)",
     ),
     Mutant(
         "the variance is the scale of the learned prior",
-        "priors/gaussian.py",
+        "priors/factorized.py",
         "return dist.Normal(self.loc, self.log_scale.exp())",
         "return dist.Normal(self.loc, self.log_scale.mul(2).exp())",
     ),

@@ -65,11 +65,14 @@ from pyrovae.networks import (
 )
 from pyrovae.parts import PARTS, from_config, to_config
 from pyrovae.priors import (
+    AutoregressiveGaussianPrior,
     BernoulliPrior,
     CategoricalPrior,
     DiagonalGaussian,
+    ExemplarPrior,
     FlowPrior,
     GaussianMixture,
+    LaplacePrior,
     PowerSphericalPrior,
     RealNVPPrior,
     RelaxedBernoulliPrior,
@@ -77,6 +80,9 @@ from pyrovae.priors import (
     SphericalUniformPrior,
     SplineFlowPrior,
     StandardNormal,
+    StudentTPrior,
+    UniformPrior,
+    VampPrior,
     VonMisesFisherPrior,
 )
 
@@ -162,6 +168,21 @@ PARTS_UNDER_TEST = [
     ),
     Part(lambda: RealNVPPrior(3, layers=2, hidden=4), None, Z),
     Part(lambda: SplineFlowPrior(3, layers=2, bins=3, hidden=4), None, Z),
+    Part(lambda: LaplacePrior(3), None, Z),
+    Part(lambda: StudentTPrior(3), None, Z),
+    Part(lambda: UniformPrior(3, low=-2.0, high=0.5), None, Z),
+    Part(lambda: AutoregressiveGaussianPrior(3, hidden=(6, 5)), None, Z),
+    Part(lambda: VampPrior(GaussianEncoder(down(6)), X, components=4), None, Z),
+    Part(
+        lambda: VampPrior(MixtureEncoder(down(14), components=2), X, learn_weights=True), None, Z
+    ),
+    # It takes no more than the mean of its encoder.
+    Part(
+        lambda: ExemplarPrior(GaussianEncoder(down(6)), torch.rand(7, 5)),
+        None,
+        Z,
+        reads=("encoder",),
+    ),
     Part(lambda: GaussianEncoder(MLP(X, (6,), hidden=(4,))), X, Z),
     Part(lambda: IAFEncoder(down(10), layers=2, hidden=8, context=4), X, Z),
     Part(lambda: SplineFlowEncoder(down(10), layers=2, bins=3, hidden=4, context=4), X, Z),

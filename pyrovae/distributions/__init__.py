@@ -3,6 +3,7 @@
 __all__ = [
     "LOG_CONCENTRATION_BOUNDS",
     "Autoregressive",
+    "AutoregressiveNormal",
     "Beta",
     "Categorical",
     "ContinuousBernoulli",
@@ -11,6 +12,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Flow",
     "InverseAutoregressive",
+    "Mixture",
     "Multinomial",
     "NegativeBinomial",
     "NormalMixture",
@@ -23,6 +25,7 @@ __all__ = [
     "StraightThroughBernoulli",
     "StraightThroughOneHotGroups",
     "StudentT",
+    "Uniform",
     "VonMisesFisher",
     "Weighted",
     "affine_bend",
@@ -38,6 +41,7 @@ __all__ = [
 from pyrovae.distributions import gaussian_kl as gaussian_kl  # it registers KLs
 from pyrovae.distributions.arguments import check_classes, check_sphere, check_temperature
 from pyrovae.distributions.autoregressive import Autoregressive
+from pyrovae.distributions.autoregressive_normal import AutoregressiveNormal
 from pyrovae.distributions.beta import Beta
 from pyrovae.distributions.bijections import (
     Coupling,
@@ -54,6 +58,7 @@ from pyrovae.distributions.discretized_logistic import (
     DiscretizedLogisticMixture,
 )
 from pyrovae.distributions.factors import exact_kl, factorizes
+from pyrovae.distributions.mixture import Mixture
 from pyrovae.distributions.normal_mixture import NormalMixture
 from pyrovae.distributions.one_hot import OneHotGroups
 from pyrovae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotGroups
@@ -67,5 +72,6 @@ from pyrovae.distributions.straight_through import (
     StraightThroughOneHotGroups,
 )
 from pyrovae.distributions.student_t import StudentT
+from pyrovae.distributions.uniform import Uniform
 from pyrovae.distributions.von_mises_fisher import VonMisesFisher
 from pyrovae.distributions.weighted import Weighted, unweighted

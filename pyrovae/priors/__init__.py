@@ -1,11 +1,14 @@
 r"""Priors $p(z)$: modules whose forward pass returns a distribution of event shape $(D,)$."""
 
 __all__ = [
+    "AutoregressiveGaussianPrior",
     "BernoulliPrior",
     "CategoricalPrior",
     "DiagonalGaussian",
+    "ExemplarPrior",
     "FlowPrior",
     "GaussianMixture",
+    "LaplacePrior",
     "PowerSphericalPrior",
     "RealNVPPrior",
     "RelaxedBernoulliPrior",
@@ -13,17 +16,28 @@ __all__ = [
     "SphericalUniformPrior",
     "SplineFlowPrior",
     "StandardNormal",
+    "StudentTPrior",
+    "UniformPrior",
+    "VampPrior",
     "VonMisesFisherPrior",
 ]
 
+from pyrovae.priors.autoregressive import AutoregressiveGaussianPrior
 from pyrovae.priors.discrete import (
     BernoulliPrior,
     CategoricalPrior,
     RelaxedBernoulliPrior,
     RelaxedCategoricalPrior,
 )
+from pyrovae.priors.encoded import ExemplarPrior, VampPrior
+from pyrovae.priors.factorized import (
+    DiagonalGaussian,
+    LaplacePrior,
+    StandardNormal,
+    StudentTPrior,
+    UniformPrior,
+)
 from pyrovae.priors.flows import FlowPrior, RealNVPPrior, SplineFlowPrior
-from pyrovae.priors.gaussian import DiagonalGaussian, StandardNormal
 from pyrovae.priors.mixtures import GaussianMixture
 from pyrovae.priors.spherical import (
     PowerSphericalPrior,

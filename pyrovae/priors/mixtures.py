@@ -6,6 +6,9 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
+from pyrovae.distributions import Mixture
+from pyrovae.errors import InputError
+
 
 class GaussianMixture(nn.Module):
     r"""The prior $p(z) = \sum_k \pi_k \, \mathcal{N}(z \mid \mu_k, \mathrm{diag}(\sigma_k^2))$.
@@ -13,20 +16,33 @@ class GaussianMixture(nn.Module):
     Args:
         latent_dim: The number $D$ of latent dimensions.
         components: The number $K$ of mixture components.
+        spread: The standard deviation of the centres $\mu_k$ at the start, where every
+            $\sigma_k$ is 1.
+
+    Raises:
+        InputError: If there is no component, or the spread is not positive.
     """
 
-    def __init__(self, latent_dim: int, *, components: int = 10) -> None:
+    def __init__(self, latent_dim: int, *, components: int = 10, spread: float = 1.0) -> None:
         super().__init__()
+
+        if components < 1:
+            raise InputError(f"A GaussianMixture has {components} components.", "Give at least 1.")
+        if not spread > 0:
+            raise InputError(
+                f"The spread of a GaussianMixture is {spread}.",
+                "Give more than 0: equal components would receive equal gradients for ever.",
+            )
 
         self.latent_dim = latent_dim
         self.components = components
+        self.spread = spread
         self.logits = nn.Parameter(torch.zeros(components))
-        # The components start apart: equal ones would receive equal gradients for ever.
-        self.loc = nn.Parameter(torch.randn(components, latent_dim))
+        self.loc = nn.Parameter(spread * torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
 
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
         component = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), component)
+        return Mixture(dist.Categorical(logits=self.logits), component)

@@ -1,0 +1,185 @@
+"""Priors that are mixtures of what an encoder makes of inputs."""
+
+__all__ = ["ExemplarPrior", "VampPrior"]
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.distributions import Mixture
+from pyrovae.errors import InputError
+
+
+class VampPrior(nn.Module):
+    r"""The prior $p(z) = \sum_k \pi_k \, q(z \mid u_k)$, of pseudo-inputs $u_k$ that are learned.
+
+    With data for the $u_k$ it would be the aggregated posterior, the prior under which the bound
+    is largest. The pseudo-inputs start at random, and `start_at` sets them to examples.
+
+    Args:
+        encoder: The encoder $q$ of the same program, the object itself: it is trained as a part
+            of the prior too. It is of real inputs, since a pseudo-input is learned.
+        x_shape: The shape of one observation.
+        components: The number $K$ of pseudo-inputs.
+        bounded: Whether to keep the pseudo-inputs within (0, 1), for data that are; else they
+            are free.
+        learn_weights: Whether the $\pi_k$ are learned; else they are all $1 / K$.
+
+    Raises:
+        InputError: If there is no component.
+
+    References:
+        VAE with a VampPrior (Tomczak & Welling, 2018), arXiv:1705.07120.
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        x_shape: Sequence[int],
+        *,
+        components: int = 500,
+        bounded: bool = True,
+        learn_weights: bool = False,
+    ) -> None:
+        super().__init__()
+
+        _check_at_least_one(self, components=components)
+
+        self.encoder = encoder
+        self.x_shape = tuple(x_shape)
+        self.components = components
+        self.bounded = bounded
+        self.learn_weights = learn_weights
+        self.free_inputs = nn.Parameter(torch.randn(components, *self.x_shape))
+        logits = torch.zeros(components)
+        if learn_weights:
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits, persistent=False)
+
+    @property
+    def latent_dim(self) -> int:
+        """The number $D$ of latent dimensions, which the encoder knows."""
+        return self().event_shape[0]
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The pseudo-inputs $u$, with shape $(K, x)$."""
+        return self.free_inputs.sigmoid() if self.bounded else self.free_inputs
+
+    def start_at(self, x: Tensor) -> "VampPrior":
+        r"""Sets the pseudo-inputs to $K$ examples drawn at random, and returns the prior.
+
+        Args:
+            x: At least $K$ examples, with shape $(N, x)$. Where the pseudo-inputs are bounded,
+                those at 0 and 1 become 0.01 and 0.99, from which they can still move.
+
+        Raises:
+            InputError: If they are too few, or of another shape.
+        """
+        if x.shape[1:] != self.x_shape or len(x) < self.components:
+            raise InputError(
+                f"Examples of shape {tuple(x.shape)} cannot be {self.components} pseudo-inputs of "
+                f"shape {self.x_shape}.",
+                "Give more examples, of the shape of the data, or take fewer components.",
+            )
+        chosen = x[torch.randperm(len(x))[: self.components].to(x.device)]
+        with torch.no_grad():
+            self.free_inputs.copy_(chosen.logit(eps=0.01) if self.bounded else chosen)
+        return self
+
+    def forward(self) -> dist.Distribution:
+        """The prior, with batch shape $()$ and event shape $(D,)$."""
+        weights = dist.Categorical(logits=self.logits)
+
+        return Mixture(weights, self.encoder(self.pseudo_inputs))
+
+
+class ExemplarPrior(nn.Module):
+    r"""The prior $p(z) = \tfrac1N \sum_n \mathcal{N}(z \mid \mu(x_n), \sigma^2 I)$ of examples.
+
+    $\mu$ is the mean of the encoder, and $\sigma$ is learned, from 1. In training each step takes
+    a random subset of the $x_n$. That loses nothing but tightness: for the mean $\hat p$ over a
+    subset $E \log \hat p(z) \le \log p(z)$, so that what is maximised still bounds the evidence
+    from below. In evaluation it is the mixture of all.
+
+    The published prior of an example that is trained on leaves that example out, and takes its
+    nearest neighbours in latent space. A prior that is not told $x$ can do neither. So an example
+    can find itself among the exemplars, and log-probabilities of training data are flattered by
+    it; those of other data are not.
+
+    Args:
+        encoder: The encoder of the same program, the object itself: it is trained as a part of
+            the prior too. Its distributions need a mean.
+        exemplars: Training examples, with shape $(N, x)$, or only that shape, for weights that
+            are to be loaded: the examples are saved with the weights.
+        components: The number of exemplars in a step of training.
+        keep: The largest $N$. Of more exemplars so many are drawn at random and kept, since all
+            are encoded whenever the prior is evaluated, and saved in every checkpoint.
+
+    Raises:
+        InputError: If there is no exemplar, or a number is less than 1.
+
+    References:
+        Exemplar VAE: Linking Generative Models, Nearest Neighbor Retrieval, and Data
+        Augmentation (Norouzi et al., 2020), arXiv:2004.04795.
+    """
+
+    inputs: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        exemplars: Tensor | Sequence[int],
+        *,
+        components: int = 500,
+        keep: int = 5000,
+    ) -> None:
+        super().__init__()
+
+        given = exemplars if isinstance(exemplars, Tensor) else torch.zeros(tuple(exemplars))
+        if given.dim() < 2:
+            raise InputError(
+                f"Exemplars of shape {tuple(given.shape)} are no batch of examples.",
+                "Give a tensor of shape (N, x).",
+            )
+        _check_at_least_one(self, exemplars=len(given), components=components, keep=keep)
+        if len(given) > keep:
+            given = given[torch.randperm(len(given))[:keep].to(given.device)]
+
+        self.encoder = encoder
+        # Only the shape: a configuration is no place for data.
+        self.exemplars = tuple(given.shape)
+        self.components = components
+        self.keep = keep
+        self.register_buffer("inputs", given.detach().clone())
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    @property
+    def latent_dim(self) -> int:
+        """The number $D$ of latent dimensions, which the encoder knows."""
+        return self().event_shape[0]
+
+    def forward(self) -> dist.Distribution:
+        """The prior, with batch shape $()$ and event shape $(D,)$."""
+        inputs = self.inputs
+        if self.training and self.components < len(inputs):
+            rows = torch.randperm(len(inputs), device=inputs.device)[: self.components]
+            inputs = inputs[rows]
+
+        loc = self.encoder(inputs).mean
+        weights = dist.Categorical(logits=loc.new_zeros(len(loc)))
+
+        return Mixture(weights, dist.Normal(loc, self.log_scale.exp()).to_event(1))
+
+
+def _check_at_least_one(part: nn.Module, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(
+                f"The number of {name} of a {type(part).__name__} is {number}.", "Give at least 1."
+            )
