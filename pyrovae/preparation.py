@@ -118,6 +118,7 @@ def describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
         "fingerprint": None if data is None else data.fingerprint,
         "x_shape": list(train.x_shape),
         "preprocessing": _describe_preprocessing(train),
+        "missing": train.missing,
     }
 
 
