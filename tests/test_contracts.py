@@ -18,10 +18,12 @@ from pyrovae.decoders import (
     BernoulliDecoder,
     ContinuousBernoulliDecoder,
     GaussianDecoder,
+    NanMaskedDecoder,
     PixelwiseGaussianDecoder,
+    TabularDecoder,
 )
 from pyrovae.encoders import GaussianEncoder
-from pyrovae.networks import MLP, ConvNet, DeconvNet
+from pyrovae.networks import MLP, ConvNet, DeconvNet, NanMaskedInput, TabularInput
 from pyrovae.parts import PARTS, from_config, to_config
 from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
 
@@ -46,6 +48,14 @@ def up(*shape: int) -> nn.Module:
     return MLP(Z, shape, hidden=(4,))
 
 
+def holes(*shape: int) -> Tensor:
+    return torch.where(torch.rand(shape) < 0.3, torch.nan, torch.randn(shape))
+
+
+# A column of each kind, twice one, and rows of the table: an ordinary one, and its edges.
+COLUMNS = (3, 0, 4, 2, 0)
+ROWS = [(1.0, 0.3, 2.0, 1.0, -0.7), (0.0, -1e4, 0.0, 0.0, 1e4), (2.0, 1e4, 3.0, 1.0, -1e4)]
+
 PARTS_UNDER_TEST = [
     Part(lambda: StandardNormal(3), None, Z),
     Part(lambda: DiagonalGaussian(3), None, Z),
@@ -61,10 +71,26 @@ PARTS_UNDER_TEST = [
     Part(lambda: GaussianDecoder(up(2, 5, 7), learn_scale=True), Z, IMAGE),
     Part(lambda: PixelwiseGaussianDecoder(up(10)), Z, X),
     Part(lambda: PixelwiseGaussianDecoder(up(4, 5, 7)), Z, IMAGE),
+    Part(
+        lambda: TabularDecoder(up(10), columns=COLUMNS),
+        Z,
+        X,
+        values=lambda: [torch.tensor(row) for row in ROWS],
+    ),
+    Part(lambda: NanMaskedDecoder(BernoulliDecoder(up(5))), Z, X),
+    Part(lambda: NanMaskedDecoder(PixelwiseGaussianDecoder(up(4, 5, 7))), Z, IMAGE),
     Part(lambda: MLP(X, Z, hidden=(4, 2)), X, Z),
     Part(lambda: MLP(IMAGE, IMAGE, hidden=(), activation=nn.Tanh), IMAGE, IMAGE),
     Part(lambda: ConvNet(IMAGE, Z, channels=(2, 3), strides=(1, 2), hidden=4), IMAGE, Z),
     Part(lambda: DeconvNet(Z, IMAGE, coarse=9, channels=(8, 3), strides=(2, 1)), Z, IMAGE),
+    Part(lambda: NanMaskedInput(MLP((10,), Z, hidden=(4,))), X, Z, given=lambda: holes(*X)),
+    Part(lambda: NanMaskedInput(ConvNet((4, 5, 7), Z)), IMAGE, Z, given=lambda: holes(*IMAGE)),
+    Part(
+        lambda: TabularInput(MLP((13,), Z, hidden=(4,)), columns=COLUMNS),
+        X,
+        Z,
+        given=lambda: torch.where(torch.rand(5) < 0.3, torch.nan, torch.tensor(ROWS[0])),
+    ),
 ]
 
 

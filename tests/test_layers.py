@@ -33,11 +33,11 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
-    "networks": [{"bounded"}, {"dense", "convolutional"}, {"__init__"}],
-    "distributions": [{"continuous_bernoulli"}, {"__init__"}],
+    "networks": [{"bounded"}, {"dense", "convolutional", "missing"}, {"__init__"}],
+    "distributions": [{"continuous_bernoulli", "mixed_columns", "nan_masked"}, {"__init__"}],
     "priors": [{"gaussian", "mixtures"}, {"__init__"}],
     "encoders": [{"gaussian"}, {"__init__"}],
-    "decoders": [{"binary", "unit_interval", "gaussian"}, {"__init__"}],
+    "decoders": [{"binary", "unit_interval", "gaussian", "missing", "tabular"}, {"__init__"}],
     "models": [{"vae"}, {"__init__"}],
     "svi": [
         {"estimators", "updates", "guard", "precision"},

@@ -7,9 +7,13 @@ __all__ = [
     "BernoulliDecoder",
     "ContinuousBernoulliDecoder",
     "GaussianDecoder",
+    "NanMaskedDecoder",
     "PixelwiseGaussianDecoder",
+    "TabularDecoder",
 ]
 
 from pyrovae.decoders.binary import BernoulliDecoder
 from pyrovae.decoders.gaussian import GaussianDecoder, PixelwiseGaussianDecoder
+from pyrovae.decoders.missing import NanMaskedDecoder
+from pyrovae.decoders.tabular import TabularDecoder
 from pyrovae.decoders.unit_interval import ContinuousBernoulliDecoder

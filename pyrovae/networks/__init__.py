@@ -4,8 +4,18 @@ They know no probability. A network is told the shape of one input and of one ou
 $(*, \text{in}) \to (*, \text{out})$; particles may therefore add dimensions on the left.
 """
 
-__all__ = ["MLP", "ConvNet", "DeconvNet", "event_rank", "smooth_clamp", "smooth_floor"]
+__all__ = [
+    "MLP",
+    "ConvNet",
+    "DeconvNet",
+    "NanMaskedInput",
+    "TabularInput",
+    "event_rank",
+    "smooth_clamp",
+    "smooth_floor",
+]
 
 from pyrovae.networks.bounded import smooth_clamp, smooth_floor
 from pyrovae.networks.convolutional import ConvNet, DeconvNet
 from pyrovae.networks.dense import MLP, event_rank
+from pyrovae.networks.missing import NanMaskedInput, TabularInput
