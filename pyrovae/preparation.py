@@ -71,8 +71,9 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
         InputError: If it cannot; see `pyrovae.programs`.
     """
     train = splits["train"]
-    check_parameters(program, train.head(3))
+    # Supports first: the log-probability of a code that is none would fail in words of torch's.
     structure = inspect_program(program, train.head(3))
+    check_parameters(program, train.head(3))
     if structure.global_latents and "valid" in splits:
         raise InputError(
             f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "

@@ -351,8 +351,9 @@ def _entry(support: Any, example: Tensor) -> str:
     outside = ~support.check(example)
     if outside.shape != example.shape or not outside.any():
         return ""
-    place, *more = (int(index) for index in outside.nonzero()[0])
-    return f", entry {(place, *more)}" if more else f", column {place}"
+    index = outside.nonzero()[0].tolist()
+    place = f"entry {tuple(index)}" if len(index) > 1 else f"column {index[0]}"
+    return f", {place} ({float(example[outside][0]):.3g})"
 
 
 def _check_latents(guide_trace: Trace, batch: Batch, first_row: int) -> None:

@@ -21,7 +21,7 @@ class NanMaskedDecoder(nn.Module):
         decoder: A decoder whose likelihood factorises over the entries of $x$.
 
     Raises:
-        InputError: In `forward`, if it does not factorise.
+        InputError: In `forward`, if it is not made of single numbers by `Independent`.
 
     References:
         Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al., 2020),
@@ -41,7 +41,7 @@ class NanMaskedDecoder(nn.Module):
         if not isinstance(likelihood, Independent):
             raise InputError(
                 f"The {type(likelihood).__name__} likelihood of a {type(self.decoder).__name__} "
-                "is no product over the entries of x, so none of them can be left out.",
-                "Take a decoder that factorises, such as GaussianDecoder.",
+                "is not an Independent one, of which single entries can be left out.",
+                "Take one that is, such as GaussianDecoder, or a TabularDecoder as it stands.",
             )
         return NanMasked(likelihood.base_dist).to_event(likelihood.reinterpreted_batch_ndims)
