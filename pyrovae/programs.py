@@ -248,7 +248,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         _check_supports(model_trace, first_row=0)
-        _check_latents(guide_trace, few, first_row=0)
+        _check_guide(guide_trace, few, first_row=0)
         vectorizes = not structure.global_latents and _vectorizes(program, few, structure)
 
     return replace(structure, vectorizes=vectorizes)
@@ -266,7 +266,7 @@ def check_support(program: Program, batches: Iterable[Batch]) -> None:
         for batch in batches:
             model_trace, guide_trace = trace_pair(program, batch)
             _check_supports(model_trace, first_row)
-            _check_latents(guide_trace, batch, first_row)
+            _check_guide(guide_trace, batch, first_row)
             first_row += len(batch.x)
 
 
@@ -356,7 +356,7 @@ def _entry(support: Any, example: Tensor) -> str:
     return f", {place} ({float(example[outside][0]):.3g})"
 
 
-def _check_latents(guide_trace: Trace, batch: Batch, first_row: int) -> None:
+def _check_guide(guide_trace: Trace, batch: Batch, first_row: int) -> None:
     """Refuses a guide that makes NaN of missing entries: its network is not made for them."""
     missing = batch.x.isnan().reshape(len(batch.x), -1).any(1)
     for name, site in sites(guide_trace, observed=False).items():

@@ -100,6 +100,16 @@ def test_a_row_is_a_product_of_its_columns_each_by_its_own_parameters():
     torch.testing.assert_close(made(torch.zeros(1)).log_prob(ROW), expected)
 
 
+def test_columns_of_as_many_codes_have_logits_side_by_side():
+    made = decoder((3, 2, 3))
+    _, first, last = made.net.out.split([1, 3, 3])
+    row = made(torch.zeros(1))
+    for value, expected in ((0.0, first[0] - last[2]), (1.0, first[1] - last[2])):
+        one, other = torch.tensor([[value, 0.0, 2.0], [2.0, 0.0, 2.0]])
+        found = row.log_prob(one) - row.log_prob(other)
+        torch.testing.assert_close(found, expected + last[2] - first[2])
+
+
 def test_draws_have_the_probabilities_and_the_moments_of_their_columns():
     row, count = row_of(), 40_000
     x = row.sample((count,))
@@ -470,6 +480,7 @@ def test_a_program_of_missing_entries_runs_through_everything(name):
     found = run.evaluate(num_samples=10)
     assert all(v.isfinite().all() for v in (found.elbo, found.kl, found.log_evidence))
     assert found.log_likelihood[3] == 0
+    assert found.bits_per_dim is None
     assert reconstruct(vae, examples.head(5)).x.isfinite().all()
     assert sample(vae, examples.head(1), 7).x.isfinite().all()
     assert impute(vae, examples.head(5), count=2, num_samples=3).x.isfinite().all()
@@ -534,6 +545,8 @@ def test_an_encoder_that_reads_no_missing_entry_is_refused_by_example():
     vae.encoder = GaussianEncoder(MLP((6,), (4,)))
     with pytest.raises(InputError, match=r"guide gives NaN.*'z' of example 5.*NanMaskedInput"):
         pyrovae.fit(vae, Examples(x, missing=True), progress=False)
+    with pytest.raises(InputError, match="'z' of example 1"):
+        inspect_program(vae, Batch(x[4:]))
 
 
 def test_a_code_that_a_column_lacks_is_refused_by_its_column():
