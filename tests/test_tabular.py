@@ -12,7 +12,7 @@ import torch
 from linear_gaussian import SCALE, X_DIM, AsGiven, float64, linear_gaussian
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, constraints
 
 import pyrovae
 from pyrovae.data import Batch, Examples, Standardize
@@ -206,6 +206,15 @@ def test_a_missing_entry_of_a_row_adds_nothing_to_value_or_gradient(hidden):
     assert (made.log_scale.grad == 0).tolist() == [1 in hidden, 4 in hidden]
 
 
+class Below(dist.Normal):
+    """What has an upper bound alone."""
+
+    support = constraints.less_than(0.0)
+
+    def sample(self, sample_shape=()):
+        return -super().sample(sample_shape).abs()
+
+
 BASES = {
     "normal": (lambda p: dist.Normal(p, p.exp()), 0.3),
     "laplace": (lambda p: dist.Laplace(p, 1.0), 0.0),
@@ -223,6 +232,7 @@ BASES = {
     "codes": (lambda p: Codes(logits=p[:, None] * torch.arange(3.0)), 2.0),
     "uniform": (lambda p: dist.Uniform(p, p + 4.0), 2.0),
     "pareto": (lambda p: dist.Pareto(p.exp(), 2.0), 7.0),
+    "below zero": (lambda p: Below(p, 1.0), -0.5),
 }
 
 

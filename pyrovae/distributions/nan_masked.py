@@ -7,7 +7,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints, transform_to
+from torch.distributions import Distribution, constraints
 
 from pyrovae.errors import InputError
 
@@ -102,7 +102,10 @@ class _OrMissing(constraints.Constraint):
 
 def _some_value(support: Any, like: Tensor) -> Tensor:
     """A value well inside a support, where log-probabilities and their gradients are finite."""
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     zero = like.new_zeros(())
-    if support.is_discrete:
-        return zero + getattr(support, "lower_bound", 0)
-    return transform_to(support)(zero)
+    if low is None:
+        return zero if high is None else zero + high - 1
+    if high is None:
+        return zero + low + 1
+    return zero + low if support.is_discrete else zero + (low + high) / 2
