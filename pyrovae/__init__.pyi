@@ -24,12 +24,14 @@ from pyrovae.decoders import DiscretizedLogisticMixtureDecoder as DiscretizedLog
 from pyrovae.decoders import GaussianDecoder as GaussianDecoder
 from pyrovae.decoders import LaplaceDecoder as LaplaceDecoder
 from pyrovae.decoders import MultinomialDecoder as MultinomialDecoder
+from pyrovae.decoders import NanMaskedDecoder as NanMaskedDecoder
 from pyrovae.decoders import NegativeBinomialDecoder as NegativeBinomialDecoder
 from pyrovae.decoders import PixelCNNDecoder as PixelCNNDecoder
 from pyrovae.decoders import PixelwiseGaussianDecoder as PixelwiseGaussianDecoder
 from pyrovae.decoders import PoissonDecoder as PoissonDecoder
 from pyrovae.decoders import RecurrentTextDecoder as RecurrentTextDecoder
 from pyrovae.decoders import StudentTDecoder as StudentTDecoder
+from pyrovae.decoders import TabularDecoder as TabularDecoder
 from pyrovae.decoders import (
     ZeroInflatedNegativeBinomialDecoder as ZeroInflatedNegativeBinomialDecoder,
 )
@@ -55,6 +57,7 @@ from pyrovae.errors import PyrovaeError as PyrovaeError
 from pyrovae.evaluation import Evaluation as Evaluation
 from pyrovae.evaluation import evaluate as evaluate
 from pyrovae.generation import decode as decode
+from pyrovae.generation import impute as impute
 from pyrovae.generation import interpolate as interpolate
 from pyrovae.generation import manifold as manifold
 from pyrovae.generation import reconstruct as reconstruct
@@ -69,11 +72,13 @@ from pyrovae.networks import ConvNet as ConvNet
 from pyrovae.networks import DeconvNet as DeconvNet
 from pyrovae.networks import GatedMLP as GatedMLP
 from pyrovae.networks import Log1p as Log1p
+from pyrovae.networks import NanMaskedInput as NanMaskedInput
 from pyrovae.networks import RecurrentDecoderNet as RecurrentDecoderNet
 from pyrovae.networks import RecurrentEncoderNet as RecurrentEncoderNet
 from pyrovae.networks import ResidualConvNet as ResidualConvNet
 from pyrovae.networks import ResidualDeconvNet as ResidualDeconvNet
 from pyrovae.networks import ResidualMLP as ResidualMLP
+from pyrovae.networks import TabularInput as TabularInput
 from pyrovae.networks import TokenEncoderNet as TokenEncoderNet
 from pyrovae.priors import AutoregressiveGaussianPrior as AutoregressiveGaussianPrior
 from pyrovae.priors import BernoulliPrior as BernoulliPrior

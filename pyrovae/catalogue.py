@@ -92,7 +92,9 @@ def entries(kind: str) -> Mapping[str, Entry]:
     found = {}
     for name in public & classes.keys():
         entry = _entry(_with_bases(classes[name], classes))
-        if set(entry.needs) <= SUPPLIED and _is_of(kind, classes[name]):
+        # An encoder may be given a simpler one; no other part is made of one of its own kind.
+        supplied = SUPPLIED if kind == "encoder" else SUPPLIED - {kind}
+        if set(entry.needs) <= supplied and _is_of(kind, classes[name]):
             found[_word(name, suffix)] = entry
     return dict(sorted(found.items()))
 

@@ -57,7 +57,8 @@ class Evaluation:
         num_samples: The number K of draws.
         seconds: How long it took.
         log_cell_volume: What turns $\log p(x)$ into the log-probability of discrete data, per
-            dimension of x: 0 for a discrete likelihood, and None where there is no such thing.
+            dimension of x: 0 for a discrete likelihood, and None where there is no such thing,
+            or where examples have missing entries and so no one number of dimensions.
         dims: The number of dimensions of x.
     """
 
@@ -183,7 +184,7 @@ def evaluate(
             with seeded(seed, "evaluate", index, device=examples.device):
                 parts.append(_measure(draws, batch, num_samples, rows))
         log_cell_volume = None
-        if len(structure.observed) == 1:
+        if len(structure.observed) == 1 and not examples.missing:
             log_cell_volume = _log_cell_volume(program, examples, first)
 
     found = _join(parts)

@@ -8,6 +8,7 @@ reads the likelihood's mean. A likelihood without a mean is shown by the mean of
 __all__ = [
     "Generated",
     "decode",
+    "impute",
     "interpolate",
     "latent",
     "manifold",
@@ -28,7 +29,10 @@ from pyrovae.data import Batch
 from pyrovae.errors import InputError
 from pyrovae.programs import (
     Program,
+    check_support,
+    data_frame,
     evaluating,
+    inspect_program,
     is_auxiliary,
     labels,
     mean_of,
@@ -37,6 +41,7 @@ from pyrovae.programs import (
     trace_pair,
 )
 from pyrovae.randomness import seeded
+from pyrovae.terms import read_terms
 
 # The draws that stand in for a mean where a likelihood has none.
 DRAWS = 64
@@ -122,6 +127,73 @@ def latent(means: Mapping[str, Tensor], site: str) -> Tensor:
 def reconstruct(program: Program, batch: Batch) -> Generated:
     """Each example decoded from the mean of its latents."""
     return decode(program, posterior_means(program, batch), batch)
+
+
+def impute(
+    program: Program, batch: Batch, *, count: int = 1, num_samples: int = 100, seed: int = 0
+) -> Generated:
+    r"""Examples with their missing entries drawn: $x_m \sim p(x_m \mid x_o)$.
+
+    Latents are drawn from the guide and chosen by their importance weights
+    $p(x_o, z) / q(z \mid x_o)$, and then $x_m \sim p(x_m \mid z)$: exact in the limit of many
+    samples. Of several copies, take the mean of a number, and the most frequent of a code.
+
+    Args:
+        program: Any program of `pyrovae.programs` that takes a NaN for a missing entry.
+        batch: N examples. Entries that were observed stay as they are.
+        count: How many copies of each example to complete.
+        num_samples: The number of draws from the guide that the latents are chosen from.
+        seed: The seed of the draws.
+
+    Returns:
+        x of shape (count, N, x).
+
+    Raises:
+        InputError: If the program has a global latent, or does not take missing entries.
+
+    References:
+        MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei &
+        Frellsen, 2019), arXiv:1812.02633.
+    """
+    structure = inspect_program(program, batch)
+    if structure.global_latents:
+        raise InputError(
+            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data': no "
+            "one example has a weight for it.",
+            "Move it inside the plate, or impute with pyro.infer.Predictive.",
+        )
+    check_support(program, [batch])
+    rows = _repeat(batch, count * len(batch.x))
+    with evaluating(program), seeded(seed, "impute", device=batch.x.device):
+        latents = _resample(program, batch, count, num_samples)
+        drawn = _run_model(program, rows, latents, draw=True)
+
+    whole = torch.where(rows.x.isnan(), drawn.x, rows.x)
+    return drawn._replace(x=whole.unflatten(0, (count, len(batch.x))))
+
+
+def _resample(program: Program, batch: Batch, count: int, num_samples: int) -> dict[str, Tensor]:
+    """Latents chosen from draws of the guide by their weights, each example `count` times.
+
+    One draw after the other takes the place of those chosen so far with the share that it has in
+    the sum of the weights: after the last one, each has been chosen in proportion to its own.
+    """
+    chosen: dict[str, Tensor] = {}
+    dims: dict[str, int] = {}
+    total = batch.x.new_full((len(batch.x),), -torch.inf)
+    for _ in range(num_samples):
+        model_trace, guide_trace = trace_pair(program, batch)
+        log_weight = read_terms(model_trace, guide_trace, None).log_weight[0]
+        total = torch.logaddexp(total, log_weight)
+        share = (log_weight - total).exp()
+        replaces = torch.rand(count, len(share), device=share.device) < share
+        for name, site in sites(model_trace, observed=False).items():
+            dims[name] = data_frame(site).dim - site["fn"].event_dim
+            value = site["value"].movedim(dims[name], 0)
+            here = replaces.reshape(*replaces.shape, *[1] * (value.dim() - 1))
+            chosen[name] = torch.where(here, value, chosen[name] if name in chosen else value)
+
+    return {name: x.flatten(0, 1).movedim(0, dims[name]) for name, x in chosen.items()}
 
 
 def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) -> Generated:

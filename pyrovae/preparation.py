@@ -71,6 +71,7 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
         InputError: If it cannot; see `pyrovae.programs`.
     """
     train = splits["train"]
+    # Supports first: the log-probability of a code that is none would fail in words of torch's.
     structure = inspect_program(program, train.head(3))
     check_parameters(program, train.head(3))
     if structure.global_latents and "valid" in splits:
@@ -118,6 +119,7 @@ def describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
         "fingerprint": None if data is None else data.fingerprint,
         "x_shape": list(train.x_shape),
         "preprocessing": _describe_preprocessing(train),
+        "missing": train.missing,
     }
 
 

@@ -262,6 +262,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         _check_supports(model_trace, first_row=0)
+        _check_guide(guide_trace, few, first_row=0)
         _check_latents(model_trace, guide_trace)
         vectorizes = not structure.global_latents and _vectorizes(program, few, structure)
 
@@ -269,16 +270,18 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
 
 
 def check_support(program: Program, batches: Iterable[Batch]) -> None:
-    """Refuses data that a program's likelihood, or draws that its prior, cannot have produced.
+    """Refuses data and draws that a program gives no probability, or that it cannot read.
 
     Raises:
-        InputError: If a value lies outside its support, naming the site and the example.
+        InputError: If a value lies outside its support, naming the site, the example and the
+            entry, or the guide makes NaN of missing entries.
     """
     with evaluating(program):
         first_row = 0
         for batch in batches:
             model_trace, guide_trace = trace_pair(program, batch)
             _check_supports(model_trace, first_row)
+            _check_guide(guide_trace, batch, first_row)
             _check_latents(model_trace, guide_trace)
             first_row += len(batch.x)
 
@@ -363,20 +366,60 @@ def _check_supports(model_trace: Trace, first_row: int) -> None:
     for name, site in sites(model_trace, observed=True).items():
         distribution, value = site["fn"], site["value"]
         inside = distribution.support.check(value)
-        if not inside.all():
-            row = int((~inside.reshape(len(value), -1)).any(1).nonzero()[0])
-            bounds = f"from {float(value.min()):.3g} to {float(value.max()):.3g}"
-            support = _base(distribution.support, "base_constraint")
-            first = float(value[~support.check(value)].flatten()[0])
+        if inside.all():
+            continue
+
+        row = int((~inside.reshape(len(value), -1)).any(1).nonzero()[0])
+        where = f"in example {first_row + row}{_entry(distribution.support, value[row])}"
+        family = _family(distribution)
+        if value[row].isnan().any():
             raise InputError(
-                f"The observation {name!r}, with values {bounds}, has the value {first:.9g} "
-                f"outside {support!r}, the support of its {_family(distribution)} likelihood, "
-                f"first in example {first_row + row}.",
-                "Binarise grey values (--binarize dynamic) for a Bernoulli, dequantise them for a "
-                "density on (0, 1), leave whole numbers as they are (AsIs) for levels or counts, "
-                "or take a likelihood that has the values in its support, such as the continuous "
-                "Bernoulli on [0, 1] (--decoder continuous-bernoulli) or a Gaussian (--decoder "
-                "gaussian).",
+                f"The observation {name!r} has missing entries (NaN), which its {family} "
+                f"likelihood cannot leave out, first {where}.",
+                "Take one that can (a TabularDecoder, or NanMaskedDecoder round another), or fill "
+                "in the values.",
+            )
+        seen = value[~value.isnan()]
+        bounds = f"from {float(seen.min()):.3g} to {float(seen.max()):.3g}"
+        support = _base(distribution.support, "base_constraint")
+        raise InputError(
+            f"The observation {name!r}, with values {bounds}, has one outside {support!r}, the "
+            f"support of its {family} likelihood, first {where}.",
+            "Binarise grey values (--binarize dynamic) for a Bernoulli, dequantise them for a "
+            "density on (0, 1), leave whole numbers as they are (AsIs) for levels, codes or "
+            "counts, or take a likelihood that has the values in its support, such as the "
+            "continuous Bernoulli on [0, 1] (--decoder continuous-bernoulli) or a Gaussian "
+            "(--decoder gaussian).",
+        )
+
+
+def _entry(support: Any, example: Tensor) -> str:
+    """Where in an example the first value outside is, if each entry has its own support."""
+    while hasattr(support, "base_constraint") and support.event_dim > 0:
+        support = support.base_constraint
+    outside = ~support.check(example)
+    if outside.shape != example.shape or not outside.any():
+        return ""
+    index = outside.nonzero()[0].tolist()
+    place = f"entry {tuple(index)}" if len(index) > 1 else f"column {index[0]}"
+    return f", {place} ({float(example[outside][0]):.9g})"
+
+
+def _check_guide(guide_trace: Trace, batch: Batch, first_row: int) -> None:
+    """Refuses a guide that makes NaN of missing entries: its network is not made for them."""
+    missing = batch.x.isnan().reshape(len(batch.x), -1).any(1)
+    for name, site in sites(guide_trace, observed=False).items():
+        frame = data_frame(site)
+        if frame is None or not missing.any():
+            continue
+        value = site["value"].isnan().movedim(frame.dim - site["fn"].event_dim, 0)
+        wrong = missing & value.reshape(len(missing), -1).any(1)
+        if wrong.any():
+            raise InputError(
+                f"The guide gives NaN for the latent {name!r} of example "
+                f"{first_row + int(wrong.nonzero()[0])}, which has missing entries.",
+                "Give the encoder a network that reads them: NanMaskedInput(net), or "
+                "TabularInput for a table.",
             )
 
 

@@ -81,7 +81,12 @@ class Run:
         Raises:
             InputError: If they cannot be read, or are of another shape.
         """
-        examples = load_examples(source, self.preprocessing, data_dir=data_dir)
+        examples = load_examples(
+            source,
+            self.preprocessing,
+            data_dir=data_dir,
+            missing=self.config["data"].get("missing", False),
+        )
         expected = tuple(self.config["data"]["x_shape"])
         if examples.x_shape != expected:
             raise InputError(
@@ -454,6 +459,7 @@ def _splits(
             source,
             data_dir=data_dir or config["data_dir"],
             preprocessing=from_config(config["preprocessing"]),
+            missing=config.get("missing", False),
         )
     if loaded.fingerprint != config["fingerprint"]:
         raise InputError(

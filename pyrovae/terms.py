@@ -4,7 +4,7 @@ Everything is at weight 1 and in nats: `poutine.scale`, beta and warm-ups, which
 training loss, are left out; `poutine.mask`, which says what was observed, counts.
 """
 
-__all__ = ["Terms", "draw_terms", "mean_terms"]
+__all__ = ["Terms", "draw_terms", "mean_terms", "read_terms"]
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -74,12 +74,12 @@ def draw_terms(program: Program, batch: Batch, num_particles: int, structure: St
         )
 
     if not structure.vectorizes:
-        runs = [_read_terms(*trace_pair(program, batch), None) for _ in range(num_particles)]
+        runs = [read_terms(*trace_pair(program, batch), None) for _ in range(num_particles)]
         return _join(runs)
 
     dim = -1 - structure.depth
     particles = pyro.plate("particles", num_particles, dim=dim)
-    return _read_terms(*trace_pair(program, batch, within=particles), dim)
+    return read_terms(*trace_pair(program, batch, within=particles), dim)
 
 
 def mean_terms(
@@ -102,7 +102,8 @@ def mean_terms(
     return elbo, log_likelihood, kl
 
 
-def _read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None) -> Terms:
+def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None) -> Terms:
+    """The terms of the draws in a pair of traces, their particles in one dimension, or none."""
     latents = sites(guide_trace, observed=False)
     observed = sites(model_trace, observed=True)
     frame = data_frame(next(iter(observed.values())))

@@ -24,12 +24,14 @@ from pyrovae.decoders import (
     GaussianDecoder,
     LaplaceDecoder,
     MultinomialDecoder,
+    NanMaskedDecoder,
     NegativeBinomialDecoder,
     PixelCNNDecoder,
     PixelwiseGaussianDecoder,
     PoissonDecoder,
     RecurrentTextDecoder,
     StudentTDecoder,
+    TabularDecoder,
     ZeroInflatedNegativeBinomialDecoder,
 )
 from pyrovae.encoders import (
@@ -56,11 +58,13 @@ from pyrovae.networks import (
     DeconvNet,
     GatedMLP,
     Log1p,
+    NanMaskedInput,
     RecurrentDecoderNet,
     RecurrentEncoderNet,
     ResidualConvNet,
     ResidualDeconvNet,
     ResidualMLP,
+    TabularInput,
     TokenEncoderNet,
 )
 from pyrovae.parts import PARTS, from_config, to_config
@@ -147,6 +151,14 @@ def relaxed_codes() -> list[Tensor]:
 def coding(encoder: type[nn.Module]) -> nn.Module:
     return encoder(MLP(X, CODES, hidden=(4,)), classes=3)
 
+
+def holes(*shape: int) -> Tensor:
+    return torch.where(torch.rand(shape) < 0.3, torch.nan, torch.randn(shape))
+
+
+# A column of each kind, twice one, and rows of the table: an ordinary one, and its edges.
+COLUMNS = (3, 0, 4, 2, 0)
+ROWS = [(1.0, 0.3, 2.0, 1.0, -0.7), (0.0, -1e4, 0.0, 0.0, 1e4), (2.0, 1e4, 3.0, 1.0, -1e4)]
 
 PARTS_UNDER_TEST = [
     Part(lambda: StandardNormal(3), None, Z),
@@ -236,6 +248,14 @@ PARTS_UNDER_TEST = [
     Part(lambda: ZeroInflatedNegativeBinomialDecoder(up(4, 5, 7), IMAGE), Z, IMAGE),
     Part(lambda: PixelCNNDecoder(up(4, 5, 7), IMAGE, features=4, layers=1), Z, IMAGE),
     Part(lambda: RecurrentTextDecoder(up(4), X, symbols=6, embedding=2, hidden=4), Z, X),
+    Part(
+        lambda: TabularDecoder(up(10), columns=COLUMNS),
+        Z,
+        X,
+        values=lambda: [torch.tensor(row) for row in ROWS],
+    ),
+    Part(lambda: NanMaskedDecoder(BernoulliDecoder(up(5))), Z, X),
+    Part(lambda: NanMaskedDecoder(PixelwiseGaussianDecoder(up(4, 5, 7))), Z, IMAGE),
     Part(lambda: MLP(X, Z, hidden=(4, 2)), X, Z),
     Part(lambda: Centred(MLP(X, Z, hidden=(4,)), levels=4), X, Z),
     Part(lambda: Log1p(MLP(X, Z, hidden=(4,))), X, Z, given=lambda: torch.rand(X)),
@@ -251,6 +271,14 @@ PARTS_UNDER_TEST = [
     Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, bidirectional=True), (5, 2), Z),
     Part(lambda: RecurrentDecoderNet(Z, (5, 2), hidden=4), Z, (5, 2)),
     Part(lambda: TokenEncoderNet(X, Z, symbols=6, hidden=4), X, Z, given=text),
+    Part(lambda: NanMaskedInput(MLP((10,), Z, hidden=(4,))), X, Z, given=lambda: holes(*X)),
+    Part(lambda: NanMaskedInput(ConvNet((4, 5, 7), Z)), IMAGE, Z, given=lambda: holes(*IMAGE)),
+    Part(
+        lambda: TabularInput(MLP((13,), Z, hidden=(4,)), columns=COLUMNS),
+        X,
+        Z,
+        given=lambda: torch.where(torch.rand(5) < 0.3, torch.nan, torch.tensor(ROWS[0])),
+    ),
 ]
 
 

@@ -276,6 +276,71 @@ def test_unusable_arrays_are_refused(array, words):
         load_data(array)
 
 
+# ── Missing entries ──
+
+
+def test_missing_entries_are_let_through_where_the_user_says_so():
+    array = np.random.default_rng(0).normal(3, 2, (200, 4)).astype(np.float32)
+    array[::3, 1] = np.nan
+    with pytest.raises(InputError, match=r"example 0 \(67 of 200.*missing=True"):
+        load_data(array)
+    data = load_data(array, missing=True)
+    assert sum(int(s.head(200).x.isnan().sum()) for s in data.splits.values()) == 67
+    assert all(split.missing and split.to(torch.device("cpu")).missing for split in [data.train])
+
+
+@pytest.mark.parametrize("make", [Examples, lambda x: pyrovae.data.as_examples(x, "train")])
+def test_a_tensor_with_nan_is_refused_with_what_to_say_of_it(make):
+    x = torch.zeros(30, 4)
+    x[17, 2] = torch.nan
+    with pytest.raises(InputError, match=r"train data.*example 17.*Examples, missing=True"):
+        make(x)
+
+
+def test_examples_with_missing_entries_are_taken_as_they_stand():
+    x = torch.zeros(30, 4)
+    x[17, 2] = torch.nan
+    examples = Examples(x, missing=True)
+    assert pyrovae.data.as_examples(examples, "test") is examples
+    assert torch.equal(examples.head(30).x.isnan(), x.isnan())
+
+
+@pytest.mark.parametrize(
+    "load",
+    [lambda x: load_data(x, missing=True), lambda x: Examples(torch.as_tensor(x), missing=True)],
+)
+def test_infinity_is_never_missing_and_something_is_observed(load):
+    with pytest.raises(InputError, match=r"infinite.*example 4"):
+        load(np.where(np.arange(30)[:, None] == 4, np.inf, np.full((30, 3), np.nan)))
+    with pytest.raises(InputError, match="no value at all"):
+        load(np.full((30, 3), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("array", "values", "preprocessing"),
+    [
+        ((grey() > 127).astype(float), "binary", AsIs),
+        (grey() / 255, "unit", AsIs),
+        (np.random.default_rng(0).normal(3, 2, (30, 7)), "real", Standardize),
+    ],
+)
+def test_defaults_follow_from_what_was_observed(array, values, preprocessing):
+    array[np.random.default_rng(1).random(array.shape) < 0.2] = np.nan
+    data = load_data(array, missing=True)
+    assert (data.values, type(data.preprocessing)) == (values, preprocessing)
+
+
+@pytest.mark.parametrize("mode", ["threshold", "static", "dynamic"])
+def test_a_missing_pixel_stays_missing_when_others_are_binarised(mode):
+    array = grey().astype(float) / 255
+    array[:, 2, 3] = np.nan
+    train = load_data(array, binarize=mode, missing=True).train
+    raw = train.raw(range(20))
+    for x in (train.head(20).x, train.prepare(raw).x):
+        assert torch.equal(x.isnan(), raw.x.isnan())
+        assert ((x == 0) | (x == 1) | raw.x.isnan()).all()
+
+
 @pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00v\x00{'descr': '<f"])
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_unreadable_files_are_named(tmp_path, content, suffix):

@@ -36,7 +36,7 @@ INNER = {
     "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
     "networks": [
         {"bounded"},
-        {"convolutional", "dense", "inputs", "recurrent", "residual"},
+        {"convolutional", "dense", "inputs", "missing", "recurrent", "residual"},
         {"__init__"},
     ],
     "distributions": [
@@ -59,7 +59,7 @@ INNER = {
             "von_mises_fisher",
             "weighted",
         },
-        {"relaxed", "straight_through"},
+        {"mixed_columns", "nan_masked", "relaxed", "straight_through"},
         {"__init__"},
     ],
     "bounds": [
@@ -76,6 +76,7 @@ INNER = {
             "encoded",
             "factorized",
             "flows",
+            "gaussian",
             "mixtures",
             "spherical",
         },
@@ -93,9 +94,11 @@ INNER = {
             "counts",
             "gaussian",
             "levels",
+            "missing",
             "pixelcnn",
             "real",
             "sequences",
+            "tabular",
             "unit_interval",
         },
         {"__init__"},

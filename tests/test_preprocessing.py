@@ -48,6 +48,49 @@ def test_only_dequantised_data_have_a_cell_volume():
     assert volumes == [None, None, None, None, -math.log(16), None]
 
 
+# ── Missing entries ──────────────────────────────────────────────────────────────────────────
+
+
+@every_preprocessing
+def test_a_missing_entry_is_one_before_and_after(preprocessing):
+    raw = torch.randint(0, 16, (5, 2)).float()
+    raw[1, 0] = raw[3] = math.nan
+    x = preprocessing.apply(raw, noise_for(preprocessing, raw))
+    assert torch.equal(x.isnan(), raw.isnan())
+    assert torch.equal(preprocessing.invert(x).isnan(), raw.isnan())
+    preprocessing.check(raw)
+
+
+@pytest.mark.parametrize("preprocessing", [Binarize("static", 16.0), Dequantize(16)], ids=str)
+def test_a_range_is_that_of_what_was_observed(preprocessing):
+    raw = torch.tensor([[math.nan, 17.0], [3.0, math.nan]])
+    with pytest.raises(InputError, match="from 3 to 17"):
+        preprocessing.check(raw)
+
+
+@pytest.mark.parametrize("shape", [(200, 3), (20, 1, 4, 3)], ids=str)
+def test_moments_are_those_of_what_was_observed(shape):
+    raw = torch.randn(shape) * 3 + 2
+    raw[torch.rand(shape) < 0.3] = math.nan
+    found = Standardize.of(raw)
+    features = raw.T if raw.dim() == 2 else raw.reshape(1, -1)
+    for index, feature in enumerate(features):
+        kept = feature[~feature.isnan()]
+        torch.testing.assert_close(found.mean.reshape(-1)[index], kept.mean())
+        torch.testing.assert_close(found.scale.reshape(-1)[index], kept.std(correction=0))
+
+
+def test_columns_of_codes_constant_ones_and_unseen_ones_stay_as_they_are():
+    raw = torch.randint(0, 4, (50, 4)).float()
+    raw[:, 2], raw[:, 3] = 7.0, math.nan
+    found = Standardize.of(raw, columns=(4, 0, 0, 0))
+    assert (found.mean[0], found.scale[0]) == (0, 1)
+    assert (found.mean[2], found.scale[2]) == (7, 1)
+    assert (found.mean[3], found.scale[3]) == (0, 1)
+    assert torch.equal(found.apply(raw, None)[:, 0], raw[:, 0])
+    assert found.mean[1] == raw[:, 1].mean()
+
+
 # ── Binarisation ─────────────────────────────────────────────────────────────────────────────
 
 

@@ -337,7 +337,7 @@ def test_data_outside_the_support_are_refused_with_example_and_remedy(decoder, f
     with pytest.raises(InputError) as caught:
         check_support(vae, batches)
     message = str(caught.value)
-    assert f"its {family} likelihood, first in example 8." in message
+    assert f"its {family} likelihood, first in example 8, column 2 (7)." in message
     assert "from 0 to 7" in message
     assert "--binarize" in message
     with pytest.raises(InputError, match="first in example 8"):

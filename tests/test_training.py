@@ -301,7 +301,7 @@ def nan_in(row):
         (binary() * 255, "0 to 255"),
         (nan_in(123), "example 123"),
         (binary(0), "empty"),
-        (np.full((20, 6), np.inf), "infinity"),
+        (np.full((20, 6), np.inf), "infinite"),
     ],
 )
 def test_data_outside_the_support_are_refused_with_nothing_written(x, words, tmp_path):

@@ -1,6 +1,6 @@
 """Examples: one split of a data set, kept on the device in its own units and batched there."""
 
-__all__ = ["Batch", "Examples", "RawBatch"]
+__all__ = ["Batch", "Examples", "RawBatch", "refuse_non_finite"]
 
 import random
 from collections.abc import Iterator, Sequence
@@ -45,12 +45,15 @@ class Examples:
         x: The observations, a tensor (N, x), or a `Dataset` of x or of (x, y).
         y: The labels of a tensor, with shape (N,).
         preprocessing: How they become the program's x.
+        missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
+            `TabularDecoder` take it. Otherwise NaN is refused.
         split: What the examples are for; it keys their fixed noise.
         seed: The seed of their fixed noise.
         num_workers: The number of DataLoader workers of a streamed `Dataset`.
 
     Raises:
-        InputError: If there is no example, or the labels are not one for each.
+        InputError: If there is no example, the labels are not one for each, or a tensor holds
+            infinity, or NaN where it stands for nothing.
 
     Example:
         >>> train = Examples(torch.arange(6.0).reshape(3, 2))
@@ -64,6 +67,7 @@ class Examples:
         y: Tensor | None = None,
         *,
         preprocessing: Preprocessing | None = None,
+        missing: bool = False,
         split: str = "train",
         seed: int = 0,
         num_workers: int = 2,
@@ -71,6 +75,7 @@ class Examples:
         self._x = x
         self._y = y
         self.preprocessing: Preprocessing = preprocessing or AsIs()
+        self.missing = missing
         self.split = split
         self.seed = seed
         self.num_workers = num_workers
@@ -83,6 +88,8 @@ class Examples:
                 f"The {split} set has {len(self)} examples and {len(y)} labels.",
                 "Give one label for each example.",
             )
+        if isinstance(x, Tensor) and x.is_floating_point():
+            refuse_non_finite(x, f"The {split} data", missing=missing)
 
     def __len__(self) -> int:
         return len(self._x)  # pyright: ignore[reportArgumentType]
@@ -157,7 +164,8 @@ class Examples:
         if self.preprocessing.redraws:
             return Batch(self.redraw(raw.x), raw.y)
 
-        if self.preprocessing.needs_noise and not self.streams:
+        # A byte cannot be missing.
+        if self.preprocessing.needs_noise and not self.streams and not self.missing:
             rows = raw.rows.to(self._settled.device)
             return Batch(self._settled[rows].to(self.device).float(), raw.y)
 
@@ -205,6 +213,34 @@ class Examples:
 
     def _move(self, rows: Tensor, x: Tensor, y: Tensor | None) -> RawBatch:
         return RawBatch(rows, x.to(self.device), None if y is None else y.to(self.device))
+
+
+def refuse_non_finite(x: Tensor, name: str, *, missing: bool) -> None:
+    """Refuses infinity, and NaN where it does not stand for a missing entry.
+
+    Args:
+        x: Real numbers, (N, x).
+        name: What they are called.
+        missing: Whether NaN stands for a missing entry.
+
+    Raises:
+        InputError: Naming the first example.
+    """
+    wrong = x.isinf() if missing else ~x.isfinite()
+    rows = wrong.reshape(len(x), -1).any(1)
+    if rows.any():
+        remedy = "Remove these examples, or fill in their values"
+        raise InputError(
+            f"{name} hold {'infinite' if missing else 'NaN, infinite'} or overflowing values, "
+            f"first in example {int(rows.nonzero()[0])} "
+            f"({int(rows.sum())} of {len(x)} examples).",
+            f"{remedy}."
+            if missing
+            else f"{remedy}; where NaN stands for a missing entry, give load_data, or Examples, "
+            "missing=True.",
+        )
+    if missing and x.isnan().all():
+        raise InputError(f"{name} hold no value at all.", "Give data of which some are observed.")
 
 
 def _fits(x: Tensor, device: torch.device) -> bool:

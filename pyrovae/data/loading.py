@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from pyrovae.data import sources
-from pyrovae.data.examples import Batch, Examples
+from pyrovae.data.examples import Batch, Examples, refuse_non_finite
 from pyrovae.data.preprocessing import (
     BINARIZE_MODES,
     AsIs,
@@ -23,6 +23,7 @@ from pyrovae.data.preprocessing import (
     Dequantize,
     Preprocessing,
     Standardize,
+    observed,
 )
 from pyrovae.errors import InputError
 from pyrovae.randomness import generator
@@ -90,6 +91,7 @@ def load_data(
     data_dir: str | os.PathLike[str] | None = None,
     binarize: str | None = None,
     preprocessing: Preprocessing | None = None,
+    missing: bool = False,
 ) -> Data:
     """Loads data by name, from a file, or from an array, with defaults that follow from them.
 
@@ -111,11 +113,14 @@ def load_data(
         y: Labels (N,) of an array or a tensor.
         data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
         binarize: none, threshold, static or dynamic, instead of the default of the table.
-        preprocessing: A preprocessing to apply as it is, as stored in a run.
+        preprocessing: A preprocessing to apply as it is, as stored in a run, or for a table with
+            columns of codes, `Standardize.of(rows, columns=columns)`.
+        missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
+            `TabularDecoder` take it. Otherwise NaN is refused.
 
     Raises:
         InputError: If the data are missing, unreadable, empty, of a shape or dtype that is not
-            understood, or hold NaN or infinity.
+            understood, or hold infinity, or NaN where it stands for nothing.
 
     Example:
         >>> data = load_data("digits")
@@ -127,7 +132,7 @@ def load_data(
     if isinstance(source, Dataset):
         if y is not None:
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
-        return _from_dataset(source, binarize, preprocessing)
+        return _from_dataset(source, binarize, preprocessing, missing)
 
     if isinstance(source, str | os.PathLike):
         name, raw = str(source), sources.read(str(source), data_dir)
@@ -137,7 +142,8 @@ def load_data(
         raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
 
     tensors = {
-        split: (_as_tensor(x, name), _as_labels(y, len(x))) for split, (x, y) in raw.splits.items()
+        split: (_as_tensor(x, name, missing=missing), _as_labels(y, len(x)))
+        for split, (x, y) in raw.splits.items()
     }
     fingerprint = _fingerprint(tensors)
     splits, rule = _three_splits(tensors)
@@ -149,7 +155,9 @@ def load_data(
         preprocessing.check(x)
 
     examples = {
-        split: Examples(x, y, preprocessing=preprocessing, split=split, seed=DATA_SEED)
+        split: Examples(
+            x, y, preprocessing=preprocessing, missing=missing, split=split, seed=DATA_SEED
+        )
         for split, (x, y) in splits.items()
     }
     return Data(
@@ -186,15 +194,8 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
     x = torch.as_tensor(given)
     if x.dtype.is_complex:
         raise InputError(f"The {split} data are complex.", "Give real numbers.")
-    if x.is_floating_point() and len(x) > 0:
-        x = x if dtype is None else x.to(dtype)
-        finite = torch.isfinite(x).reshape(len(x), -1).all(1)
-        if not finite.all():
-            raise InputError(
-                f"The {split} data hold NaN or infinity, first in example "
-                f"{int((~finite).nonzero()[0])}.",
-                "Remove these examples, or fill in their values.",
-            )
+    if x.is_floating_point() and dtype is not None:
+        x = x.to(dtype)
     return Examples(x, split=split)
 
 
@@ -210,6 +211,7 @@ def load_examples(
     preprocessing: Preprocessing,
     *,
     data_dir: str | os.PathLike[str] | None = None,
+    missing: bool = False,
 ) -> Examples:
     """The test set of a source that has one, or else all its examples, preprocessed as told.
 
@@ -218,15 +220,17 @@ def load_examples(
     """
     raw = sources.read(str(source), data_dir)
     x, y = raw.splits["test" if "test" in raw.splits else "train"]
-    tensors = _as_tensor(x, str(source)), _as_labels(y, len(x))
+    tensors = _as_tensor(x, str(source), missing=missing), _as_labels(y, len(x))
     preprocessing.check(tensors[0])
-    return Examples(*tensors, preprocessing=preprocessing, split="test", seed=DATA_SEED)
+    return Examples(
+        *tensors, preprocessing=preprocessing, missing=missing, split="test", seed=DATA_SEED
+    )
 
 
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
 
 
-def _as_tensor(array: np.ndarray, name: str) -> Tensor:
+def _as_tensor(array: np.ndarray, name: str, *, missing: bool) -> Tensor:
     """A tensor (N, X) or (N, C, H, W) of bytes or of float32."""
     if array.dtype.kind not in "buif":
         raise InputError(
@@ -245,7 +249,7 @@ def _as_tensor(array: np.ndarray, name: str) -> Tensor:
     array = _small_integers_as_bytes(np.asarray(array))
     if array.dtype != np.uint8:
         array = array.astype(np.float32)
-        _refuse_non_finite(array, name)
+        refuse_non_finite(torch.from_numpy(array), f"The values of {name}", missing=missing)
 
     return torch.from_numpy(_channels_first(array, name).copy())
 
@@ -257,17 +261,6 @@ def _small_integers_as_bytes(array: np.ndarray) -> np.ndarray:
     if is_integer and array.min() >= 0 and array.max() <= 255:
         return array.astype(np.uint8)
     return array
-
-
-def _refuse_non_finite(array: np.ndarray, name: str) -> None:
-    finite = np.isfinite(array.reshape(len(array), -1)).all(1)
-    if not finite.all():
-        first = int(np.flatnonzero(~finite)[0])
-        raise InputError(
-            f"{name} holds NaN, infinite or overflowing values, first in example {first} "
-            f"({int((~finite).sum())} of {len(array)} examples).",
-            "Remove these examples, or fill in their values.",
-        )
 
 
 def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
@@ -340,11 +333,12 @@ def _rows(split: tuple[Tensor, Tensor | None], rows: Tensor) -> tuple[Tensor, Te
 
 
 def _kind(x: Tensor, maximum: float | None) -> str:
-    if bool(((x == 0) | (x == 1)).all()):
+    seen = observed(x)
+    if bool(((seen == 0) | (seen == 1)).all()):
         return "binary"
     if x.dtype == torch.uint8:
         return "grey" if x.dim() > 2 or maximum else "real"
-    return "unit" if x.dim() > 2 and 0 <= float(x.min()) and float(x.max()) <= 1 else "real"
+    return "unit" if x.dim() > 2 and bool(((seen >= 0) & (seen <= 1)).all()) else "real"
 
 
 def _choose(x: Tensor, values: str, raw: sources.Raw, binarize: str | None) -> Preprocessing:
@@ -359,10 +353,10 @@ def _choose(x: Tensor, values: str, raw: sources.Raw, binarize: str | None) -> P
         maximum = raw.maximum or (255.0 if x.dtype == torch.uint8 else 1.0)
         if values == "binary":
             maximum = 1.0
-        if float(x.min()) < 0 or float(x.max()) > maximum:
+        low, high = (float(bound) for bound in observed(x).aminmax())
+        if low < 0 or high > maximum:
             raise InputError(
-                f"Real values from {float(x.min()):.3g} to {float(x.max()):.3g} have no "
-                "grey scale to binarise.",
+                f"Real values from {low:.3g} to {high:.3g} have no grey scale to binarise.",
                 "Scale them to [0, 1] first, or take --binarize none.",
             )
         return Binarize(mode, maximum)
@@ -384,7 +378,10 @@ def _fingerprint(tensors: Tensors) -> str:
 
 
 def _from_dataset(
-    dataset: "Dataset[Any]", binarize: str | None, preprocessing: Preprocessing | None
+    dataset: "Dataset[Any]",
+    binarize: str | None,
+    preprocessing: Preprocessing | None,
+    missing: bool,
 ) -> Data:
     """Reads a `Dataset` into memory where it fits, and streams it where it does not."""
     if isinstance(dataset, IterableDataset):
@@ -395,7 +392,13 @@ def _from_dataset(
 
     held = _in_memory(dataset)
     if held is not None:
-        return load_data(held.x, held.y, binarize=binarize, preprocessing=preprocessing)
+        return load_data(
+            held.x,
+            held.y,
+            binarize=binarize,
+            preprocessing=preprocessing,
+            missing=missing,
+        )
 
     if binarize not in (None, "none"):
         raise InputError(
@@ -410,6 +413,7 @@ def _from_dataset(
         split: Examples(
             torch.utils.data.Subset(dataset, some.tolist()),
             preprocessing=preprocessing,
+            missing=missing,
             split=split,
             seed=DATA_SEED,
         )

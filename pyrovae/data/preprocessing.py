@@ -2,12 +2,14 @@ r"""Preprocessing: from the data's own units to the x that a program sees, and b
 
 Each is a small frozen object, stored in the run and applied to whatever data a later command is
 given. One that needs noise is a pure function of it: uniform on [0, 1), of the data's shape.
+A NaN, which stands for a missing entry, is one before and after.
 """
 
-__all__ = ["AsIs", "Binarize", "Dequantize", "Preprocessing", "Standardize"]
+__all__ = ["AsIs", "Binarize", "Dequantize", "Preprocessing", "Standardize", "observed"]
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,9 +67,14 @@ class Preprocessing(ABC):
         """Back to the data's own units."""
 
 
+def observed(raw: Tensor) -> Tensor:
+    """The entries that are not missing; integers, of which none can be, as they are."""
+    return raw[~raw.isnan()] if raw.is_floating_point() else raw
+
+
 def _check_range(raw: Tensor, maximum: float, summary: str) -> None:
-    low, high = float(raw.min()), float(raw.max())
-    if low < 0 or high > maximum:
+    if bool(((raw < 0) | (raw > maximum)).any()):
+        low, high = (float(bound) for bound in observed(raw).aminmax())
         raise InputError(
             f"The data have values from {low:.3g} to {high:.3g}, and are to be {summary} on a "
             f"scale from 0 to {maximum:.3g}.",
@@ -135,10 +142,11 @@ class Binarize(Preprocessing):
         _check_range(raw, self.maximum, self.summary)
 
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
-        """Zeros and ones."""
+        """Zeros and ones, and NaN where an entry is missing."""
         probability = raw / self.maximum
         # 0.5 rather than the mean: P(noise < p) = p, and p > 0.5 is the threshold.
-        return (probability > (0.5 if noise is None else noise)).float()
+        x = (probability > (0.5 if noise is None else noise)).float()
+        return torch.where(probability.isnan(), math.nan, x)
 
     def invert(self, x: Tensor) -> Tensor:
         """Probabilities back to the grey scale."""
@@ -214,14 +222,27 @@ class Standardize(Preprocessing):
         return "standardised by the training moments"
 
     @classmethod
-    def of(cls, raw: Tensor) -> "Standardize":
-        """The moments of vectors (N, X) feature by feature, of images over all pixels."""
-        dims = 0 if raw.dim() == 2 else tuple(range(raw.dim()))
+    def of(cls, raw: Tensor, *, columns: Sequence[int] | None = None) -> "Standardize":
+        """The moments of vectors (N, X) feature by feature, of images over all pixels.
+
+        They are those of the entries observed.
+
+        Args:
+            raw: The training data.
+            columns: For a table, the number of codes of each column, 0 for real numbers, as in
+                `TabularDecoder`: columns of codes stay as they are.
+        """
+        dims = [0] if raw.dim() == 2 else list(range(raw.dim()))
         values = raw.double()
-        scale = values.std(dims, correction=0)
-        # A constant feature stays where it is rather than becoming 0 / 0.
+        mean = values.nanmean(dims)
+        scale = (values - mean).square().nanmean(dims).sqrt()
+        # A constant feature stays where it is rather than becoming 0 / 0; so does an unseen one.
         scale = torch.where(scale > 0, scale, 1.0)
-        return cls(values.mean(dims).float(), scale.float())
+        mean = mean.nan_to_num(0.0)
+        if columns is not None:
+            has_codes = torch.tensor([codes > 0 for codes in columns], device=raw.device)
+            mean, scale = mean.masked_fill(has_codes, 0.0), scale.masked_fill(has_codes, 1.0)
+        return cls(mean.float(), scale.float())
 
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
         """Standardised values."""

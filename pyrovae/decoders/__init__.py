@@ -14,12 +14,14 @@ __all__ = [
     "GaussianDecoder",
     "LaplaceDecoder",
     "MultinomialDecoder",
+    "NanMaskedDecoder",
     "NegativeBinomialDecoder",
     "PixelCNNDecoder",
     "PixelwiseGaussianDecoder",
     "PoissonDecoder",
     "RecurrentTextDecoder",
     "StudentTDecoder",
+    "TabularDecoder",
     "ZeroInflatedNegativeBinomialDecoder",
 ]
 
@@ -36,7 +38,9 @@ from pyrovae.decoders.levels import (
     DiscretizedLogisticDecoder,
     DiscretizedLogisticMixtureDecoder,
 )
+from pyrovae.decoders.missing import NanMaskedDecoder
 from pyrovae.decoders.pixelcnn import PixelCNNDecoder
 from pyrovae.decoders.real import LaplaceDecoder, StudentTDecoder
 from pyrovae.decoders.sequences import RecurrentTextDecoder
+from pyrovae.decoders.tabular import TabularDecoder
 from pyrovae.decoders.unit_interval import BetaDecoder, ContinuousBernoulliDecoder

@@ -6,14 +6,17 @@ __all__ = [
     "AutoregressiveNormal",
     "Beta",
     "Categorical",
+    "Codes",
     "ContinuousBernoulli",
     "Coupling",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Flow",
     "InverseAutoregressive",
+    "MixedColumns",
     "Mixture",
     "Multinomial",
+    "NanMasked",
     "NegativeBinomial",
     "NormalMixture",
     "OneHotGroups",
@@ -58,7 +61,9 @@ from pyrovae.distributions.discretized_logistic import (
     DiscretizedLogisticMixture,
 )
 from pyrovae.distributions.factors import exact_kl, factorizes
+from pyrovae.distributions.mixed_columns import Codes, MixedColumns
 from pyrovae.distributions.mixture import Mixture
+from pyrovae.distributions.nan_masked import NanMasked
 from pyrovae.distributions.normal_mixture import NormalMixture
 from pyrovae.distributions.one_hot import OneHotGroups
 from pyrovae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotGroups

@@ -11,11 +11,13 @@ __all__ = [
     "DeconvNet",
     "GatedMLP",
     "Log1p",
+    "NanMaskedInput",
     "RecurrentDecoderNet",
     "RecurrentEncoderNet",
     "ResidualConvNet",
     "ResidualDeconvNet",
     "ResidualMLP",
+    "TabularInput",
     "TokenEncoderNet",
     "event_rank",
     "near_zero",
@@ -27,5 +29,6 @@ from pyrovae.networks.bounded import smooth_clamp, smooth_floor
 from pyrovae.networks.convolutional import ConvNet, DeconvNet
 from pyrovae.networks.dense import MLP, GatedMLP, ResidualMLP, event_rank, near_zero
 from pyrovae.networks.inputs import Centred, Log1p
+from pyrovae.networks.missing import NanMaskedInput, TabularInput
 from pyrovae.networks.recurrent import RecurrentDecoderNet, RecurrentEncoderNet, TokenEncoderNet
 from pyrovae.networks.residual import ResidualConvNet, ResidualDeconvNet
