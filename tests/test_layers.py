@@ -47,6 +47,7 @@ INNER = {
             "categorical",
             "continuous_bernoulli",
             "counts",
+            "degenerate",
             "discretized_logistic",
             "gaussian_kl",
             "normal_mixture",
@@ -85,7 +86,7 @@ INNER = {
         },
         {"__init__"},
     ],
-    "models": [{"vae"}, {"__init__"}],
+    "models": [{"autoencoder", "vae"}, {"__init__"}],
     "svi": [
         {"estimators", "guard", "precision", "updates"},
         {"objective", "plans"},

@@ -8,6 +8,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "ImproperUniform",
     "Multinomial",
     "NegativeBinomial",
     "NormalMixture",
@@ -27,6 +28,8 @@ __all__ = [
     "check_temperature",
     "exact_kl",
     "factorizes",
+    "is_improper",
+    "is_point",
     "unweighted",
 ]
 
@@ -37,6 +40,7 @@ from pyrovae.distributions.beta import Beta
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.counts import Multinomial, NegativeBinomial, Poisson
+from pyrovae.distributions.degenerate import ImproperUniform, is_improper, is_point
 from pyrovae.distributions.discretized_logistic import (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
