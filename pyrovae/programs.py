@@ -81,7 +81,7 @@ class Structure:
         depth: The number of batch dimensions that the program's plates take up.
         vectorizes: Whether the program runs under particles as one more dimension on the left.
         improper: The latent sites whose prior is improper, so that the model draws no examples.
-        points: The continuous latents that the guide puts at a single point, without a density.
+        points: The latent sites that the guide puts at a single point, without a density.
     """
 
     latents: tuple[str, ...]
@@ -476,16 +476,15 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
         depth=max(-f.dim for stack in stacks for f in stack if f.vectorized),
         vectorizes=False,
         improper=tuple(name for name, site in drawn.items() if is_improper(site["fn"])),
-        points=_points(drawn, latents),
+        points=_points(latents),
     )
 
 
-def _points(drawn: dict[str, Site], latents: dict[str, Site]) -> tuple[str, ...]:
-    """The continuous latents of a model that its guide puts at a single point."""
+def _points(latents: dict[str, Site]) -> tuple[str, ...]:
+    """The latents that a guide puts at a single point."""
     if any(map(is_auxiliary, latents.values())):
         return ()  # a point then passes on what an auxiliary site drew
-    points = [name for name, site in latents.items() if is_point(site["fn"])]
-    return tuple(name for name in points if not drawn[name]["fn"].support.is_discrete)
+    return tuple(name for name, site in latents.items() if is_point(site["fn"]))
 
 
 def is_auxiliary(site: Site) -> bool:

@@ -221,23 +221,6 @@ def test_a_point_that_passes_on_a_density_is_evaluated():
         torch.testing.assert_close(found, expected)
 
 
-class OneHot(torch.nn.Module):
-    latent_dim = 2
-
-    def forward(self):
-        return dist.OneHotCategorical(logits=torch.zeros(2))
-
-
-def test_a_point_of_a_discrete_latent_has_a_probability():
-    def nearest(q):
-        hot = torch.nn.functional.one_hot(q.mean.argmax(-1), 2).float()
-        pyro.sample("z", dist.Delta(hot, event_dim=1))
-
-    program, x = OwnGuide(nearest, OneHot()), binary(7)
-    found = pyrovae.evaluate(program, x, num_samples=2)
-    torch.testing.assert_close(found.kl, torch.full((7,), 2.0).double().log())
-
-
 # ── The flat density ─────────────────────────────────────────────────────────────────────────
 
 
