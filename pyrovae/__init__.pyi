@@ -66,6 +66,7 @@ from pyrovae.generation import traverse as traverse
 from pyrovae.handlers import kl_weight as kl_weight
 from pyrovae.handlers import register as register
 from pyrovae.models import VAE as VAE
+from pyrovae.models import Autoencoder as Autoencoder
 from pyrovae.networks import MLP as MLP
 from pyrovae.networks import Centred as Centred
 from pyrovae.networks import ConvNet as ConvNet

@@ -21,6 +21,7 @@ from pyrovae.draws import Draws
 from pyrovae.errors import InputError
 from pyrovae.programs import (
     Program,
+    Structure,
     as_module,
     check_support,
     evaluating,
@@ -158,8 +159,8 @@ def evaluate(
         seed: The seed of the draws. Batching does not change the examples' own noise.
 
     Raises:
-        InputError: If the program has a global latent, an example lies outside the support of
-            its likelihood, or a number is less than 1.
+        InputError: If the program has a global latent or no bound on log p(x), an example lies
+            outside the support of its likelihood, or a number is less than 1.
     """
     for name, value in (("num_samples", num_samples), ("limit", limit)):
         if value is not None and value < 1:
@@ -170,6 +171,7 @@ def evaluate(
     examples = as_examples(examples, "test", dtype=parameter.dtype).to(parameter.device)
     first = examples.head(3)
     structure = inspect_program(program, first)
+    _check_bound(structure)
     check_support(program, examples.in_order(1000, limit=limit))
 
     dims = first.x[0].numel()
@@ -197,6 +199,21 @@ def evaluate(
         log_cell_volume=log_cell_volume,
         dims=dims,
     )
+
+
+def _check_bound(structure: Structure) -> None:
+    if structure.improper:
+        raise InputError(
+            f"log p(x) is undefined: the prior of the latent {structure.improper[0]!r} is "
+            "improper, so the model is no distribution of x.",
+            "Give the latent a prior that can be drawn from, as pyrovae.VAE does.",
+        )
+    if structure.points:
+        raise InputError(
+            f"The guide puts the latent {structure.points[0]!r} at a single point, which has no "
+            "density: the ELBO is minus infinity, and log p(x) cannot be estimated by its draws.",
+            "Let the guide draw the latent, as pyrovae.VAE does.",
+        )
 
 
 def _join(parts: list[Any]) -> Any:

@@ -26,7 +26,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.distributions import is_improper
 from pyrovae.errors import InputError
+from pyrovae.handlers import fill_improper
 from pyrovae.programs import (
     Program,
     check_support,
@@ -71,6 +73,9 @@ def sample(
         count: How many.
         draw: Whether to draw x from its likelihood rather than to take the mean.
         seed: The seed of the draws.
+
+    Raises:
+        InputError: If a prior is improper, as that of `pyrovae.models.Autoencoder`.
     """
     rows = _repeat(template, count)
     with evaluating(program), seeded(seed, "sample", device=rows.x.device):
@@ -84,6 +89,9 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
         program: Any program of `pyrovae.programs`.
         latents: A value for each latent site, (N, D); those left out are drawn from the prior.
         template: As in `sample`.
+
+    Raises:
+        InputError: If the prior of one that is left out is improper.
     """
     count = len(next(iter(latents.values())))
     rows = _repeat(template, count)
@@ -306,7 +314,14 @@ def _run_model(
     """The model with its observation freed and its latents given."""
     model = poutine.condition(poutine.uncondition(program.model), data=dict(latents))
     extra = labels(program.model, template)
-    trace = poutine.trace(model).get_trace(template.x, **extra)
+    with fill_improper(template.x):
+        trace = poutine.trace(model).get_trace(template.x, **extra)
+    for name, latent_site in sites(trace, observed=False).items():
+        if is_improper(latent_site["fn"]):
+            raise InputError(
+                f"The latent {name!r} cannot be drawn: its prior is improper.",
+                "Give its values to pyrovae.decode, or give it a prior that can be drawn from.",
+            )
     site = observation_site(trace, given=latents)
     mean = mean_of(site)
     if draw:

@@ -1,6 +1,6 @@
 """Effect handlers and store-keeping that Pyro lacks."""
 
-__all__ = ["isolated_store", "kl_weight", "register", "unregistered"]
+__all__ = ["fill_improper", "isolated_store", "kl_weight", "register", "unregistered"]
 
 import itertools
 from collections.abc import Collection, Iterator
@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
-from pyrovae.distributions import Weighted
+from pyrovae.distributions import Weighted, is_improper
 from pyrovae.errors import InputError
 
 _registering: ContextVar[bool] = ContextVar("registering", default=True)
@@ -67,6 +67,27 @@ def isolated_store(*, empty: bool = False) -> Iterator[None]:
     store = pyro.get_param_store()
     with store.scope(None if empty else store.get_state()):
         yield
+
+
+class _FillImproper(Messenger):
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.like = like
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is None and is_improper(msg["fn"]):
+            msg["value"] = self.like.new_zeros(msg["fn"].shape())
+
+
+def fill_improper(like: Tensor) -> Any:
+    """A handler that gives latents of an improper prior, which nothing can draw, zeros.
+
+    It is for looking at a model that no guide has run before.
+
+    Args:
+        like: A tensor whose dtype and device the zeros take.
+    """
+    return _FillImproper(like)
 
 
 class _KLWeight(Messenger):

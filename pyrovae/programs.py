@@ -10,6 +10,8 @@ modules that they use.
 - Where a signature has `y`, labels are passed.
 - Which sites are latent or observed, local (inside the plate `data`) or global, is read from
   the trace. The site `"x"`, or else the only observed one, is the observation.
+- A latent whose prior is improper, or that the guide puts at a single point, leaves no bound on
+  log p(x): such a program is trained and shown, and not evaluated.
 - Whatever `poutine.scale`, beta or a warm-up do enters the training loss alone. Everything
   here is at weight 1, in nats, one number per example. `poutine.mask` counts everywhere.
 """
@@ -49,9 +51,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyrovae.data import Batch
-from pyrovae.distributions import unweighted
+from pyrovae.distributions import is_improper, is_point, unweighted
 from pyrovae.errors import InputError
-from pyrovae.handlers import isolated_store, unregistered
+from pyrovae.handlers import fill_improper, isolated_store, unregistered
 
 PLATE = "data"
 # Constraints whose values fill no volume.
@@ -78,6 +80,8 @@ class Structure:
             per example. It is None where the plate has the size of the batch.
         depth: The number of batch dimensions that the program's plates take up.
         vectorizes: Whether the program runs under particles as one more dimension on the left.
+        improper: The latent sites whose prior is improper, so that the model draws no examples.
+        points: The latent sites that the guide puts at a single point, without a density.
     """
 
     latents: tuple[str, ...]
@@ -86,6 +90,13 @@ class Structure:
     full_size: int | None
     depth: int
     vectorizes: bool
+    improper: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether log p(x) exists, and the guide's draws have densities that bound it."""
+        return not (self.improper or self.points)
 
 
 # ── Running a program ────────────────────────────────────────────────────────────────────────
@@ -330,7 +341,8 @@ def _check_sizes(program: Program, batch: Batch) -> None:
 
 def _run_alone(function: Callable[..., Any], what: str, batch: Batch) -> Trace:
     try:
-        trace = poutine.trace(function).get_trace(batch.x, **labels(function, batch))
+        with fill_improper(batch.x):
+            trace = poutine.trace(function).get_trace(batch.x, **labels(function, batch))
         return prune_subsample_sites(trace)
     except (RuntimeError, ValueError) as error:
         remedy = (
@@ -493,7 +505,8 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
             "Give the latent the same name in model and guide.",
         )
 
-    everything = {**sites(model_trace, observed=False), **latents}
+    drawn = sites(model_trace, observed=False)
+    everything = {**drawn, **latents}
     frame = data_frame(next(iter(observed.values())))
     full_size = getattr(frame, "full_size", None) or frame.size
     stacks = [s["cond_indep_stack"] for s in (*everything.values(), *observed.values())]
@@ -505,7 +518,16 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
         full_size=None if full_size == batch_size else full_size,
         depth=max(-f.dim for stack in stacks for f in stack if f.vectorized),
         vectorizes=False,
+        improper=tuple(name for name, site in drawn.items() if is_improper(site["fn"])),
+        points=_points(latents),
     )
+
+
+def _points(latents: dict[str, Site]) -> tuple[str, ...]:
+    """The latents that a guide puts at a single point."""
+    if any(map(is_auxiliary, latents.values())):
+        return ()  # a point then passes on what an auxiliary site drew
+    return tuple(name for name, site in latents.items() if is_point(site["fn"]))
 
 
 def is_auxiliary(site: Site) -> bool:

@@ -22,7 +22,7 @@ def write_report(
     splits: Mapping[str, Examples],
     measured: str,
     metrics: list[dict[str, Any]],
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     pictures: Mapping[str, Picture],
 ) -> Path:
     """Writes the report of a run.
@@ -34,7 +34,7 @@ def write_report(
         splits: Its examples.
         measured: The word for the examples that were measured: test, validation or training.
         metrics: One record for each epoch.
-        evaluation: What was measured.
+        evaluation: What was measured, or None of a program without a bound on log p(x).
         pictures: Pictures under their headings, in order.
     """
     program = config["program"]
@@ -46,16 +46,20 @@ def write_report(
         title=config["data"]["name"],
         lead=f"{name}, trained for {epochs}.",
         facts=_facts(config, splits),
-        numbers=_numbers(evaluation, measured),
+        numbers=(
+            _likelihood(config, splits, metrics)
+            if evaluation is None
+            else _numbers(evaluation, measured)
+        ),
         sections=[
             Section(
                 "Training",
-                "The ELBO at weight 1 by one draw for each example, whatever the training loss.",
+                f"The {'log-likelihood' if evaluation is None else 'ELBO at weight 1'} by one "
+                "draw for each example, whatever the training loss.",
                 plots.curves(metrics),
             ),
             *(Section(title, f"{p.caption}.", p.figure) for title, p in pictures.items()),
-            *_latent_sections(evaluation, measured),
-            _evidence_section(evaluation, measured),
+            *(() if evaluation is None else _evaluation_sections(evaluation, measured)),
         ],
         provenance=_provenance(config, environment, metrics),
     )
@@ -69,6 +73,16 @@ def _facts(config: Mapping[str, Any], splits: Mapping[str, Examples]) -> dict[st
         "Splits": f"{sizes} ({' / '.join(splits)})",
         "Parameters": f"{config['parameters']:,}",
     }
+
+
+def _likelihood(
+    config: Mapping[str, Any], splits: Mapping[str, Examples], metrics: list[dict[str, Any]]
+) -> list[tuple[str, str, str]]:
+    """What is left without a bound on log p(x)."""
+    kept = metrics[config.get("best_epoch", len(metrics)) - 1]
+    of = "Validation" if "valid" in splits else "Training"
+    note = "nats per example; there is no bound on log p(x)"
+    return [(f"{of} log p(x | z)", f"{kept['log_likelihood']:.2f}", note)]
 
 
 def _numbers(found: Evaluation, measured: str) -> list[tuple[str, str, str]]:
@@ -89,6 +103,10 @@ def _numbers(found: Evaluation, measured: str) -> list[tuple[str, str, str]]:
 
 def _plus_minus(error: float | None) -> str:
     return "" if error is None else f"± {error:.2f} "
+
+
+def _evaluation_sections(found: Evaluation, measured: str) -> list[Section]:
+    return [*_latent_sections(found, measured), _evidence_section(found, measured)]
 
 
 def _latent_sections(found: Evaluation, measured: str) -> list[Section]:

@@ -34,7 +34,7 @@ from pyrovae.evaluation import Evaluation
 from pyrovae.generation import Generated
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
-from pyrovae.programs import Program, as_module
+from pyrovae.programs import Program, Structure, as_module, inspect_program
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
@@ -126,6 +126,11 @@ class Run:
         return found
 
     @property
+    def structure(self) -> Structure:
+        """What one run of the program shows of it."""
+        return inspect_program(self.program, self.measured.head(3))
+
+    @property
     def measured_split(self) -> str:
         """The split that numbers and pictures are of: test, or else valid, or else train.
 
@@ -210,6 +215,8 @@ class Run:
     def report(self) -> Path:
         """Writes `report.html` into the run directory and returns its path.
 
+        Of a program without a bound on log p(x) it has no evaluation.
+
         Raises:
             InputError: If the run has no directory.
         """
@@ -218,7 +225,7 @@ class Run:
                 "This run has no directory to write a report into.",
                 "Give fit a run_dir, or show single pictures: run.sample(16).",
             )
-        if self.evaluation is None:
+        if self.evaluation is None and self.structure.has_bound:
             # Not kept as evaluation.json, which may hold the numbers of more samples.
             self.evaluation = evaluation.evaluate(
                 self.program, self.measured, limit=REPORT_EXAMPLES
@@ -261,12 +268,16 @@ class Run:
 
     def _pictures(self) -> dict[str, Picture]:
         """What a report shows."""
-        pictures = {"Reconstructions": self.reconstruct(), "Samples": self.sample(60)}
+        pictures = {"Reconstructions": self.reconstruct()}
+        improper = self.structure.improper
+        if not improper:
+            pictures["Samples"] = self.sample(60)
         means = generation.posterior_means(self.program, self.measured.head(1))
         main = means[self._main_site]
         if main.dim() == 2:
             pictures["Latent traversals"] = self.traverse()
-            if main.shape[-1] == 2:
+            # The plane is laid out by the prior.
+            if main.shape[-1] == 2 and not improper:
                 pictures["Latent plane"] = self.manifold()
         return pictures
 

@@ -371,8 +371,12 @@ class _Loop:
         return lambda: kept
 
     def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
-        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be."""
-        if self.objective.structure.global_latents:
+        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
+
+        Without a bound on log p(x) there is the log-likelihood alone.
+        """
+        structure = self.objective.structure
+        if structure.global_latents:
             return {}
         found: dict[str, float] = {}
         device = self.run.splits["train"].device
@@ -381,19 +385,21 @@ class _Loop:
                 evaluating(self.run.program),
                 seeded(self.seed, "monitor", name, device=device),
             ):
-                means = mean_terms(self.run.program, batches(), self.objective.structure)
-            elbo, found["log_likelihood"], found["kl"] = means
-            found[f"{name}_elbo"] = elbo
+                elbo, log_likelihood, kl = mean_terms(self.run.program, batches(), structure)
+            found["log_likelihood"] = log_likelihood
+            if structure.has_bound:
+                found |= {"kl": kl, f"{name}_elbo": elbo}
         return found
 
     def _should_stop(self, record: dict[str, Any], patience: int | None) -> bool:
-        """Whether the validation ELBO has not risen for so many epochs."""
+        """Whether the validation ELBO, or else likelihood, has not risen for so many epochs."""
         # The bound of a warm-up is not yet the one that is optimised: nothing counts before.
         if patience is None or self.kl_weight(self.taken) < 1:
             return False
-        if self.best is None or record["valid_elbo"] > self.best.elbo:
+        score = record["valid_elbo" if "valid_elbo" in record else "log_likelihood"]
+        if self.best is None or score > self.best.score:
             weights = copy.deepcopy(as_module(self.run.program).state_dict())
-            self.best = _Best(record["valid_elbo"], record["epoch"], weights)
+            self.best = _Best(score, record["epoch"], weights)
         return record["epoch"] - self.best.epoch >= patience
 
     # ── The directory ──
@@ -423,8 +429,8 @@ class _Loop:
 
 @dataclass
 class _Best:
-    """The weights of the best validation ELBO so far."""
+    """The weights of the best validation score so far."""
 
-    elbo: float
+    score: float
     epoch: int
     weights: dict[str, Tensor]

@@ -404,3 +404,26 @@ def test_a_signal_saves_and_has_its_exit_code(tmp_path, number, code, word):
     assert word in said
     assert list((tmp_path / "r" / "checkpoints").glob("step-*/MANIFEST.json"))
     assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 0
+
+
+AUTOENCODER = """
+import pyrovae
+
+
+def build(shape, *, latent_dim=3):
+    return pyrovae.Autoencoder(
+        latent_dim,
+        pyrovae.BernoulliDecoder(pyrovae.MLP((latent_dim,), shape, hidden=(8,))),
+        pyrovae.GaussianEncoder(pyrovae.MLP(shape, (2 * latent_dim,), hidden=(8,))),
+    )
+"""
+
+
+def test_a_program_without_a_bound_is_trained_and_shown_but_not_measured(capsys):
+    Path("plain.py").write_text(AUTOENCODER)
+    assert run("train", "plain.py:build", "--epochs", "1", "--run-dir", "r") == 0
+    said = capsys.readouterr().out
+    assert "no log p(x)" in said
+    for line in (line.split()[1:] for line in said.splitlines() if line.startswith("  pyrovae")):
+        assert run(*line) == 0
+    assert run("evaluate", "r") == 2

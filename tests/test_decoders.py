@@ -122,7 +122,7 @@ def test_dequantised_bytes_are_within_the_support_of_a_beta_and_its_ends_are_not
     for end in (0.0, 1.0):
         x = torch.full((4, 5), 0.5)
         x[2, 3] = end
-        words = rf"has the value {end:.0f} outside OpenInterval.*Beta.*example 2.*dequantise"
+        words = rf"OpenInterval.*Beta.*example 2, column 3 \({end:.0f}\).*dequantise"
         with pytest.raises(InputError, match=words):
             check_support(vae, Examples(x).in_order(5))
 

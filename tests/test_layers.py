@@ -49,6 +49,7 @@ INNER = {
             "categorical",
             "continuous_bernoulli",
             "counts",
+            "degenerate",
             "discretized_logistic",
             "gaussian_kl",
             "mixture",
@@ -103,7 +104,7 @@ INNER = {
         },
         {"__init__"},
     ],
-    "models": [{"vae"}, {"__init__"}],
+    "models": [{"autoencoder", "vae"}, {"__init__"}],
     "svi": [
         {"estimators", "guard", "precision", "updates"},
         {"objective", "plans"},

@@ -78,13 +78,18 @@ def train(options: Any, program_spec: str | None, words: list[str]) -> None:
         run_dir=path,
         config={"command": shlex.join(["pyrovae", *words]), **record},
     )
-    found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)
     print()
-    print_numbers(found, noun(data.x_shape))
+    if run.structure.has_bound:
+        found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)
+        print_numbers(found, noun(data.x_shape))
+    else:
+        print("The program has no log p(x) to measure: see pyrovae.Autoencoder.")
     print(f"\nrun      {path}", flush=True)
     print(f"report   {run.report()}\n\nNext:")
     name = shlex.quote(str(path))
-    for verb in (f"evaluate {name} --num-samples 5000", f"sample {name}", f"traverse {name}"):
+    measured = (f"evaluate {name} --num-samples 5000", f"sample {name}", f"traverse {name}")
+    shown = (f"reconstruct {name}", f"interpolate {name}", f"traverse {name}")
+    for verb in measured if run.structure.has_bound else shown:
         print(f"  {_own_name()} {verb}")
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Flow",
+    "ImproperUniform",
     "InverseAutoregressive",
     "MixedColumns",
     "Mixture",
@@ -37,6 +38,8 @@ __all__ = [
     "check_temperature",
     "exact_kl",
     "factorizes",
+    "is_improper",
+    "is_point",
     "spline_bend",
     "unweighted",
 ]
@@ -56,6 +59,7 @@ from pyrovae.distributions.bijections import (
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.counts import Multinomial, NegativeBinomial, Poisson
+from pyrovae.distributions.degenerate import ImproperUniform, is_improper, is_point
 from pyrovae.distributions.discretized_logistic import (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
