@@ -11,13 +11,11 @@ they work, not what each is capable of.
 It needs MNIST in $PYROVAE_DATA.
 """
 
-import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timing import SEED, parse, parser, provenance, publish
+from timing import SEED, lines_of, parse, parser, provenance, publish
 
 import pyrovae
 from pyrovae.schedules import cosine
@@ -79,6 +77,95 @@ VARIANTS = [
         "Tomczak & Welling 2018, arXiv:1705.07120",
         "prior=VampPrior(encoder, x_shape, components=100)",
     ),
+    Variant(
+        "Exemplar VAE",
+        "Norouzi et al. 2020, arXiv:2004.04795",
+        "prior=ExemplarPrior(encoder, exemplars)",
+    ),
+    Variant("RealNVP prior", "Xu et al. 2019, arXiv:1905.13452", "prior=RealNVPPrior(D)"),
+    Variant(
+        "neural spline prior", "Durkan et al. 2019, arXiv:1906.04032", "prior=SplineFlowPrior(D)"
+    ),
+    Variant(
+        "autoregressive prior",
+        "Chen et al. 2017, arXiv:1611.02731",
+        "prior=AutoregressiveGaussianPrior(D)",
+    ),
+    Variant("sparse prior", "Barello et al. 2018, bioRxiv 399246", "prior=LaplacePrior(D)"),
+    Variant("heavy-tailed prior", "Takahashi et al. 2018, IJCAI", "prior=StudentTPrior(D)"),
+    # The posterior.
+    Variant(
+        "inverse autoregressive flow",
+        "Kingma et al. 2016, arXiv:1606.04934",
+        "encoder=IAFEncoder(net(x_shape, IAFEncoder.net_shape(D)))",
+    ),
+    Variant(
+        "neural spline posterior",
+        "Durkan et al. 2019, arXiv:1906.04032",
+        "encoder=SplineFlowEncoder(net(x_shape, SplineFlowEncoder.net_shape(D)))",
+    ),
+    Variant(
+        "full covariance",
+        "Kingma & Welling 2019, arXiv:1906.02691",
+        "encoder=FullCovarianceGaussianEncoder("
+        "net(x_shape, FullCovarianceGaussianEncoder.net_shape(D)))",
+    ),
+    Variant(
+        "low-rank covariance",
+        "Ong et al. 2018, doi 10.1080/10618600.2017.1390472",
+        "encoder=LowRankGaussianEncoder(net(x_shape, LowRankGaussianEncoder.net_shape(D)))",
+    ),
+    Variant(
+        "mixture posterior",
+        "Morningstar et al. 2021, arXiv:2003.01687",
+        "encoder=MixtureEncoder(net(x_shape, MixtureEncoder.net_shape(D)))",
+    ),
+    Variant(
+        "semi-amortised",
+        "Kim et al. 2018, arXiv:1802.02550",
+        "encoder=RefinedEncoder(encoder, prior, decoder)",
+    ),
+    # Other latents.
+    Variant(
+        "hyperspherical VAE",
+        "Davidson et al. 2018, arXiv:1804.00891",
+        "prior=SphericalUniformPrior(D), encoder=VonMisesFisherEncoder("
+        "net(x_shape, VonMisesFisherEncoder.net_shape(D)))",
+    ),
+    Variant(
+        "power spherical",
+        "De Cao & Aziz 2020, arXiv:2006.04437",
+        "prior=SphericalUniformPrior(D), encoder=PowerSphericalEncoder("
+        "net(x_shape, PowerSphericalEncoder.net_shape(D)))",
+    ),
+    Variant(
+        "Concrete bits",
+        "Maddison et al. 2017, arXiv:1611.00712",
+        "prior=RelaxedBernoulliPrior(D), encoder=RelaxedBernoulliEncoder(net(x_shape, (D,)))",
+    ),
+    Variant(
+        "Gumbel-softmax codes",
+        "Jang et al. 2017, arXiv:1611.01144",
+        "prior=CategoricalPrior(D), encoder=StraightThroughCategoricalEncoder(net(x_shape, (D,)))",
+    ),
+    Variant(
+        "binary latents by VIMCO",
+        "Mnih & Rezende 2016, arXiv:1602.06725",
+        "prior=BernoulliPrior(D), encoder=BernoulliEncoder(net(x_shape, (D,))); bound=VIMCO(10)",
+    ),
+    # The networks and the likelihood.
+    Variant(
+        "gated networks",
+        "Tomczak & Welling 2018, arXiv:1705.07120",
+        "encoder=GaussianEncoder(GatedMLP(x_shape, (2 * D,), hidden=(200, 200))), "
+        "decoder=BernoulliDecoder(GatedMLP((D,), x_shape, hidden=(200, 200)))",
+    ),
+    Variant(
+        "PixelVAE",
+        "Gulrajani et al. 2017, arXiv:1611.05013",
+        "decoder=PixelCNNDecoder(net((D,), PixelCNNDecoder.net_shape(x_shape, features=8)), "
+        "x_shape, features=8, layers=2)",
+    ),
 ]
 
 
@@ -103,6 +190,7 @@ def build(variant, data):
     known["encoder"] = pyrovae.GaussianEncoder(net(data.x_shape, (2 * LATENTS,)))
     known["decoder"] = pyrovae.BernoulliDecoder(net((LATENTS,), data.x_shape))
     known["prior"] = pyrovae.StandardNormal(LATENTS)
+    known["exemplars"] = data.train.head(1000).x
     given = eval(f"dict({model})", known)
     plain = {name: known[name] for name in ("prior", "decoder", "encoder")}
     return pyrovae.VAE(**{**plain, **given}), eval(f"dict({split(variant.code)[1]})", known)
@@ -119,7 +207,6 @@ def measure(variant, given):
     train = first(data.train, 64 if given.smoke_test else TRAIN)
     epochs = 1 if given.smoke_test else given.epochs
     vae, options = build(variant, data)
-    start = time.perf_counter()
     run = pyrovae.fit(
         vae,
         train,
@@ -131,9 +218,22 @@ def measure(variant, given):
         progress=False,
         **options,
     )
-    seconds = time.perf_counter() - start
     samples, limit = (5, 20) if given.smoke_test else (SAMPLES, TEST)
-    return run.evaluate(num_samples=samples, limit=limit), seconds
+    return run.evaluate(num_samples=samples, limit=limit)
+
+
+def row(variant, found, base):
+    gain = found.log_evidence - base
+    error = gain.std().item() / len(gain) ** 0.5
+    return [
+        variant.name,
+        variant.paper,
+        f"`{variant.code}`" if variant.code else "",
+        f"{found.log_evidence.mean():.2f}",
+        f"{gain.mean():+.2f} +- {error:.2f}" if gain.any() else "",
+        f"{found.elbo.mean():.2f}",
+        str(found.active_units),
+    ]
 
 
 def main():
@@ -142,34 +242,19 @@ def main():
     options.add_argument("--epochs", type=int, default=10)
     given = parse(options)
     chosen = [v for v in VARIANTS if not given.only or v.name in (*given.only, "VAE")]
-    rows, base = [], None
+    head = ["variant", "paper", "what changes", "log p(x)", "against the first", "ELBO", "active"]
+    rows, base = [head, ["---"] * len(head)], None
     for variant in chosen:
-        found, seconds = measure(variant, given)
+        found = measure(variant, given)
         base = found.log_evidence if base is None else base
-        gain = found.log_evidence - base
-        error = gain.std().item() / len(gain) ** 0.5
-        against = f"{gain.mean():+.2f} +- {error:.2f}" if gain.any() else ""
-        row = (
-            variant.name, variant.paper, f"`{variant.code}`" if variant.code else "",
-            f"{found.log_evidence.mean():.2f}", against, f"{found.elbo.mean():.2f}",
-            str(found.active_units), f"{seconds:.0f} s",
-        )  # fmt: skip
-        rows.append("| " + " | ".join(row) + " |")
-        print(rows[-1], file=sys.stderr, flush=True)
-    head = (
-        "| variant | paper | what changes | log p(x) | against the plain | ELBO | active | time |"
-    )
-    lines = [
-        f"{given.epochs} epochs of {TRAIN:,} images, {TEST} test images, {SAMPLES} importance "
-        "samples each, nats per image:",
-        "",
-        head,
-        "|---" * 8 + "|",
-        *rows,
-        "",
-        provenance(given, "variants.py"),
-    ]
-    publish("variants", lines, given.out)
+        rows.append(row(variant, found, base))
+        about = (
+            f"{given.epochs} epochs of {TRAIN:,} images, {TEST} test images, {SAMPLES} importance "
+            "samples each, nats per image; active is the number of active units."
+        )
+        # Each row is kept as soon as it is there.
+        lines = [about, "", *lines_of(rows), "", provenance(given, "variants.py")]
+        publish("variants", lines, given.out)
 
 
 if __name__ == "__main__":
