@@ -193,7 +193,7 @@ MUTANTS = [
         'f"{type(module).__name__}_{next(_numbers)}"',
         "type(module).__name__",
     ),
-    Mutant("data outside the support pass", "programs.py", "if not inside.all():", "if False:"),
+    Mutant("data outside the support pass", "programs.py", "if inside.all():", "if True:"),
     Mutant(
         "dropout stays on in evaluations",
         "programs.py",
@@ -349,8 +349,8 @@ MUTANTS = [
     Mutant(
         "standardised by the variance",
         "data/preprocessing.py",
-        "scale = values.std(dims, correction=0)",
-        "scale = values.var(dims, correction=0)",
+        "scale = (values - mean).square().nanmean(dims).sqrt()",
+        "scale = (values - mean).square().nanmean(dims)",
     ),
     # Networks.
     Mutant(

@@ -285,7 +285,7 @@ def test_what_is_no_count_is_refused(make, value):
     vae = VAE(StandardNormal(2), make(MLP((2,), (5,))), encoder)
     x = torch.ones(4, 5)
     x[1, 2] = value
-    words = rf"has the value {value:g} outside IntegerGreaterThan.*example 1.*AsIs"
+    words = rf"outside IntegerGreaterThan.*example 1, column 2 \({value:g}\).*AsIs"
     with pytest.raises(InputError, match=words):
         check_support(vae, Examples(x).in_order(4))
 
