@@ -85,7 +85,7 @@ def entries(kind: str) -> Mapping[str, Entry]:
         >>> entries("prior")["gaussian-mixture"].class_name
         'GaussianMixture'
         >>> [option.name for option in entries("prior")["gaussian-mixture"].options]
-        ['components']
+        ['components', 'spread']
     """
     place, suffix = KINDS[kind]
     classes, public = _classes(ROOT / place)

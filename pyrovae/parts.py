@@ -48,7 +48,7 @@ def to_config(value: Any) -> Any:
 
     Example:
         >>> to_config(priors.GaussianMixture(2, components=3))
-        {'part': 'GaussianMixture', 'latent_dim': 2, 'components': 3}
+        {'part': 'GaussianMixture', 'latent_dim': 2, 'components': 3, 'spread': 1.0}
     """
     return _describe(value, (), {})
 
