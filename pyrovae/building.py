@@ -23,11 +23,12 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyrovae import catalogue, user_files
 from pyrovae.bounds import ELBO, Bound
-from pyrovae.data import Binarize, Data, Dequantize
+from pyrovae.data import AsIs, Binarize, Data, Dequantize
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.models import VAE
@@ -88,6 +89,8 @@ NETWORKS: Mapping[str, MakeNetworks] = {
 }
 # Networks of images alone.
 OF_IMAGES = frozenset({"conv", "residual-conv"})
+# A part with a method `start_at` is given so many training examples to begin at.
+MOST_TO_START_AT = 10_000
 # What a likelihood's values are that reach the program as the whole numbers they are.
 WHOLE = frozenset({"levels", "counts", "symbols"})
 
@@ -216,7 +219,7 @@ class _Assembly:
             raise InputError(f"The parts {names} need each other.", "Take another one of the two.")
         if kind not in self.made:
             self.making.append(kind)
-            self.made[kind] = self._make(kind)
+            self.made[kind] = self._started(self._make(kind))
             self.making.remove(kind)
         return self.made[kind]
 
@@ -242,7 +245,7 @@ class _Assembly:
         supplied: dict[str, Callable[[], Any]] = {
             "latent_dim": lambda: self.latent_dim,
             "x_shape": lambda: self.data.x_shape,
-            "exemplars": self._exemplars,
+            "exemplars": lambda: self._examples(len(self.data.train)),
         }
         if name not in supplied:
             raise InputError(
@@ -285,16 +288,36 @@ class _Assembly:
         splits = self.data.splits.values()
         return int(max(b.x.max() for split in splits for b in split.in_order(1000)))
 
-    def _exemplars(self) -> Tensor:
-        return self.data.train.head(len(self.data.train)).x
+    def _started(self, part: nn.Module) -> nn.Module:
+        """The part, with the weights that are to begin at examples set to some."""
+        start_at = getattr(part, "start_at", None)
+        return part if start_at is None else start_at(self._examples(MOST_TO_START_AT))
+
+    def _examples(self, most: int) -> Tensor:
+        """Training examples, a random choice of them where there are more than wanted."""
+        train = self.data.train
+        rows = torch.randperm(len(train))[:most] if len(train) > most else torch.arange(len(train))
+        return next(train.chosen(rows, len(rows))).x
+
+    def _within_unit(self) -> bool:
+        """Whether the program's x lies within [0, 1]."""
+        if isinstance(self.data.preprocessing, Binarize | Dequantize):
+            return True
+        as_given = isinstance(self.data.preprocessing, AsIs)
+        return as_given and self.data.values in ("binary", "unit")
 
     def _defaults(self, cls: Any) -> dict[str, Any]:
-        """Options whose default is in the data: the floor of a learned scale, the levels."""
+        """Options whose default is in the data: a learned scale's floor, levels, bounds."""
         levels = 256
         if isinstance(self.data.preprocessing, Dequantize):
             levels = self.data.preprocessing.levels
         # The standard deviation of a uniform over one level of the data.
-        defaults = {"scale": 0.5, "learn_scale": True, "min_scale": 1 / levels / math.sqrt(12)}
+        defaults = {
+            "scale": 0.5,
+            "learn_scale": True,
+            "min_scale": 1 / levels / math.sqrt(12),
+            "bounded": self._within_unit(),
+        }
         if values_of(self.choices["decoder"]) in WHOLE:
             defaults |= dict.fromkeys(("levels", "classes", "symbols"), self.largest + 1)
         return {k: v for k, v in defaults.items() if k in signature(cls).parameters}

@@ -38,6 +38,7 @@ EXAMPLES, STEPS, LATENT_DIM = 80, 20, 4
 OPTIONS = {
     ("prior", "categorical"): {"classes": 2},
     ("prior", "relaxed-categorical"): {"classes": 2},
+    ("prior", "vamp"): {"components": 5},
     ("encoder", "categorical"): {"classes": 2},
     ("encoder", "relaxed-categorical"): {"classes": 2},
     ("encoder", "straight-through-categorical"): {"classes": 2},
@@ -136,10 +137,10 @@ def attempt(triple):
     except InputError as error:
         return Outcome(triple, refused=error.cause)
 
-    before = bound(vae, x)
+    before, stock = bound(vae, x), build(triple, data)
     with warnings.catch_warnings(action="error"):
         losses = [
-            train(build(triple, data), x, SVI),
+            train(stock, x, SVI),
             train(vae, x, partial(CompiledSVI, engine="graph")),
         ]
     pyro.clear_param_store()
@@ -166,11 +167,19 @@ def attempt(triple):
 # ── The table ────────────────────────────────────────────────────────────────────────────────
 
 
+def outcome_of(triple):
+    """What became of a triple, whatever it was."""
+    try:
+        return attempt(triple)
+    except Exception as error:  # one that fails is no reason to hear nothing of the others
+        return Outcome(triple, fault=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+
+
 def attempt_all(jobs):
     """The outcomes of all triples, in as many processes."""
     found, start = [], perf_counter()
     with ProcessPoolExecutor(jobs, initializer=partial(torch.set_num_threads, 1)) as pool:
-        for outcome in pool.map(attempt, triples(), chunksize=8):
+        for outcome in pool.map(outcome_of, triples(), chunksize=8):
             found.append(outcome)
             if len(found) % 50 == 0:
                 print(f"{len(found)} in {perf_counter() - start:.0f} s", file=sys.stderr)

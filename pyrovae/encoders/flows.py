@@ -3,7 +3,7 @@ r"""Encoders that are normalising flows, told by the observation how to bend."""
 __all__ = ["IAFEncoder", "SplineFlowEncoder"]
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -46,6 +46,9 @@ class IAFEncoder(nn.Module):
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
         arXiv:1606.04934.
     """
+
+    # The density of a value that is not its own draw is made an element at a time.
+    slow_density: ClassVar[bool] = True
 
     def __init__(
         self, net: nn.Module, *, layers: int = 2, hidden: int = 128, context: int = 32

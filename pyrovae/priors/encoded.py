@@ -2,6 +2,7 @@
 
 __all__ = ["ExemplarPrior", "VampPrior"]
 
+import warnings
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -16,7 +17,11 @@ class VampPrior(nn.Module):
     r"""The prior $p(z) = \sum_k \pi_k \, q(z \mid u_k)$, of pseudo-inputs $u_k$ that are learned.
 
     With data for the $u_k$ it would be the aggregated posterior, the prior under which the bound
-    is largest. The pseudo-inputs start at random, and `start_at` sets them to examples.
+    is largest. The pseudo-inputs start at random, and `start_at` sets them to examples, as the
+    command line does.
+
+    Every step scores each draw under each $q(z \mid u_k)$: an encoder whose density is slow, an
+    element at a time as that of `IAFEncoder`, makes it $K$ times as slow, which is warned of.
 
     Args:
         encoder: The encoder $q$ of the same program, the object itself: it is trained as a part
@@ -49,6 +54,13 @@ class VampPrior(nn.Module):
 
         _check_at_least_one(self, components=components)
 
+        if getattr(encoder, "slow_density", False):
+            warnings.warn(
+                f"A VampPrior scores every draw under {components} distributions of its encoder, "
+                f"and those of {type(encoder).__name__} take a pass for every latent dimension: "
+                "steps will be very slow. SplineFlowEncoder takes one pass.",
+                stacklevel=2,
+            )
         self.encoder = encoder
         self.x_shape = tuple(x_shape)
         self.components = components

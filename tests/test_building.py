@@ -1,0 +1,49 @@
+"""Building out of words: what the data decide where nothing is said."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyrovae.building import Choice, build_vae
+from pyrovae.data import load_data
+from pyrovae.errors import InputError
+
+RNG = np.random.default_rng(0)
+REAL = RNG.normal(size=(100, 6)).astype(np.float32)
+BINARY = (REAL > 0).astype(np.float32)
+
+
+def vamp(x, **options):
+    data = load_data(x)
+    return data, build_vae(data, prior=Choice("vamp", options), latent_dim=2, hidden=8).prior
+
+
+@pytest.mark.parametrize("x", [BINARY, REAL], ids=["binary", "real"])
+def test_pseudo_inputs_start_at_training_examples(x):
+    data, prior = vamp(x, components=7)
+    examples = data.train.head(len(data.train)).x
+    if x is BINARY:
+        examples = examples.clamp(0.01, 0.99)
+    distances = torch.cdist(prior.pseudo_inputs.detach(), examples).min(1).values
+    assert prior.bounded == (x is BINARY)
+    assert distances.max() < 1e-3
+
+
+def test_pseudo_inputs_are_bounded_as_was_said():
+    _, prior = vamp(BINARY, components=7, bounded=False)
+    assert not prior.bounded
+
+
+def test_more_pseudo_inputs_than_examples_are_refused():
+    with pytest.raises(InputError, match="fewer components"):
+        vamp(BINARY)
+
+
+def test_a_slow_density_under_a_vamp_prior_is_warned_of():
+    with pytest.warns(UserWarning, match="SplineFlowEncoder"):
+        build_vae(
+            load_data(REAL),
+            prior=Choice("vamp", {"components": 3}),
+            encoder=Choice("iaf"),
+            latent_dim=2,
+        )
