@@ -6,12 +6,13 @@ synced to the disk file by file, and renamed: a folder under its final name is c
 loaded is the newest folder that verifies, found by looking, not by a pointer.
 """
 
-__all__ = ["Checkpoint", "load_newest", "save"]
+__all__ = ["Checkpoint", "exists", "load_newest", "save"]
 
 import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -84,8 +85,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
+def exists(folder: Path) -> bool:
+    """Whether there is any checkpoint in a folder, damaged or not."""
+    return bool(_folders(folder))
+
+
 def load_newest(folder: Path) -> Checkpoint:
-    """The newest checkpoint that is whole.
+    """The newest checkpoint that is whole, with a warning that names a newer one that is not.
 
     Raises:
         CheckpointError: If there is none, naming what is wrong with the newest.
@@ -93,9 +99,13 @@ def load_newest(folder: Path) -> Checkpoint:
     first_error: CheckpointError | None = None
     for candidate in _folders(folder):
         try:
-            return _load(candidate)
+            found = _load(candidate)
         except CheckpointError as error:
             first_error = first_error or error
+            continue
+        if first_error is not None:
+            warnings.warn(f"{first_error.cause} {candidate} is used.", stacklevel=2)
+        return found
 
     if first_error is not None:
         raise first_error

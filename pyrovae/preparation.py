@@ -6,12 +6,9 @@ __all__ = [
     "check_program",
     "describe_data",
     "describe_program",
-    "new_directory",
 ]
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,20 +83,6 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
         if not split.streams:
             check_support(program, split.in_order(1000, limit=limit))
     return structure
-
-
-def new_directory(run_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The path of a run directory that is not there yet, or is empty; it is not made here.
-
-    Raises:
-        InputError: If something is there already.
-    """
-    if run_dir is None:
-        return None
-    path = Path(run_dir)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists already.", "Choose another --run-dir, or remove it.")
-    return path
 
 
 def describe_program(program: Program) -> dict[str, Any]:

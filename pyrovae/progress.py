@@ -29,9 +29,9 @@ class Progress:
         if self.on_terminal or self.as_lines:
             tqdm.write(line)
 
-    def step(self) -> None:
-        """One more step."""
-        self.bar.update()
+    def step(self, count: int = 1) -> None:
+        """One more step, or those of a run that is continued."""
+        self.bar.update(count)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """One more epoch."""

@@ -1,9 +1,4 @@
-"""Runs: a trained program with its data, its numbers and its pictures; in memory or in a folder.
-
-A run directory holds `config.json` (plain data, enough to build the program again or to name
-the file that does), `environment.json`, `metrics.jsonl`, `checkpoints/`, and what later
-commands add: `evaluation.json`, pictures, `report.html`.
-"""
+"""Runs: a trained program with its data, its numbers and its pictures; in a folder or not."""
 
 __all__ = ["Run", "load"]
 
@@ -18,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint, evaluation, generation, plots, report, user_programs
+from pyrovae import (
+    checkpoint,
+    evaluation,
+    generation,
+    plots,
+    report,
+    run_folder,
+    user_programs,
+)
 from pyrovae.data import (
     Batch,
     Data,
@@ -29,15 +32,23 @@ from pyrovae.data import (
     load_examples,
 )
 from pyrovae.devices import describe_environment, resolve_device
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation
 from pyrovae.generation import Generated
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
 from pyrovae.programs import Program, Structure, as_module, inspect_program
+from pyrovae.run_folder import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    EVALUATION,
+    METRICS,
+    REPORT,
+    read_config,
+    read_json,
+    read_lines,
+)
 
-CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
-CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
 # How many examples a report looks at: enough for stable numbers and a full scatter plot.
 REPORT_EXAMPLES = 1000
 # Splits in the order in which they are measured, and the words for them.
@@ -294,17 +305,8 @@ class Run:
         Raises:
             CheckpointError: If it cannot be written.
         """
-        if self.path is None:
-            return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / name).open("a" if append else "w") as file:
-                file.write(text)
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path / name} cannot be written ({error.strerror or error}).",
-                "Free some space or choose another --run-dir.",
-            ) from error
+        if self.path is not None:
+            run_folder.write(self.path / name, text, append=append)
 
 
 # ── Pictures of batches ──────────────────────────────────────────────────────────────────────
@@ -370,7 +372,7 @@ def load(
     """Gives a trained run back, data splits and all.
 
     Args:
-        path: The run directory.
+        path: The run directory, its name under `runs`, or `latest`.
         program: The program, for a run of a class that no configuration can name; its weights
             are replaced by the run's.
         data: The data, for a run on arrays that were passed to Python: the array, or for one
@@ -384,8 +386,8 @@ def load(
             run.
         CheckpointError: If no checkpoint is whole.
     """
-    path = Path(path)
-    config = _read_config(path)
+    path = run_folder.find(path)
+    config = read_config(path)
     target = resolve_device(device)
     newest = checkpoint.load_newest(path / CHECKPOINTS)
 
@@ -402,45 +404,15 @@ def load(
     return Run(
         program=program,
         splits=_splits(config["data"], data, data_dir, target),
-        metrics=_read_lines(path / METRICS),
+        metrics=read_lines(path / METRICS),
         config=config,
-        environment=_read_json(path / ENVIRONMENT) or describe_environment(target),
+        environment=read_json(path / ENVIRONMENT) or describe_environment(target),
         path=path,
     )
 
 
 def _last_line(error: Exception) -> str:
     return str(error).splitlines()[-1].strip()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where the file is missing or damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = _read_json(path / CONFIG)
-    if not all(isinstance(config.get(key), dict) for key in ("program", "data")):
-        raise InputError(
-            f"{path} is not a run directory: it has no {CONFIG} that describes a run.",
-            "Give the folder that pyrovae train printed as its run directory.",
-        )
-    return config
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that was cut off is left out."""
-    records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
 
 
 def _build(config: dict[str, Any], x_shape: list[int]) -> Program:

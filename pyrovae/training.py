@@ -1,50 +1,37 @@
-r"""Training: epochs, schedules, validation, early stopping and checkpoints round one SVI step."""
+"""Training: what `fit` checks, records and starts; `loop` takes the steps."""
 
 __all__ = ["fit"]
 
-import copy
-import json
 import os
-import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
-from torch import Tensor, nn
+from torch import nn
 
-from pyrovae import checkpoint
+from pyrovae import run_folder
 from pyrovae.bounds import Bound
-from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, Data, Given, RawBatch
+from pyrovae.data import Data, Given
 from pyrovae.devices import describe_environment, resolve_device
-from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.errors import InputError
 from pyrovae.handlers import isolated_store, unregistered
+from pyrovae.loop import Loop
 from pyrovae.preparation import (
     as_splits,
     check_options,
     check_program,
     describe_data,
     describe_program,
-    new_directory,
 )
-from pyrovae.programs import Program, as_module, evaluating
+from pyrovae.programs import Program, as_module
 from pyrovae.progress import Progress
-from pyrovae.randomness import generator, seed_generators, seeded
-from pyrovae.runs import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, Run
+from pyrovae.resuming import Earlier, place_of
+from pyrovae.runs import Run
 from pyrovae.schedules import Schedule, constant, linear
 from pyrovae.svi import Differentiable, Objective, Stepper, default_engine
-from pyrovae.terms import mean_terms
 
-# How often a running training saves itself. A checkpoint at every epoch would cost small data
-# more than the training does.
-SAVE_SECONDS = 30.0
-# How many examples the training ELBO of an epoch is measured on, at most.
-MONITOR_EXAMPLES = 10_000
 # Below so many steps, capturing and compiling take longer than they save (docs/performance.md).
 CAPTURE_STEPS, COMPILE_STEPS = 500, 5000
 
@@ -71,6 +58,7 @@ def fit(
     precision: str = "float32",
     device: str | torch.device | None = None,
     run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: bool = True,
     config: dict[str, Any] | None = None,
 ) -> Run:
@@ -110,15 +98,19 @@ def fit(
         device: The device; CUDA where there is one if None.
         run_dir: A new folder for checkpoints, metrics and what the run is asked for later. If
             None nothing is written.
+        resume: Whether to go on with the run in `run_dir`, if one was begun there, from its
+            last checkpoint: on the same machine to the same bits as without a break. All else
+            is to be as it was, but `epochs`, which may be more. A schedule cannot be compared.
         progress: Whether to show a progress bar, or a line per epoch where there is no terminal.
         config: What to record of the run besides what is known here.
 
     Returns:
-        The run. Interrupted from the keyboard, it saves what it has and raises
-        `KeyboardInterrupt`.
+        The run. At SIGINT (an interrupt from the keyboard) or SIGTERM it finishes the step,
+        saves, and then does what the signal would have done.
 
     Raises:
-        InputError: If the program, the data or an option cannot be used, before the first step.
+        InputError: If the program, the data or an option cannot be used, or what is to be
+            resumed is another run or is in training elsewhere, before the first step.
         NonFiniteError: If a loss or gradient is not finite, naming the site and the batch, with
             the weights as they were before that step.
         CheckpointError: If a checkpoint cannot be written.
@@ -142,6 +134,8 @@ def fit(
         clip_norm=clip_norm,
         patience=patience,
     )
+    path = place_of(run_dir, resume=resume)
+    before = Earlier.at(path) if path is not None else None
     target = resolve_device(device)
     module = as_module(program).to(target)
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
@@ -163,15 +157,7 @@ def fit(
         train_set = splits["train"]
         redraw = train_set.redraw if train_set.preprocessing.redraws else None
         objective = Objective(program, structure, bound or Trace_ELBO(), weight, redraw)
-        step = Stepper(
-            objective,
-            optimizer(parameters),
-            owners=[module],
-            engine=engine or _engine_for(epochs * steps, target),
-            precision=precision,
-            clip_norm=clip_norm,
-            find_cause=objective.find_cause,
-        )
+        made = optimizer(parameters)
         told = {
             "program": describe_program(program),
             "parameters": sum(p.numel() for p in module.parameters()),
@@ -181,26 +167,44 @@ def fit(
                 "batch_size": batch_size,
                 "kl_warmup": kl_warmup,
                 "bound": _name(bound or Trace_ELBO()),
+                "optimizer": _describe_optimizer(made),
                 "clip_norm": clip_norm,
                 "patience": patience,
                 "seed": seed,
+                "engine": engine,
+                "precision": precision,
             },
             **(config or {}),
         }
-        path = new_directory(run_dir)
+        if before is not None:
+            told = before.merged(told)
+            engine = told["engine"]["name"]
+        step = Stepper(
+            objective,
+            made,
+            owners=[module],
+            engine=engine or _engine_for(epochs * steps, target),
+            precision=precision,
+            clip_norm=clip_norm,
+            find_cause=objective.find_cause,
+        )
         run = Run(program, splits, [], told, describe_environment(target), path)
-        loop = _Loop(
+        loop = Loop(
             run=run,
             objective=objective,
             step=step,
             kl_weight=linear(0.0, 1.0, round(kl_warmup * steps)),
             lr_schedule=lr_schedule or constant(),
             batch_size=batch_size,
+            patience=patience,
             seed=seed,
         )
         module.train()
         try:
-            loop.train(epochs, patience, Progress(epochs, steps, shown=progress))
+            with run_folder.held(path):
+                if before is not None:
+                    loop.restore(before.checkpoint, before.metrics)
+                loop.train(epochs, Progress(epochs, steps, shown=progress))
         finally:
             module.eval()
 
@@ -219,218 +223,12 @@ def _name(bound: object) -> str:
     return repr(bound) if isinstance(bound, Bound) else type(bound).__name__
 
 
+def _describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's class and options, as plain data."""
+    plain = (bool, int, float, str, type(None))
+    options = {k: v if isinstance(v, plain) else repr(v) for k, v in optimizer.defaults.items()}
+    return {"class": type(optimizer).__name__, **options}
+
+
 def _cuda(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
-
-
-# ── The loop ─────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass
-class _Loop:
-    """A run in training: the state that its epochs share."""
-
-    run: Run
-    objective: Objective
-    step: Stepper
-    kl_weight: Schedule
-    lr_schedule: Schedule
-    batch_size: int
-    seed: int
-    taken: int = 0
-    best: "_Best | None" = None
-    saved_at: float = field(default_factory=time.monotonic)
-
-    def train(self, epochs: int, patience: int | None, progress: Progress) -> None:
-        """Trains, and saves what there is however the training ends."""
-        self._prepare(progress)
-        self._describe()
-        monitors = {
-            name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
-        }
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        try:
-            with progress:
-                for epoch in range(1, epochs + 1):
-                    record = self._epoch(epoch, rates, progress)
-                    record |= self._bounds(monitors)
-                    self._record(record)
-                    progress.epoch(record)
-                    if self._should_stop(record, patience):
-                        break
-                    if time.monotonic() - self.saved_at > SAVE_SECONDS:
-                        self._save()
-        except CheckpointError:
-            raise
-        except BaseException:
-            self._save()
-            raise
-
-        if patience is not None and self.best is not None:
-            as_module(self.run.program).load_state_dict(self.best.weights)
-            self.run.config["best_epoch"] = self.best.epoch
-            self._describe()
-        self._save()
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """What updates the weights."""
-        optimizer = self.step.update.optimizer
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        return optimizer
-
-    def _prepare(self, progress: Progress) -> None:
-        """Captures the step of a whole batch, and that of the last one where it is smaller.
-
-        The first also runs under Pyro's validation of shapes and supports. The last batch of an
-        epoch is not worth compiling.
-        """
-        train = self.run.splits["train"]
-        size = min(self.batch_size, len(train))
-        last = len(train) % size
-        start = time.perf_counter()
-        if self.step.engine in ("inductor", "auto"):
-            progress.note("compiling the step (seconds, less where it is cached) ...")
-        # Numbers that are not finite are for the step to report, that knows where it is.
-        with pyro.validation_enabled(True), suppress(NonFiniteError):
-            whole = self._inputs(train.raw(torch.arange(size)))
-            used = self.step.prepare(*whole)
-            if last:
-                rest = self._inputs(train.raw(torch.arange(last)))
-                name = "graph" if used["name"] == "inductor" else used["name"]
-                self.step.prepare(*rest, engine=name)
-            self.run.config["engine"] = used
-            seconds = time.perf_counter() - start
-            progress.note(f"engine {used['name']}, {used['precision']}, ready in {seconds:.1f} s")
-
-    def _epoch(self, epoch: int, rates: list[float], progress: Progress) -> dict[str, Any]:
-        """The steps of one epoch: the training loss, the gradient's norm, the speed."""
-        start = time.perf_counter()
-        train = self.run.splits["train"]
-        totals, seen = torch.zeros(2, dtype=torch.float64, device=train.device), 0
-        weight = 1.0
-        steps = -(-len(train) // self.batch_size)
-
-        for index, raw in enumerate(train.shuffled(self.batch_size, seed=self.seed, epoch=epoch)):
-            weight = self.kl_weight(self.taken)
-            if self.objective.weight is not None:
-                self.objective.weight.fill_(weight)
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * self.lr_schedule(self.taken)
-
-            self._seed_step()
-            try:
-                result = self.step(*self._inputs(raw))
-                if index == steps - 1:
-                    self.step.check()
-            except NonFiniteError as error:
-                ago = error.steps_ago
-                where = f"In epoch {epoch}, batch {index - ago} (step {self.taken - ago})"
-                raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
-            self.taken += 1
-            totals += torch.stack(result) * len(raw.rows)
-            seen += len(raw.rows)
-            progress.step()
-
-        loss, grad_norm = (totals / seen).tolist()
-        seconds = time.perf_counter() - start
-        return {
-            "epoch": epoch,
-            "step": self.taken,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "kl_weight": weight,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": seconds,
-            "examples_per_second": seen / seconds,
-        }
-
-    def _inputs(self, raw: RawBatch) -> tuple[Tensor, Tensor | None]:
-        """The arguments of a step: as they lie where the step itself draws the noise."""
-        train = self.run.splits["train"]
-        batch = raw if train.preprocessing.redraws else train.prepare(raw)
-        return batch.x, batch.y
-
-    def _seed_step(self) -> None:
-        seed_generators(self.seed, "step", self.taken, device=self.run.splits["train"].device)
-
-    def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
-        """The examples that an epoch's bound is measured on, their noise the same every time."""
-        examples = self.run.splits[name]
-        # Of the training set as many as there are to validate on, so that the two compare, and
-        # any: data may be sorted.
-        rows = torch.arange(len(examples))
-        if name == "train":
-            count = min(MONITOR_EXAMPLES, len(self.run.splits.get("valid", examples)))
-            order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
-            rows = order[:count].sort().values
-        if examples.streams:
-            return partial(examples.chosen, rows, 1000)
-
-        kept = list(examples.chosen(rows, 1000))
-        return lambda: kept
-
-    def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
-        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
-
-        Without a bound on log p(x) there is the log-likelihood alone.
-        """
-        structure = self.objective.structure
-        if structure.global_latents:
-            return {}
-        found: dict[str, float] = {}
-        device = self.run.splits["train"].device
-        for name, batches in monitors.items():
-            with (
-                evaluating(self.run.program),
-                seeded(self.seed, "monitor", name, device=device),
-            ):
-                elbo, log_likelihood, kl = mean_terms(self.run.program, batches(), structure)
-            found["log_likelihood"] = log_likelihood
-            if structure.has_bound:
-                found |= {"kl": kl, f"{name}_elbo": elbo}
-        return found
-
-    def _should_stop(self, record: dict[str, Any], patience: int | None) -> bool:
-        """Whether the validation ELBO, or else likelihood, has not risen for so many epochs."""
-        # The bound of a warm-up is not yet the one that is optimised: nothing counts before.
-        if patience is None or self.kl_weight(self.taken) < 1:
-            return False
-        score = record["valid_elbo" if "valid_elbo" in record else "log_likelihood"]
-        if self.best is None or score > self.best.score:
-            weights = copy.deepcopy(as_module(self.run.program).state_dict())
-            self.best = _Best(score, record["epoch"], weights)
-        return record["epoch"] - self.best.epoch >= patience
-
-    # ── The directory ──
-
-    def _describe(self) -> None:
-        """Writes what the run was told, and where it runs."""
-        for name, content in ((CONFIG, self.run.config), (ENVIRONMENT, self.run.environment)):
-            self.run.write(name, json.dumps(content, indent=1) + "\n")
-
-    def _record(self, record: dict[str, Any]) -> None:
-        self.run.metrics.append(record)
-        self.run.write(METRICS, json.dumps(record) + "\n", append=True)
-
-    def _save(self) -> None:
-        if self.run.path is None:
-            return
-        best = None if self.best is None else vars(self.best)
-        state = {
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": len(self.run.metrics),
-            "best": best,
-        }
-        weights = as_module(self.run.program).state_dict()
-        checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
-        self.saved_at = time.monotonic()
-
-
-@dataclass
-class _Best:
-    """The weights of the best validation score so far."""
-
-    score: float
-    epoch: int
-    weights: dict[str, Tensor]

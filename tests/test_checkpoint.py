@@ -17,6 +17,9 @@ from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint, load_newest, save
 from pyrovae.errors import CheckpointError
 
+# Most of these pass over a damaged checkpoint, which is said.
+pytestmark = pytest.mark.filterwarnings("ignore:.* is used:UserWarning")
+
 FILES = ("model.safetensors", "state.safetensors", "MANIFEST.json")
 
 
@@ -151,6 +154,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, first, name):
     path = newest(folder) / name
     path.write_bytes(path.read_bytes()[:-1])
     assert equal(load_newest(folder), first)
+
+
+def test_a_damaged_checkpoint_that_is_passed_over_is_named(folder):
+    (newest(folder) / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"step-00000007 is damaged.*step-00000003 is used"):
+        load_newest(folder)
 
 
 def test_where_none_is_whole_the_error_names_the_newest_and_its_fault(folder):

@@ -15,8 +15,17 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress", "noise", "catalogue"},
-    {"randomness", "schedules", "networks", "distributions", "devices", "capture", "user_files"},
+    {"errors", "progress", "noise", "catalogue", "interrupts"},
+    {
+        "randomness",
+        "schedules",
+        "networks",
+        "distributions",
+        "devices",
+        "capture",
+        "user_files",
+        "run_folder",
+    },
     {"data", "handlers"},
     {"priors", "encoders", "decoders", "programs"},
     {"models", "terms", "bounds"},
@@ -25,7 +34,8 @@ LAYERS = [
     {"plots", "preparation"},
     {"page"},
     {"report"},
-    {"runs"},
+    {"runs", "resuming"},
+    {"loop"},
     {"training"},
     {"building"},
     {"cli"},
@@ -113,7 +123,13 @@ INNER = {
         {"compiled"},
         {"__init__"},
     ],
-    "cli": [{"options"}, {"parts", "printing"}, {"training", "verbs"}, {"__init__"}],
+    "cli": [
+        {"options"},
+        {"parts", "printing"},
+        {"parsing", "training", "verbs"},
+        {"resuming"},
+        {"__init__"},
+    ],
     "plots": [{"style"}, {"charts", "grids"}, {"__init__"}],
 }
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import signal
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import pyrovae
-from pyrovae import training
+from pyrovae import loop, training
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.schedules import constant, cosine, linear
 from pyrovae.svi.precision import in_precision
@@ -83,7 +84,7 @@ def test_the_step_is_that_of_the_bound_per_example():
     quick(vae, x, optimizer=SGD, epochs=1, batch_size=40)
 
     order = next(pyrovae.Examples(x).shuffled(40, seed=0, epoch=1))
-    training.seed_generators(0, "step", 0)
+    loop.seed_generators(0, "step", 0)
     loss = Trace_ELBO().differentiable_loss(twin.model, twin.guide, order.x) / 40
     loss.backward()
     for name, parameter in twin.named_parameters():
@@ -162,7 +163,7 @@ def test_early_stopping_keeps_the_best_weights(monkeypatch):
         seen.append(weights(self.run.program))
         return {"valid_elbo": next(elbos)}
 
-    monkeypatch.setattr(training._Loop, "_bounds", bounds)
+    monkeypatch.setattr(loop.Loop, "_bounds", bounds)
     vae = small_vae()
     run = quick(vae, binary(), valid=binary(), epochs=6, patience=3)
     assert len(run.metrics) == 5
@@ -172,7 +173,7 @@ def test_early_stopping_keeps_the_best_weights(monkeypatch):
 
 def test_patience_starts_after_the_warm_up(monkeypatch):
     elbos = iter([-1.0, -2.0, -6.0, -5.0, -4.0, -4.5, -4.6, -4.7, -4.8])
-    monkeypatch.setattr(training._Loop, "_bounds", lambda *_: {"valid_elbo": next(elbos)})
+    monkeypatch.setattr(loop.Loop, "_bounds", lambda *_: {"valid_elbo": next(elbos)})
     run = quick(small_vae(), binary(), valid=binary(), epochs=9, kl_warmup=3, patience=2)
     assert len(run.metrics) == 7
     assert run.config["best_epoch"] == 5
@@ -444,7 +445,7 @@ def test_an_interrupt_saves_what_there_is(tmp_path):
         def step(self, closure=None):
             Interrupted.steps += 1
             if Interrupted.steps == 9:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
             super().step(closure)
 
     vae = small_vae()

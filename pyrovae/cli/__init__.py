@@ -9,10 +9,9 @@ import os
 import signal
 import sys
 
-import tyro
-
-from pyrovae.cli.options import VERBS, Training
-from pyrovae.cli.parts import list_parts, train_type
+from pyrovae.cli.options import Resume, Training
+from pyrovae.cli.parsing import parse
+from pyrovae.cli.resuming import resume
 from pyrovae.cli.training import train
 from pyrovae.cli.verbs import with_run
 from pyrovae.errors import PyrovaeError
@@ -21,23 +20,15 @@ from pyrovae.errors import PyrovaeError
 def main(arguments: list[str] | None = None) -> None:
     """Parses a command, runs it, and turns every error into one line and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    program, words = _split_program(given)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            {**VERBS, "train": train_type(words, program)},
-            prog="pyrovae",
-            description="Variational autoencoders as probabilistic programs, in Pyro.",
-            args=words,
-        )
+        command, program = parse(given)
         if isinstance(command, Training):
             train(command, program, given)
+        elif isinstance(command, Resume):
+            resume(command)
         else:
             with_run(command)
-    except SystemExit as stop:
-        if not stop.code and words[:1] == ["train"] and {"-h", "--help"} & set(words):
-            print(list_parts())
-        raise
     except PyrovaeError as error:
         sys.exit(_fail(str(error), 2))
     except _Terminated:
@@ -63,10 +54,3 @@ def _terminate(*_: object) -> None:
 def _fail(message: str, code: int) -> int:
     print(f"pyrovae: {message}", file=sys.stderr)
     return code
-
-
-def _split_program(words: list[str]) -> tuple[str | None, list[str]]:
-    """Takes the program `file.py:build` out of `train file.py:build --options`."""
-    if len(words) > 1 and words[0] == "train" and not words[1].startswith("-"):
-        return words[1], [words[0], *words[2:]]
-    return None, words

@@ -6,6 +6,7 @@ __all__ = [
     "Interpolate",
     "Reconstruct",
     "Report",
+    "Resume",
     "Sample",
     "Train",
     "Training",
@@ -30,7 +31,7 @@ DataDir = Annotated[Path | None, _auto("PATH", "$PYROVAE_DATA, or the user's cac
 OtherData = Annotated[str | None, _auto("NAME|PATH", "the run's own")]
 OldDataDir = Annotated[Path | None, _auto("PATH", "where they lay in training")]
 Device = Annotated[str | None, _auto("NAME", "cuda where there is one, else cpu")]
-RunPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+RunPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|latest")]]
 Network = Literal["mlp", "gated", "residual", "conv", "residual-conv"]
 Binarization = Literal["none", "threshold", "static", "dynamic"]
 
@@ -117,6 +118,19 @@ class Train(Training):
     """the number of latent dimensions"""
     beta: float = 1.0
     """the weight of the KL term in the training loss"""
+
+
+@dataclass
+class Resume:
+    """Go on with a run that was broken off, or that is to take more epochs."""
+
+    run: RunPath
+    epochs: Annotated[int | None, _auto("INT", "as many as it was to take")] = None
+    """how many epochs it is to take in all; a cosine schedule is stretched over all of them"""
+    data_dir: OldDataDir = None
+    """where named data sets lie"""
+    device: Device = None
+    """cpu or cuda"""
 
 
 @dataclass
@@ -212,6 +226,7 @@ class Report:
 
 VERBS = {
     "train": Train,
+    "resume": Resume,
     "evaluate": Evaluate,
     "sample": Sample,
     "reconstruct": Reconstruct,

@@ -26,7 +26,9 @@ DEFAULT_EPOCHS, MOST_EPOCHS = 20, 300
 FINAL_SAMPLES, FINAL_EXAMPLES = 500, 1000
 
 
-def train(options: Any, program_spec: str | None, words: list[str]) -> None:
+def train(
+    options: Any, program_spec: str | None, words: list[str], *, resume: bool = False
+) -> None:
     """Trains what the options say, measures it, and prints what it found and what comes next."""
     from functools import partial
 
@@ -76,7 +78,8 @@ def train(options: Any, program_spec: str | None, words: list[str]) -> None:
         precision=options.precision,
         device=device,
         run_dir=path,
-        config={"command": shlex.join(["pyrovae", *words]), **record},
+        resume=resume,
+        config={"command": shlex.join(["pyrovae", *words]), "folder": str(Path.cwd()), **record},
     )
     print()
     if run.structure.has_bound:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 def with_run(command: Any) -> None:
     """Loads the run of a command, and does with it what the command says."""
+    from pyrovae.run_folder import find
     from pyrovae.runs import load
 
+    command.run = find(command.run)
     run = load(command.run, data_dir=command.data_dir, device=command.device)
     if getattr(command, "data", None) is not None:
         run = run.on(command.data, data_dir=command.data_dir)

@@ -134,11 +134,16 @@ class Examples:
         seen = _Seeded(self._x, self.seed, 0)
         return self._move(rows, *_collate([seen[i] for i in rows.tolist()]))
 
-    def shuffled(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[RawBatch]:
-        """The batches of a training epoch, their order a function of (seed, epoch)."""
+    def shuffled(
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[RawBatch]:
+        """The batches of a training epoch, their order a function of (seed, epoch).
+
+        Of an epoch that is gone on with they are those from number `start` on.
+        """
         order = torch.randperm(len(self), generator=generator(seed, "permutation", epoch))
 
-        return self.raw_batches(order.split(batch_size), seed=seed, epoch=epoch)
+        return self.raw_batches(order.split(batch_size)[start:], seed=seed, epoch=epoch)
 
     def in_order(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
         """The examples as they stand, with the same noise at every call: for reported numbers."""

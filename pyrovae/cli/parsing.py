@@ -1,0 +1,37 @@
+"""From the words of a command to its options."""
+
+__all__ = ["parse"]
+
+from typing import Any
+
+import tyro
+
+from pyrovae.cli.options import VERBS
+from pyrovae.cli.parts import list_parts, train_type
+
+
+def parse(given: list[str]) -> tuple[Any, str | None]:
+    """The options of a command, and the program `file.py:build` where train is given one.
+
+    It ends the process where they cannot be understood, or help is asked for.
+    """
+    program, words = _split_program(given)
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            {**VERBS, "train": train_type(words, program)},
+            prog="pyrovae",
+            description="Variational autoencoders as probabilistic programs, in Pyro.",
+            args=words,
+        )
+    except SystemExit as stop:
+        if not stop.code and words[:1] == ["train"] and {"-h", "--help"} & set(words):
+            print(list_parts())
+        raise
+    return command, program
+
+
+def _split_program(words: list[str]) -> tuple[str | None, list[str]]:
+    """Takes the program `file.py:build` out of `train file.py:build --options`."""
+    if len(words) > 1 and words[0] == "train" and not words[1].startswith("-"):
+        return words[1], [words[0], *words[2:]]
+    return None, words

@@ -1,0 +1,351 @@
+"""The loop of training: epochs, schedules, validation, early stopping and checkpoints."""
+
+__all__ = ["Loop"]
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae import checkpoint
+from pyrovae.checkpoint import Checkpoint
+from pyrovae.data import Batch, RawBatch
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.interrupts import Interrupts
+from pyrovae.programs import as_module, evaluating
+from pyrovae.progress import Progress
+from pyrovae.randomness import generator, seed_generators, seeded
+from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
+from pyrovae.runs import Run
+from pyrovae.schedules import Schedule
+from pyrovae.svi import Objective, Stepper
+from pyrovae.terms import mean_terms
+
+# How often a running training saves itself. A checkpoint at every epoch would cost small data
+# more than the training does.
+SAVE_SECONDS = 30.0
+# How many examples the training ELBO of an epoch is measured on, at most.
+MONITOR_EXAMPLES = 10_000
+
+
+@dataclass
+class Loop:
+    """A run in training: the state that its epochs share.
+
+    All that changes as it goes on is in `state`, from which it continues to the same bits: the
+    noise and the order of a step are functions of the seed and its number, and the schedules of
+    its number.
+
+    Attributes:
+        run: What is trained.
+        objective: What a step minimises.
+        step: One step.
+        kl_weight: The weight of the KL term at each step.
+        lr_schedule: The factor on the learning rate at each step.
+        batch_size: How many examples make a step.
+        patience: After how many epochs without a better validation bound to stop, or None.
+        seed: The seed of order and noise.
+        taken: How many steps were taken.
+        epoch: How many epochs are whole.
+        totals: The sums over the epoch's examples so far of the loss and the gradient's norm.
+        seen: How many examples these are.
+        best: The best epoch so far, if one is looked for.
+        stopped: Whether it has stopped early.
+    """
+
+    run: Run
+    objective: Objective
+    step: Stepper
+    kl_weight: Schedule
+    lr_schedule: Schedule
+    batch_size: int
+    patience: int | None
+    seed: int
+    taken: int = 0
+    epoch: int = 0
+    totals: Tensor = field(init=False)
+    seen: int = 0
+    best: "_Best | None" = None
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        device = self.run.splits["train"].device
+        self.totals = torch.zeros(2, dtype=torch.float64, device=device)
+        # As they are now: those in a checkpoint are what a schedule had made of them.
+        self.rates: list[float] = [group["lr"] for group in self.optimizer.param_groups]
+        self.saved_at = time.monotonic()
+        self.is_whole = True
+
+    def train(self, epochs: int, progress: Progress) -> None:
+        """Trains so many epochs in all, and saves what there is however the training ends.
+
+        A signal is answered when the step that it fell into is whole and saved.
+        """
+        self._prepare(progress)
+        self._describe()
+        monitors = {
+            name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
+        }
+        try:
+            with progress, Interrupts() as interrupts:
+                progress.step(self.taken)
+                while self.epoch < epochs and not self.stopped:
+                    record = self._epoch(self.epoch + 1, progress, interrupts)
+                    record |= self._bounds(monitors)
+                    self._record(record)
+                    progress.epoch(record)
+                    self.epoch, self.seen = self.epoch + 1, 0
+                    self.totals.zero_()
+                    self.stopped = self._should_stop(record)
+                    if self._is_due(interrupts):
+                        self._save()
+                        interrupts.answer()
+        except CheckpointError:
+            raise
+        except NonFiniteError:
+            self._save()
+            raise
+        except BaseException:
+            # What a step was doing when it was broken off is not worth keeping.
+            if self.is_whole:
+                with suppress(NonFiniteError):
+                    self.step.check()
+                    self._save()
+            raise
+
+        self._finish()
+
+    def _finish(self) -> None:
+        """Saves the weights of the best epoch, where one was looked for, or else the last."""
+        module = as_module(self.run.program)
+        last = None
+        if self.patience is not None and self.best is not None:
+            last = copy.deepcopy(module.state_dict())
+            module.load_state_dict(self.best.weights)
+            self.run.config["best_epoch"] = self.best.epoch
+            self._describe()
+        self._save(last)
+
+    def restore(self, found: Checkpoint, metrics: list[dict[str, Any]]) -> None:
+        """Goes on from a checkpoint, and from the records of the epochs before it.
+
+        Raises:
+            CheckpointError: If it is of a version that saved less.
+        """
+        state = found.state
+        if "seen" not in state:
+            raise CheckpointError(
+                "The checkpoint is of a version of pyrovae that could not resume.",
+                "Load the run and evaluate it, or train it anew.",
+            )
+        as_module(self.run.program).load_state_dict(state["last"] or found.weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.taken, self.epoch, self.seen = found.step, state["epoch"], state["seen"]
+        self.totals.copy_(state["totals"])
+        self.best = None if state["best"] is None else _Best(**state["best"])
+        self.stopped = state["stopped"]
+        self.run.metrics[:] = metrics[: self.epoch]
+        self._write_metrics()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What updates the weights."""
+        optimizer = self.step.update.optimizer
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+    def _prepare(self, progress: Progress) -> None:
+        """Captures the step of a whole batch, and that of the last one where it is smaller.
+
+        The first also runs under Pyro's validation of shapes and supports. The last batch of an
+        epoch is not worth compiling.
+        """
+        train = self.run.splits["train"]
+        size = min(self.batch_size, len(train))
+        last = len(train) % size
+        start = time.perf_counter()
+        if self.step.engine in ("inductor", "auto"):
+            progress.note("compiling the step (seconds, less where it is cached) ...")
+        # Numbers that are not finite are for the step to report, that knows where it is.
+        with pyro.validation_enabled(True), suppress(NonFiniteError):
+            whole = self._inputs(train.raw(torch.arange(size)))
+            used = self.step.prepare(*whole)
+            if last:
+                rest = self._inputs(train.raw(torch.arange(last)))
+                name = "graph" if used["name"] == "inductor" else used["name"]
+                self.step.prepare(*rest, engine=name)
+            self._check_engine(used)
+            self.run.config["engine"] = used
+            seconds = time.perf_counter() - start
+            progress.note(f"engine {used['name']}, {used['precision']}, ready in {seconds:.1f} s")
+
+    def _check_engine(self, used: dict[str, Any]) -> None:
+        """Refuses to go on to other bits.
+
+        Raises:
+            InputError: If what the run was trained by could not be had again.
+        """
+        if found := differences(self.run.config.get("engine", used), used):
+            raise InputError(
+                f"The run would not go on to the same bits: its engine's {'; '.join(found)}.",
+                "Resume it where it was trained, with the versions in its environment.json.",
+            )
+
+    def _epoch(self, epoch: int, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
+        """The steps of one epoch: the training loss, the gradient's norm, the speed."""
+        start, before = time.perf_counter(), self.seen
+        train = self.run.splits["train"]
+        steps = -(-len(train) // self.batch_size)
+        done = self.taken - (epoch - 1) * steps
+        batches = train.shuffled(self.batch_size, seed=self.seed, epoch=epoch, start=done)
+
+        for index, raw in enumerate(batches, start=done):
+            weight = self.kl_weight(self.taken)
+            if self.objective.weight is not None:
+                self.objective.weight.fill_(weight)
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.lr_schedule(self.taken)
+
+            self._seed_step()
+            inputs = self._inputs(raw)
+            self.is_whole = False
+            try:
+                result = self.step(*inputs)
+                due = self._is_due(interrupts)
+                if due or index == steps - 1:
+                    self.step.check()
+            except NonFiniteError as error:
+                self.taken -= error.steps_ago
+                where = f"In epoch {epoch}, batch {index - error.steps_ago} (step {self.taken})"
+                raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
+            self.taken += 1
+            self.totals += torch.stack(result) * len(raw.rows)
+            self.seen += len(raw.rows)
+            self.is_whole = True
+            progress.step()
+            if due:
+                self._save()
+                interrupts.answer()
+
+        loss, grad_norm = (self.totals / self.seen).tolist()
+        seconds = time.perf_counter() - start
+        return {
+            "epoch": epoch,
+            "step": self.taken,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "kl_weight": self.kl_weight(self.taken - 1),
+            "lr": self.rates[0] * self.lr_schedule(self.taken - 1),
+            "seconds": seconds,
+            "examples_per_second": (self.seen - before) / seconds,
+        }
+
+    def _is_due(self, interrupts: Interrupts) -> bool:
+        """Whether to save: from time to time, and before a signal is answered."""
+        return bool(interrupts.received) or time.monotonic() - self.saved_at > SAVE_SECONDS
+
+    def _inputs(self, raw: RawBatch) -> tuple[Tensor, Tensor | None]:
+        """The arguments of a step: as they lie where the step itself draws the noise."""
+        train = self.run.splits["train"]
+        batch = raw if train.preprocessing.redraws else train.prepare(raw)
+        return batch.x, batch.y
+
+    def _seed_step(self) -> None:
+        seed_generators(self.seed, "step", self.taken, device=self.run.splits["train"].device)
+
+    def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
+        """The examples that an epoch's bound is measured on, their noise the same every time."""
+        examples = self.run.splits[name]
+        # Of the training set as many as there are to validate on, so that the two compare, and
+        # any: data may be sorted.
+        rows = torch.arange(len(examples))
+        if name == "train":
+            count = min(MONITOR_EXAMPLES, len(self.run.splits.get("valid", examples)))
+            order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
+            rows = order[:count].sort().values
+        if examples.streams:
+            return partial(examples.chosen, rows, 1000)
+
+        kept = list(examples.chosen(rows, 1000))
+        return lambda: kept
+
+    def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
+        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
+
+        Without a bound on log p(x) there is the log-likelihood alone.
+        """
+        structure = self.objective.structure
+        if structure.global_latents:
+            return {}
+        found: dict[str, float] = {}
+        device = self.run.splits["train"].device
+        for name, batches in monitors.items():
+            with (
+                evaluating(self.run.program),
+                seeded(self.seed, "monitor", name, device=device),
+            ):
+                elbo, log_likelihood, kl = mean_terms(self.run.program, batches(), structure)
+            found["log_likelihood"] = log_likelihood
+            if structure.has_bound:
+                found |= {"kl": kl, f"{name}_elbo": elbo}
+        return found
+
+    def _should_stop(self, record: dict[str, Any]) -> bool:
+        """Whether the validation ELBO, or else likelihood, has not risen for so many epochs."""
+        # The bound of a warm-up is not yet the one that is optimised: nothing counts before.
+        if self.patience is None or self.kl_weight(self.taken) < 1:
+            return False
+        score = record["valid_elbo" if "valid_elbo" in record else "log_likelihood"]
+        if self.best is None or score > self.best.score:
+            weights = copy.deepcopy(as_module(self.run.program).state_dict())
+            self.best = _Best(score, record["epoch"], weights)
+        return record["epoch"] - self.best.epoch >= self.patience
+
+    # ── The directory ──
+
+    def _describe(self) -> None:
+        """Writes what the run was told, and where it runs."""
+        for name, content in ((CONFIG, self.run.config), (ENVIRONMENT, self.run.environment)):
+            self.run.write(name, json.dumps(content, indent=1) + "\n")
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self.run.metrics.append(record)
+        self.run.write(METRICS, json.dumps(record) + "\n", append=True)
+
+    def _write_metrics(self) -> None:
+        """Those of the epochs that are whole: a run may have died with more than it had saved."""
+        self.run.write(METRICS, "".join(json.dumps(m) + "\n" for m in self.run.metrics))
+
+    def _save(self, last: dict[str, Tensor] | None = None) -> None:
+        """Writes a checkpoint, with the last weights where those of the program are others."""
+        self.saved_at = time.monotonic()
+        if self.run.path is None:
+            return
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "totals": self.totals,
+            "seen": self.seen,
+            "best": None if self.best is None else vars(self.best),
+            "stopped": self.stopped,
+            "last": last,
+        }
+        weights = as_module(self.run.program).state_dict()
+        checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
+
+
+@dataclass
+class _Best:
+    """The weights of the best validation score so far."""
+
+    score: float
+    epoch: int
+    weights: dict[str, Tensor]

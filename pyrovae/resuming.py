@@ -1,0 +1,122 @@
+"""Going on with a run: what it was, and whether what is asked for now is the same."""
+
+__all__ = ["Earlier", "place_of"]
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyrovae import checkpoint
+from pyrovae.checkpoint import Checkpoint
+from pyrovae.errors import InputError
+from pyrovae.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    differences,
+    is_new,
+    read_config,
+    read_lines,
+)
+
+# What says which run it is. Where its data lie, and how it was called, may change.
+COMPARED = ("program", "parameters", "data", "training")
+FREE = {"data": ("name", "source", "data_dir"), "training": ("epochs",)}
+
+
+def place_of(run_dir: str | os.PathLike[str] | None, *, resume: bool) -> Path | None:
+    """The path of a run's folder, new or to be gone on with; it is not made here.
+
+    Raises:
+        InputError: If something else is there, or nothing is said of where.
+    """
+    if run_dir is None:
+        if resume:
+            raise InputError("There is no folder to resume from.", "Give run_dir.")
+        return None
+    path = Path(run_dir)
+    if is_new(path) or (resume and (path / CONFIG).is_file()):
+        return path
+    raise InputError(
+        f"{path} exists already.",
+        "Choose another --run-dir, remove it, or go on with the run in it: pyrovae resume.",
+    )
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run as it was left.
+
+    Attributes:
+        config: What it was told.
+        checkpoint: The newest of its checkpoints that is whole.
+        metrics: One record for each epoch.
+    """
+
+    config: dict[str, Any]
+    checkpoint: Checkpoint
+    metrics: list[dict[str, Any]]
+
+    @classmethod
+    def at(cls, path: Path) -> "Earlier | None":
+        """The run in a folder; None where it has not come to save itself.
+
+        Raises:
+            CheckpointError: If every checkpoint is damaged.
+        """
+        if not (path / CONFIG).is_file() or not checkpoint.exists(path / CHECKPOINTS):
+            return None
+        return cls(
+            read_config(path),
+            checkpoint.load_newest(path / CHECKPOINTS),
+            read_lines(path / METRICS),
+        )
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has taken."""
+        return self.checkpoint.state["epoch"]
+
+    def is_over(self, epochs: int) -> bool:
+        """Whether it has stopped early, or has taken so many epochs."""
+        return self.checkpoint.state["stopped"] or self.epochs >= epochs
+
+    def merged(self, told: dict[str, Any]) -> dict[str, Any]:
+        """What the run is told now, as far as it may change.
+
+        Raises:
+            InputError: If it is another run, naming what differs; or if it has already taken
+                more epochs than it is to take, or ran on other threads or another torch.
+        """
+        if found := differences(_compared(self.config), _compared(told)):
+            raise InputError(
+                f"The run cannot be resumed with another configuration: {'; '.join(found)}.",
+                "Give what it was trained with, or train another run.",
+            )
+        engine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        if found := differences(self.config["engine"], engine):
+            raise InputError(
+                f"The run would not go on to the same bits: {'; '.join(found)}.",
+                "Resume it with what it was trained with: see its environment.json.",
+            )
+        epochs = told["training"]["epochs"]
+        if epochs < self.epochs:
+            raise InputError(
+                f"The run has taken {self.epochs} epochs, and is to take {epochs}.",
+                "Give as many epochs, or more.",
+            )
+        kept = {key: self.config[key] for key in ("command", "folder") if key in self.config}
+        return {**told, "engine": self.config["engine"], **kept}
+
+
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in COMPARED:
+        value = config[key]
+        if key in FREE:
+            value = {name: v for name, v in value.items() if name not in FREE[key]}
+        found[key] = value
+    return found

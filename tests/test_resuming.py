@@ -1,0 +1,283 @@
+"""Going on with a run: to the same bits, after whatever ended it, or not at all."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from programs_for_tests import binary, same, small_vae, weights
+from torch import nn
+
+import pyrovae
+from pyrovae import cli, loop
+from pyrovae.errors import CheckpointError, InputError
+from pyrovae.schedules import cosine
+
+ROWS, BATCH = 290, 50
+STEPS = -(-ROWS // BATCH)
+
+
+def with_batch_norm():
+    vae = small_vae()
+    vae.decoder.net = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6))
+    vae.decoder.net.out_shape = (6,)
+    return vae
+
+
+def program_of(name):
+    """A program that can be given again, its first weights others."""
+    vae = with_batch_norm() if name == "batch norm" else small_vae()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(0.01 * torch.rand_like(parameter))
+    return vae
+
+
+def training(vae, path, *, epochs=6, resume=True, stop_at=None, **options):
+    """Trains as far as a step, or to the end."""
+
+    data = pyrovae.Examples(
+        0.8 * binary(ROWS) + 0.1, preprocessing=pyrovae.data.Binarize("dynamic", maximum=1.0)
+    )
+    options = {
+        "optimizer": partial(torch.optim.Adam, lr=1e-2),
+        "kl_warmup": 2,
+        "engine": "eager",
+        **options,
+    }
+
+    def seed(*args, **kwargs):
+        if stop_at is not None and args[1:] == ("step", stop_at):
+            signal.raise_signal(signal.SIGINT)
+        return original(*args, **kwargs)
+
+    original, loop.seed_generators = loop.seed_generators, seed
+    try:
+        return pyrovae.fit(
+            vae,
+            data,
+            valid=binary(40, seed=1),
+            epochs=epochs,
+            batch_size=BATCH,
+            run_dir=path,
+            resume=resume,
+            progress=False,
+            **options,
+        )
+    finally:
+        loop.seed_generators = original
+
+
+def numbers(run):
+    timing = ("seconds", "examples_per_second")
+    return [{k: v for k, v in record.items() if k not in timing} for record in run.metrics]
+
+
+def on_disk(path):
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
+# ── To the same bits ──
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("plain", {}),
+        ("plain", {"engine": "graph"}),
+        ("plain", {"lr_schedule": cosine(1.0, 0.0, 6 * STEPS), "clip_norm": 1.0}),
+        ("plain", {"optimizer": partial(torch.optim.SGD, lr=1e-3, momentum=0.9)}),
+        ("plain", {"patience": 2}),
+        ("batch norm", {}),
+        ("batch norm", {"engine": "graph"}),
+    ],
+)
+@pytest.mark.parametrize("stop_at", [0, 3 * STEPS - 1, 3 * STEPS, 3 * STEPS + 2])
+def test_a_run_that_was_broken_off_ends_as_one_that_was_not(name, options, stop_at, tmp_path):
+    whole = training(program_of(name), tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        training(program_of(name), tmp_path / "run", stop_at=stop_at, **options)
+    resumed = training(program_of(name), tmp_path / "run", **options)
+
+    assert same(weights(whole.program), weights(resumed.program))
+    assert numbers(whole) == numbers(resumed)
+    assert on_disk(tmp_path / "run") == on_disk(tmp_path / "whole")
+    assert whole.config.get("best_epoch") == resumed.config.get("best_epoch")
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_run_that_is_over_takes_more_epochs_to_the_same_bits(patience, tmp_path):
+    whole = training(program_of("plain"), tmp_path / "whole", epochs=5, patience=patience)
+    training(program_of("plain"), tmp_path / "run", epochs=3, patience=patience)
+    longer = training(program_of("plain"), tmp_path / "run", epochs=5, patience=patience)
+    assert same(weights(whole.program), weights(longer.program))
+    assert numbers(whole) == numbers(longer)
+    assert pyrovae.load(tmp_path / "run", data=None).config["training"]["epochs"] == 5
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path, monkeypatch):
+    elbos = iter([-3.0, -1.0, -2.0, -2.0])
+    monkeypatch.setattr(loop.Loop, "_bounds", lambda *_: {"valid_elbo": next(elbos)})
+    options = {"patience": 2, "kl_warmup": 0}
+    stopped = training(program_of("plain"), tmp_path / "run", **options)
+    again = training(program_of("plain"), tmp_path / "run", epochs=9, **options)
+    assert len(stopped.metrics) == len(again.metrics) == 4
+    assert same(weights(stopped.program), weights(again.program))
+
+
+def test_a_training_that_dies_at_any_moment_ends_as_one_that_does_not(tmp_path):
+    """More of these by `python tests/killing.py`."""
+    command = [sys.executable, "killing.py", "--random", "6", "--signals", "3"]
+    found = subprocess.run(
+        [*command, "--folder", str(tmp_path)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    trials = json.loads(found.stdout)
+    assert [trial["where"] for trial in trials if not trial["same"]] == []
+    # A random kill may come too late; one at a named point cannot.
+    killed = [trial["exits"][0] == -signal.SIGKILL for trial in trials]
+    assert all(killed[:13])
+    assert sum(killed[13:19]) >= 3
+    assert sum(trial["in_a_save"] for trial in trials) >= 5
+
+
+def test_what_was_saved_is_a_whole_number_of_steps(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        training(program_of("plain"), tmp_path / "run", stop_at=4)
+    saved = pyrovae.load(tmp_path / "run")
+    stopped = program_of("plain")
+    with pytest.raises(KeyboardInterrupt):
+        training(stopped, tmp_path / "other", stop_at=4)
+    assert same(weights(saved.program), weights(stopped))
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000005"]
+
+
+# ── Or not at all ──
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 60}, "training.batch_size is 60, and was 50"),
+        ({"seed": 1}, "training.seed is 1, and was 0"),
+        ({"optimizer": partial(torch.optim.Adam, lr=2e-2)}, "training.optimizer.lr is 0.02"),
+        ({"bound": pyrovae.IWAE(3)}, "training.bound is 'IWAE"),
+        ({"engine": "graph"}, "training.engine is 'graph', and was 'eager'"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(options, said, tmp_path):
+    fit = partial(pyrovae.fit, run_dir=tmp_path / "run", epochs=1, progress=False, resume=True)
+    told = {"batch_size": 50, "engine": "eager", "optimizer": partial(torch.optim.Adam, lr=1e-2)}
+    fit(small_vae(), binary(), **told)
+    with pytest.raises(InputError, match=said):
+        fit(small_vae(), binary(), **{**told, **options})
+
+
+def test_another_program_or_other_data_are_refused_by_name(tmp_path):
+    data = pyrovae.load_data(binary().numpy())
+    fit = partial(pyrovae.fit, run_dir=tmp_path / "run", epochs=1, progress=False, resume=True)
+    fit(small_vae(), data)
+    with pytest.raises(InputError, match=r"program.prior.latent_dim is 3, and was 2"):
+        fit(small_vae(latent_dim=3), data)
+    with pytest.raises(InputError, match=r"data.fingerprint"):
+        fit(small_vae(), pyrovae.load_data(binary(seed=5).numpy()))
+
+
+def test_other_threads_or_fewer_epochs_are_refused(tmp_path, monkeypatch):
+    training(program_of("plain"), tmp_path / "run", epochs=2)
+    with pytest.raises(InputError, match="taken 2 epochs, and is to take 1"):
+        training(program_of("plain"), tmp_path / "run", epochs=1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    with pytest.raises(InputError, match=r"threads is 7, and was 1"):
+        training(program_of("plain"), tmp_path / "run", epochs=3)
+
+
+def test_a_run_that_another_process_trains_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        training(program_of("plain"), tmp_path / "run", stop_at=2)
+    with FileLock(tmp_path / "run" / ".lock"):
+        script = "import sys, test_resuming as t; t.training(t.program_of('plain'), sys.argv[1])"
+        found = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "run")],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    assert "Another process is training" in found.stderr
+    assert found.returncode == 1
+
+
+def test_a_checkpoint_of_an_older_version_says_so(tmp_path, monkeypatch):
+    training(program_of("plain"), tmp_path / "run", epochs=1)
+    read = loop.Loop.restore
+
+    def old(self, found, metrics):
+        del found.state["seen"]
+        return read(self, found, metrics)
+
+    monkeypatch.setattr(loop.Loop, "restore", old)
+    with pytest.raises(CheckpointError, match="could not resume"):
+        training(program_of("plain"), tmp_path / "run", epochs=2)
+
+
+def test_without_a_run_resume_begins_one_and_without_a_folder_it_is_refused(tmp_path):
+    run = training(program_of("plain"), tmp_path / "run", epochs=1)
+    assert math.isfinite(run.metrics[0]["loss"])
+    with pytest.raises(InputError, match="no folder to resume"):
+        training(program_of("plain"), None)
+    with pytest.raises(InputError, match="go on with the run in it"):
+        training(program_of("plain"), tmp_path / "run", resume=False)
+
+
+# ── From the command line ──
+
+
+@pytest.fixture
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", binary(100).numpy())
+    return tmp_path
+
+
+WORDS = "train --data rows.npy --latent-dim 2 --hidden 8 --batch-size 20".split()
+
+
+def test_the_command_resumes_a_run_by_its_name(in_a_folder, capsys):
+    cli.main([*WORDS, "--epochs", "2", "--run-dir", "runs/short", "--lr-schedule", "constant"])
+    cli.main([*WORDS, "--epochs", "3", "--run-dir", "whole", "--lr-schedule", "constant"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["resume", "short"])
+    assert "is over: it has taken 2 epochs" in capsys.readouterr().err
+
+    cli.main(["resume", "short", "--epochs", "3"])
+    said = capsys.readouterr().out
+    assert "log p(x)" in said
+    short = pyrovae.load("runs/short")
+    assert [record["epoch"] for record in short.metrics] == [1, 2, 3]
+    # The KL warm-up is that of the run as it was begun.
+    assert short.config["training"]["kl_warmup"] == 0.2
+
+
+def test_latest_is_the_run_that_was_told_last(in_a_folder):
+    for name in ("one", "two"):
+        cli.main([*WORDS, "--epochs", "1", "--run-dir", f"runs/{name}"])
+    assert pyrovae.load("latest").path == Path("runs/two")
+
+
+def test_a_run_from_python_is_resumed_from_python(in_a_folder, capsys):
+    training(program_of("plain"), in_a_folder / "run", epochs=1)
+    with pytest.raises(SystemExit):
+        cli.main(["resume", "run"])
+    assert "resume=True" in capsys.readouterr().err
