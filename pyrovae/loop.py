@@ -15,7 +15,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint
+from pyrovae import checkpoint, user_files
 from pyrovae.checkpoint import Checkpoint
 from pyrovae.data import Batch, RawBatch
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
@@ -23,7 +23,7 @@ from pyrovae.interrupts import Interrupts
 from pyrovae.programs import as_module, evaluating
 from pyrovae.progress import Progress
 from pyrovae.randomness import generator, seed_generators, seeded
-from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
+from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SOURCE, differences
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
 from pyrovae.svi import Objective, Stepper
@@ -315,6 +315,8 @@ class Loop:
         """Writes what the run was told, and where it runs."""
         for name, content in ((CONFIG, self.run.config), (ENVIRONMENT, self.run.environment)):
             self.run.write(name, json.dumps(content, indent=1) + "\n")
+        if self.run.path is not None:
+            user_files.copy_into(self.run.path / SOURCE, self.run.config["program"])
 
     def _record(self, record: dict[str, Any]) -> None:
         self.run.metrics.append(record)

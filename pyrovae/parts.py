@@ -85,8 +85,12 @@ def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     return {"part": name, **own, **arguments}
 
 
-def from_config(config: Any) -> Any:
+def from_config(config: Any, *, copies: Path | None = None) -> Any:
     """What `to_config` described, built anew.
+
+    Args:
+        config: The description.
+        copies: The copies of the user's files in a run that is trusted, if it is.
 
     Raises:
         InputError: If it names no part of the table, or arguments that the part does not take.
@@ -95,12 +99,13 @@ def from_config(config: Any) -> Any:
         >>> from_config({"part": "StandardNormal", "latent_dim": 2})
         StandardNormal()
     """
-    return _make(config, (), {})
+    return _make(config, (), {}, copies)
 
 
-def _make(config: Any, place: Place, made: dict[Place, Any]) -> Any:
+def _make(config: Any, place: Place, made: dict[Place, Any], copies: Path | None) -> Any:
     if isinstance(config, list):
-        return tuple(_make(item, (*place, str(i)), made) for i, item in enumerate(config))
+        items = enumerate(config)
+        return tuple(_make(item, (*place, str(i)), made, copies) for i, item in items)
     if not isinstance(config, Mapping):
         return config
     if "same" in config:
@@ -111,26 +116,19 @@ def _make(config: Any, place: Place, made: dict[Place, Any]) -> Any:
         return _build(torch.tensor, {"data": config["tensor"]})
 
     arguments = {
-        key: _make(value, (*place, str(key)), made)
+        key: _make(value, (*place, str(key)), made, copies)
         for key, value in config.items()
         if key not in ("part", "file", "sha256")
     }
-    made[place] = _build(_class_of(config), arguments)
+    made[place] = _build(_class_of(config, copies), arguments)
     return made[place]
 
 
-def _class_of(config: Mapping[str, Any]) -> type:
+def _class_of(config: Mapping[str, Any], copies: Path | None) -> type:
     """The class that a part's description names; of a user's file, if it is as it was."""
     if "file" not in config:
         return _look_up(PARTS, config.get("part"))
-    path = Path(str(config["file"]))
-    if not config.get("sha256") or user_files.digest(path) != config["sha256"]:
-        raise InputError(
-            f"The run's part {config.get('part')} is in {path}, which is gone or has changed "
-            "since, so it is not run.",
-            "Restore it, or give the program when the run is loaded.",
-        )
-    return user_files.load(path, str(config.get("part")))
+    return user_files.load(user_files.locate(config, copies), str(config.get("part")))
 
 
 def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:

@@ -44,6 +44,7 @@ from pyrovae.run_folder import (
     EVALUATION,
     METRICS,
     REPORT,
+    SOURCE,
     read_config,
     read_json,
     read_lines,
@@ -364,22 +365,27 @@ def _shown(found: Generated) -> str:
 def load(
     path: str | os.PathLike[str],
     *,
-    program: Program | None = None,
+    program: Program | str | None = None,
     data: Any = None,
     data_dir: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
+    trust_source: bool = False,
 ) -> Run:
     """Gives a trained run back, data splits and all.
 
     Args:
         path: The run directory, its name under `runs`, or `latest`.
         program: The program, for a run of a class that no configuration can name; its weights
-            are replaced by the run's.
+            are replaced by the run's. Or the file it is in, as `my_model.py:build`, for one whose
+            file has moved or changed.
         data: The data, for a run on arrays that were passed to Python: the array, or for one
             with labels what `load_data` made of it. They are split and preprocessed as they
             were, and refused if they are others.
         data_dir: Where named sets lie, if not where they lay in training.
         device: The device; CUDA where there is one if None.
+        trust_source: Whether to run the run's own copies of the user's files that its program is
+            made of, where these are no longer where and as they were. A run from elsewhere may
+            hold any code: look at its folder `source` first.
 
     Raises:
         InputError: If it is no run directory, or the program or the data are not those of the
@@ -391,7 +397,13 @@ def load(
     target = resolve_device(device)
     newest = checkpoint.load_newest(path / CHECKPOINTS)
 
-    program = _build(config["program"], config["data"]["x_shape"]) if program is None else program
+    x_shape = tuple(config["data"]["x_shape"])
+    if program is None:
+        copies = path / SOURCE if trust_source else None
+        program = _build(config["program"], x_shape, copies)
+    elif isinstance(program, str):
+        arguments = config["program"].get("arguments", {})
+        program = user_programs.load_builder(program)(x_shape, **arguments)
     module = as_module(program).to(target).eval()
     try:
         module.load_state_dict(newest.weights)
@@ -415,11 +427,11 @@ def _last_line(error: Exception) -> str:
     return str(error).splitlines()[-1].strip()
 
 
-def _build(config: dict[str, Any], x_shape: list[int]) -> Program:
-    if "file" in config:
-        return user_programs.build(config, tuple(x_shape))
+def _build(config: dict[str, Any], x_shape: tuple[int, ...], copies: Path | None) -> Program:
+    if "function" in config:
+        return user_programs.build(config, x_shape, copies=copies)
     if "part" in config:
-        return from_config(config)
+        return from_config(config, copies=copies)
     raise InputError(
         f"The run's program, {config.get('class')}, is not one of pyrovae's own parts.",
         "Give it again: pyrovae.load(run, program=...).",

@@ -1,9 +1,14 @@
-"""Python files of the user's own: what one defines, and whether it is still as it was."""
+"""Python files of the user's own: what one defines, and whether it is still as it was.
 
-__all__ = ["defined_in", "digest", "is_own_file", "load", "split"]
+A run keeps copies of the files that its program is made of. Nothing of them is executed unless
+the user's own file is where it was and as it was, or the user says that the run is trusted.
+"""
+
+__all__ = ["copy_into", "defined_in", "digest", "is_own_file", "load", "locate", "split"]
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -56,6 +61,51 @@ def load(path: Path, name: str) -> Any:
     if not callable(found):
         raise InputError(f"{path} defines no {name!r}.", "Name it as file.py:name.")
     return found
+
+
+def locate(config: Mapping[str, Any], copies: Path | None) -> Path:
+    """The file of a description, `file` and `sha256`, as it was.
+
+    Args:
+        config: The description.
+        copies: Where a run that is trusted keeps its copies, or None to run none of them.
+
+    Raises:
+        InputError: If the file is gone or has changed, and its copy is not trusted or damaged.
+    """
+    path, expected = Path(str(config["file"])), config.get("sha256")
+    if expected and digest(path) == expected:
+        return path
+    if copies is None:
+        raise InputError(
+            f"The run's file {path} is gone or has changed since, so it is not run.",
+            "Restore it, name the program's file now with --program, or run the copy in the run "
+            "with --trust-source.",
+        )
+    copy = _copy_of(path, str(expected), copies)
+    if digest(copy) != expected:
+        raise InputError(
+            f"The run's copy {copy} of {path} is gone or has changed.", "Restore the file."
+        )
+    return copy
+
+
+def copy_into(copies: Path, config: Any) -> None:
+    """Copies every file that a tree of descriptions names into a run."""
+    if isinstance(config, list):
+        for item in config:
+            copy_into(copies, item)
+    if isinstance(config, Mapping):
+        if "file" in config and digest(path := Path(config["file"])) == config.get("sha256"):
+            copy = _copy_of(path, config["sha256"], copies)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+        for item in config.values():
+            copy_into(copies, item)
+
+
+def _copy_of(path: Path, sha256: str, copies: Path) -> Path:
+    return copies / sha256[:8] / path.name
 
 
 def defined_in(cls: type) -> Path | None:

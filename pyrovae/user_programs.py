@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pyrovae import user_files
-from pyrovae.errors import InputError
 from pyrovae.programs import Program, as_module
 
 Builder = Callable[..., Program]
@@ -54,18 +53,15 @@ def describe(spec: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def build(config: Mapping[str, Any], x_shape: tuple[int, ...]) -> Program:
-    """Builds a described program, if its file is where it was and as it was.
+def build(
+    config: Mapping[str, Any], x_shape: tuple[int, ...], *, copies: Path | None = None
+) -> Program:
+    """Builds a described program; see `user_files.locate` for what of it is run.
 
     Raises:
-        InputError: If the file is gone or has changed: then nothing of it is run.
+        InputError: If its file is gone or has changed: then nothing of it is run.
     """
-    path = Path(config["file"])
-    if user_files.digest(path) != config["sha256"]:
-        raise InputError(
-            f"The run's program {path} is gone or has changed since, so it is not run.",
-            "Restore it, or give the program: pyrovae.load(run, program=...).",
-        )
+    path = user_files.locate(config, copies)
     program = user_files.load(path, config["function"])(x_shape, **config["arguments"])
     as_module(program)
     return program

@@ -126,7 +126,7 @@ INNER = {
     "cli": [
         {"options"},
         {"parts", "printing"},
-        {"parsing", "training", "verbs"},
+        {"new", "parsing", "training", "verbs"},
         {"resuming"},
         {"__init__"},
     ],
@@ -140,7 +140,10 @@ def levels(layers):
 
 LEVEL = levels(LAYERS)
 INNER_LEVEL = {folder: levels(layers) for folder, layers in INNER.items()}
-FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+# The template is a program of the user's: it is copied, not imported.
+FILES = sorted(
+    path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.stem != "template"
+)
 
 
 def imported(path, package=PACKAGE):

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 
-from pyrovae.cli.options import Resume, Training
+from pyrovae.cli.new import new
+from pyrovae.cli.options import New, Resume, Training
 from pyrovae.cli.parsing import parse
 from pyrovae.cli.resuming import resume
 from pyrovae.cli.training import train
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
         command, program = parse(given)
         if isinstance(command, Training):
             train(command, program, given)
+        elif isinstance(command, New):
+            new(command)
         elif isinstance(command, Resume):
             resume(command)
         else:

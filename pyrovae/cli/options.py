@@ -4,6 +4,7 @@ __all__ = [
     "VERBS",
     "Evaluate",
     "Interpolate",
+    "New",
     "Reconstruct",
     "Report",
     "Resume",
@@ -134,10 +135,29 @@ class Resume:
 
 
 @dataclass
-class Evaluate:
+class New:
+    """Write the plain VAE as one file, to be edited and trained."""
+
+    path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE.py")]]
+
+
+@dataclass
+class _OfRun:
+    run: RunPath
+    program: Annotated[str | None, _auto("FILE[:NAME]", "the file that was trained")] = None
+    """the file that the run's program is in, if not where and as it was"""
+    trust_source: bool = False
+    """run the run's own copy of a file that is no longer where and as it was"""
+    data_dir: OldDataDir = None
+    """where named data sets lie"""
+    device: Device = None
+    """cpu or cuda"""
+
+
+@dataclass
+class Evaluate(_OfRun):
     """Measure a run: ELBO, log p(x) and their errors, in nats per example."""
 
-    run: RunPath
     num_samples: int = 5000
     """the importance samples of each example"""
     limit: Annotated[int | None, _auto("INT", "all")] = None
@@ -148,23 +168,14 @@ class Evaluate:
     """print one JSON object and nothing else"""
     seed: int = 0
     """the seed of the samples"""
-    data_dir: OldDataDir = None
-    """where named data sets lie"""
-    device: Device = None
-    """cpu or cuda"""
 
 
 @dataclass
-class _Draws:
-    run: RunPath
+class _Draws(_OfRun):
     data: OtherData = None
     """other data to show it on, preprocessed as the run's own were"""
     output: Annotated[Path | None, _auto("PATH", "RUN/VERB.png")] = None
     """the picture to write"""
-    data_dir: OldDataDir = None
-    """where named data sets lie"""
-    device: Device = None
-    """cpu or cuda"""
 
 
 @dataclass
@@ -214,17 +225,12 @@ class Interpolate(_Draws):
 
 
 @dataclass
-class Report:
+class Report(_OfRun):
     """Write a run's report.html anew."""
-
-    run: RunPath
-    data_dir: OldDataDir = None
-    """where named data sets lie"""
-    device: Device = None
-    """cpu or cuda"""
 
 
 VERBS = {
+    "new": New,
     "train": Train,
     "resume": Resume,
     "evaluate": Evaluate,

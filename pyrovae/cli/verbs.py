@@ -19,7 +19,13 @@ def with_run(command: Any) -> None:
     from pyrovae.runs import load
 
     command.run = find(command.run)
-    run = load(command.run, data_dir=command.data_dir, device=command.device)
+    run = load(
+        command.run,
+        program=command.program,
+        data_dir=command.data_dir,
+        device=command.device,
+        trust_source=command.trust_source,
+    )
     if getattr(command, "data", None) is not None:
         run = run.on(command.data, data_dir=command.data_dir)
     if isinstance(command, Evaluate):

@@ -1,0 +1,153 @@
+"""Programs in files of the user's own: written, trained, copied, and never run unasked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from programs_for_tests import same, weights
+
+import pyrovae
+from pyrovae import cli, user_programs
+from pyrovae.errors import InputError
+
+QUICK = ["--epochs", "2", "--build.latent-dim", "3", "--build.hidden", "8"]
+PART = """
+import torch
+from torch import nn
+from pyro.distributions import Normal
+
+class Wide(nn.Module):
+    def __init__(self, latent_dim, *, scale=2.0):
+        super().__init__()
+        self.latent_dim, self.scale = latent_dim, scale
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self):
+        return Normal(self.loc, self.scale).to_event(1)
+"""
+# What a stranger might have put into a run.
+CANARY = "\nfrom pathlib import Path\nPath('canary').write_text('it was run')\n"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def trained():
+    cli.main(["new", "mine.py"])
+    cli.main(["train", "mine.py", *QUICK, "--run-dir", "run"])
+    return pyrovae.load("run")
+
+
+def fails(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(words))
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+# ── New ──
+
+
+def test_the_template_is_short_and_runs_by_itself(capsys):
+    cli.main(["new", "mine.py"])
+    text = Path("mine.py").read_text()
+    assert len(text.splitlines()) < 60
+    assert "pyrovae train mine.py" in text
+    assert "pyrovae train mine.py" in capsys.readouterr().out
+    short = text.replace("epochs=20", "epochs=1").replace("evaluate()", "evaluate(num_samples=2)")
+    assert short.count("epochs=1") == short.count("num_samples=2") == 1
+    Path("mine.py").write_text(short)
+    found = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True)
+    assert "epoch   1/1" in found.stdout
+    assert "log p(x) -" in found.stdout
+
+
+def test_the_template_is_the_vae_of_parts():
+    """Equal weights, equal bound."""
+    cli.main(["new", "mine.py"])
+    mine = user_programs.load_builder("mine.py")((1, 8, 8), latent_dim=3, hidden=8)
+    encoder = pyrovae.MLP((1, 8, 8), (6,), hidden=(8,))
+    decoder = pyrovae.MLP((3,), (1, 8, 8), hidden=(8,))
+    vae = pyrovae.VAE(
+        prior=pyrovae.StandardNormal(3),
+        decoder=pyrovae.BernoulliDecoder(decoder),
+        encoder=pyrovae.GaussianEncoder(encoder),
+    )
+    for ours, theirs in ((encoder, mine.encoder), (decoder, mine.decoder)):
+        for first, second in zip(ours.parameters(), theirs.parameters(), strict=True):
+            first.data.copy_(second.data)
+    x = (torch.rand(20, 1, 8, 8) < 0.5).float()
+    elbos = [pyrovae.evaluate(program, x, num_samples=5).elbo for program in (mine, vae)]
+    torch.testing.assert_close(*elbos)
+
+
+@pytest.mark.parametrize(("name", "said"), [("mine.txt", "no Python file"), ("a/b.py", "written")])
+def test_a_file_that_cannot_be_written_says_so(name, said, capsys):
+    assert said in fails(capsys, "new", name)
+
+
+def test_a_file_that_is_there_is_not_overwritten(capsys):
+    Path("mine.py").write_text("mine")
+    assert "exists already" in fails(capsys, "new", "mine.py")
+    assert Path("mine.py").read_text() == "mine"
+
+
+# ── Loading ──
+
+
+def test_the_users_own_file_is_run_while_it_is_as_it_was(trained):
+    assert same(weights(pyrovae.load("run").program), weights(trained.program))
+    assert [path.name for path in Path("run/source").rglob("*.py")] == ["mine.py"]
+
+
+@pytest.mark.parametrize("how", ["changed", "removed"])
+def test_otherwise_nothing_is_run_until_the_user_says_what(how, trained, capsys):
+    file = Path("mine.py")
+    text = file.read_text()
+    file.write_text(text + CANARY) if how == "changed" else file.unlink()
+    said = fails(capsys, "evaluate", "run")
+    assert "--trust-source" in said
+    assert "--program" in said
+    assert not Path("canary").exists()
+
+    copy = pyrovae.load("run", trust_source=True)
+    assert same(weights(copy.program), weights(trained.program))
+    Path("moved.py").write_text(text)
+    named = pyrovae.load("run", program="moved.py")
+    assert same(weights(named.program), weights(trained.program))
+    cli.main(["evaluate", "run", "--trust-source", "--num-samples", "2"])
+    cli.main(["evaluate", "run", "--program", "moved.py", "--num-samples", "2"])
+    assert not Path("canary").exists()
+
+
+def test_a_copy_that_was_changed_is_not_run_however_trusted(trained):
+    Path("mine.py").unlink()
+    copy = next(Path("run/source").rglob("*.py"))
+    copy.write_text(copy.read_text() + CANARY)
+    with pytest.raises(InputError, match="copy"):
+        pyrovae.load("run", trust_source=True)
+    assert not Path("canary").exists()
+
+
+def test_a_file_that_does_not_fit_says_so(trained, capsys):
+    cli.main(["new", "other.py"])
+    text = Path("other.py").read_text().replace("nn.SiLU(), nn.Linear(hidden, size)", "nn.SiLU()")
+    Path("other.py").write_text(text)
+    assert "do not fit" in fails(capsys, "evaluate", "run", "--program", "other.py")
+
+
+def test_a_part_of_the_users_own_is_copied_and_trusted_alike():
+    Path("wide.py").write_text(PART)
+    words = ["train", "--prior", "wide.py:Wide", "--latent-dim", "2", "--hidden", "4"]
+    cli.main([*words, "--epochs", "1", "--run-dir", "run"])
+    before = weights(pyrovae.load("run").program)
+    Path("wide.py").write_text(PART + CANARY)
+    with pytest.raises(InputError, match="trust-source"):
+        pyrovae.load("run")
+    assert same(weights(pyrovae.load("run", trust_source=True).program), before)
+    assert not Path("canary").exists()
