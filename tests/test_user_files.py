@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from programs_for_tests import same, weights
+from pyro.distributions import Normal
 
 import pyrovae
 from pyrovae import cli, user_programs
@@ -67,6 +68,18 @@ def test_the_template_is_short_and_runs_by_itself(capsys):
     assert "log p(x) -" in found.stdout
 
 
+class Unclamped(torch.nn.Module):
+    """A Gaussian encoder whose scale is not kept within bounds."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        loc, log_scale = self.net(x).chunk(2, -1)
+        return Normal(loc, log_scale.exp()).to_event(1)
+
+
 def test_the_template_is_the_vae_of_parts():
     """Equal weights, equal bound."""
     cli.main(["new", "mine.py"])
@@ -76,7 +89,7 @@ def test_the_template_is_the_vae_of_parts():
     vae = pyrovae.VAE(
         prior=pyrovae.StandardNormal(3),
         decoder=pyrovae.BernoulliDecoder(decoder),
-        encoder=pyrovae.GaussianEncoder(encoder),
+        encoder=Unclamped(encoder),
     )
     for ours, theirs in ((encoder, mine.encoder), (decoder, mine.decoder)):
         for first, second in zip(ours.parameters(), theirs.parameters(), strict=True):
