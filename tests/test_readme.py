@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyrovae import cli
+from pyrovae.cli import parsing
 from pyrovae.cli.options import Training
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,14 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     assert names["run"].metrics
 
 
+def test_the_lines_that_are_edited_are_those_of_the_template():
+    template = (ROOT / "pyrovae" / "template.py").read_text().splitlines()
+    lines = "\n".join(blocks("diff")).splitlines()
+    kept = [line[1:] for line in lines if line[0] in " -" and "..." not in line]
+    assert len(kept) == 4
+    assert all(line in template for line in kept)
+
+
 def test_the_first_two_commands_install_train_and_test():
     first, second = blocks("sh")[:2]
     assert len(first.strip().splitlines()) == len(second.strip().splitlines()) == 1
@@ -51,9 +60,12 @@ def test_every_command_of_the_readme_parses(line, monkeypatch):
     words = shlex.split(line.split("#")[0])[1:]
     parsed = []
     monkeypatch.setattr(cli, "train", lambda options, *rest: parsed.append(options))
-    monkeypatch.setattr(cli, "with_run", parsed.append)
-    kind = cli.train_type
-    monkeypatch.setattr(cli, "train_type", lambda words, file: Mine if file else kind(words, file))
+    for verb in ("with_run", "new", "resume"):
+        monkeypatch.setattr(cli, verb, parsed.append)
+    kind = parsing.train_type
+    monkeypatch.setattr(
+        parsing, "train_type", lambda words, file: Mine if file else kind(words, file)
+    )
     cli.main(words)
     assert len(parsed) == 1
 
