@@ -120,6 +120,7 @@ def describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
         "x_shape": list(train.x_shape),
         "preprocessing": _describe_preprocessing(train),
         "missing": train.missing,
+        "images": None if data is None or data.images is None else dict(data.images),
     }
 
 

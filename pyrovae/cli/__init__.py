@@ -16,6 +16,7 @@ from pyrovae.cli.parts import list_parts, train_type
 from pyrovae.cli.training import train
 from pyrovae.cli.verbs import with_run
 from pyrovae.errors import PyrovaeError
+from pyrovae.user_files import is_own_file
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,7 +67,13 @@ def _fail(message: str, code: int) -> int:
 
 
 def _split_program(words: list[str]) -> tuple[str | None, list[str]]:
-    """Takes the program `file.py:build` out of `train file.py:build --options`."""
-    if len(words) > 1 and words[0] == "train" and not words[1].startswith("-"):
-        return words[1], [words[0], *words[2:]]
-    return None, words
+    """Takes the program `file.py:build` out of `train file.py:build --options`.
+
+    Any other first word, as in `train photos/`, names the data.
+    """
+    if len(words) < 2 or words[0] != "train" or words[1].startswith("-"):
+        return None, words
+    _, first, *options = words
+    if is_own_file(first):
+        return first, ["train", *options]
+    return None, ["train", "--data", first, *options]
