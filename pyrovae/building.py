@@ -283,7 +283,7 @@ class _Assembly:
     def largest(self) -> int:
         """The largest of the data's whole numbers."""
         splits = self.data.splits.values()
-        return int(max(b.x.max() for split in splits for b in split.in_order(1000)))
+        return int(max(b.x.max() for split in splits for b in split.in_order(split.block)))
 
     def _exemplars(self) -> Tensor:
         return self.data.train.head(len(self.data.train)).x

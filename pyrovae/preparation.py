@@ -84,7 +84,7 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
         # Of binary values the first examples show all that there is.
         limit = 1000 if isinstance(split.preprocessing, Binarize) else None
         if not split.streams:
-            check_support(program, split.in_order(1000, limit=limit))
+            check_support(program, split.in_order(split.block, limit=limit))
     return structure
 
 

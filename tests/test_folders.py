@@ -14,6 +14,7 @@ import torch
 from PIL import ExifTags, Image
 
 import pyrovae
+from pyrovae import cli
 from pyrovae.data import Dequantize, folders, load_data
 from pyrovae.data.decoding import BadImage, Decoding, decode, read_header
 from pyrovae.errors import InputError
@@ -347,9 +348,9 @@ def test_unreadable_files_are_listed_and_skipped_where_one_says_so(photos, capsy
 
 def test_options_of_folders_are_for_folders():
     for options in ({"size": 8}, {"grey": True}, {"skip_bad": True}):
-        with pytest.raises(InputError, match="folder of images"):
+        with pytest.raises(InputError, match="no folder of images"):
             load_data("digits", **options)
-        with pytest.raises(InputError, match="folder of images"):
+        with pytest.raises(InputError, match="no folder of images"):
             load_data(np.zeros((30, 4, 4), np.uint8), **options)
     with pytest.raises(InputError, match="--size"):
         load_data("digits", pad=True)
@@ -489,3 +490,62 @@ def test_a_run_is_measured_on_another_folder_or_a_single_picture(trained, tmp_pa
     other = trained.on(tmp_path / "other")
     assert len(other.measured) == 1
     assert other.evaluate(num_samples=5).num_examples == 1
+
+
+# ── The command line ──
+
+
+def run(*words):
+    """The exit code of a command."""
+    try:
+        cli.main([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
+
+
+@pytest.mark.parametrize("options", [[], ["--pad", "--grey"]])
+def test_a_folder_is_trained_measured_and_shown(photos, cache, options, capsys, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    monkeypatch.setattr(cli.training, "FINAL_SAMPLES", 10)
+    assert run("train", "photos/", "--size", "8x12", *options, *QUICK) == 0
+    said = capsys.readouterr()
+    shape, kind = ("1 x 8 x 12", "grey") if options else ("3 x 8 x 12", "colour")
+    assert f"data     photos/, {shape}, {kind} values, 256 levels dequantised" in said.out
+    assert "24 / 3 / 3" in said.out
+    assert re.search(rf"cache    {made(cache)[0]}/images.raw \(0.0 MB\)", said.out)
+    assert "bits per dim" in said.out
+    assert "decoding 30 images" in said.err
+
+    path = re.search(r"^run +(runs/photos-.*)$", said.out, re.M)[1]
+    assert Path(path, "report.html").is_file()
+    assert run("evaluate", path, "--num-samples", 5, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["num_examples"] == 3
+    shutil.rmtree(cache)  # the run makes it again, and nothing of that is in what a program reads
+    assert run("evaluate", path, "--num-samples", 5, "--json", "--data", "photos") == 0
+    assert json.loads(capsys.readouterr().out)["num_examples"] == 30
+    assert run("reconstruct", path) == 0
+
+
+def test_what_is_wrong_with_a_folder_is_said_in_two_sentences(photos, monkeypatch, capsys):
+    monkeypatch.chdir(photos.parent)
+    assert run("train", "photos") == 2
+    assert re.search(r"30 different sizes.*--size 64", capsys.readouterr().err)
+    truncated(photos / "z.png")
+    assert run("train", "photos", "--size", "8") == 2
+    assert re.search(r"1 file cannot be read: z.png \(.*--skip-bad", capsys.readouterr().err)
+    assert run("train", "foto", "--size", "8") == 2
+    assert "'foto' is neither a named data set, nor a folder" in capsys.readouterr().err
+    assert run("train", "photos", "--data", "digits") == 2
+    assert "twice" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_data_need_no_flag(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.training, "FINAL_SAMPLES", 10)
+    assert run("train", "digits", *QUICK) == 0
+    assert "data     digits" in capsys.readouterr().out

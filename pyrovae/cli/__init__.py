@@ -15,16 +15,17 @@ from pyrovae.cli.options import VERBS, Training
 from pyrovae.cli.parts import list_parts, train_type
 from pyrovae.cli.training import train
 from pyrovae.cli.verbs import with_run
-from pyrovae.errors import PyrovaeError
+from pyrovae.errors import InputError, PyrovaeError
 from pyrovae.user_files import is_own_file
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses a command, runs it, and turns every error into one line and an exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    program, words = _split_program(given)
+    words = given
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
+        program, words = _split_program(given)
         command = tyro.extras.subcommand_cli_from_dict(
             {**VERBS, "train": train_type(words, program)},
             prog="pyrovae",
@@ -76,4 +77,6 @@ def _split_program(words: list[str]) -> tuple[str | None, list[str]]:
     _, first, *options = words
     if is_own_file(first):
         return first, ["train", *options]
+    if any(word.partition("=")[0] == "--data" for word in options):
+        raise InputError("Data are named twice.", f"Leave out {first}, or --data.")
     return None, ["train", "--data", first, *options]

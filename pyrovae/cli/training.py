@@ -167,7 +167,9 @@ def _print_start(hardware: str, device: Any, data: "Data", about: str) -> None:
     splits = data.splits.values()
     shape = " x ".join(map(str, data.x_shape))
     print(f"device   {device}: {hardware}")
-    print(f"data     {data.name}, {shape}, {data.values} values, {data.preprocessing.summary}")
+    in_colour = data.values == "grey" and len(data.x_shape) == 3 and data.x_shape[0] > 1
+    values = "colour" if in_colour else data.values
+    print(f"data     {data.name}, {shape}, {values} values, {data.preprocessing.summary}")
     print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
     if data.cache is not None:
         print(f"cache    {data.cache}")

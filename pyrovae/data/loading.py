@@ -152,11 +152,10 @@ def load_data(
         Binarize(mode='dynamic', maximum=16)
     """
     decoding = Decoding(size, pad, grey, skip_bad)
-    if not _is_folder(source):
-        _refuse_decoding(source, decoding)
     if isinstance(source, Dataset):
         if y is not None:
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
+        _refuse_decoding("a Dataset", decoding)
         return _from_dataset(source, binarize, preprocessing, missing)
 
     if isinstance(source, str | os.PathLike):
@@ -165,6 +164,8 @@ def load_data(
         name = "array"
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
         raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
+    if not _is_folder(source):
+        _refuse_decoding(name, decoding)
 
     tensors = {
         split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, len(x)))
@@ -207,11 +208,10 @@ def _is_folder(source: Any) -> bool:
     )
 
 
-def _refuse_decoding(source: Any, decoding: Decoding) -> None:
+def _refuse_decoding(name: str, decoding: Decoding) -> None:
     if decoding != Decoding():
-        name = repr(str(source)) if isinstance(source, str | os.PathLike) else "an array"
         raise InputError(
-            f"Sizes and the like are for a folder of images, and {name} is none.",
+            f"{name} is no folder of images, whose sizes and colours alone can be chosen.",
             "Leave out size, pad, grey and skip_bad.",
         )
 
