@@ -286,7 +286,7 @@ class _Assembly:
     def largest(self) -> int:
         """The largest of the data's whole numbers."""
         splits = self.data.splits.values()
-        return int(max(b.x.max() for split in splits for b in split.in_order(1000)))
+        return int(max(b.x.max() for split in splits for b in split.in_order(split.block)))
 
     def _started(self, part: nn.Module) -> nn.Module:
         """The part, with the weights that are to begin at examples set to some."""

@@ -172,7 +172,7 @@ def evaluate(
     first = examples.head(3)
     structure = inspect_program(program, first)
     _check_bound(structure)
-    check_support(program, examples.in_order(1000, limit=limit))
+    check_support(program, examples.in_order(examples.block, limit=limit))
 
     dims = first.x[0].numel()
     rows = max(1, CHUNK.get(examples.device.type, CHUNK["cpu"]) // dims)

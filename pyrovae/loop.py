@@ -4,6 +4,7 @@ __all__ = ["Loop"]
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -34,6 +35,8 @@ from pyrovae.terms import mean_terms
 SAVE_SECONDS = 30.0
 # How many examples the training ELBO of an epoch is measured on, at most.
 MONITOR_EXAMPLES = 10_000
+# And how many of their values are kept from one epoch to the next, rather than made anew.
+MONITOR_VALUES = 2**25
 
 
 @dataclass
@@ -271,10 +274,10 @@ class Loop:
             count = min(MONITOR_EXAMPLES, len(self.run.splits.get("valid", examples)))
             order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
             rows = order[:count].sort().values
-        if examples.streams:
-            return partial(examples.chosen, rows, 1000)
+        if examples.streams or len(rows) * math.prod(examples.x_shape) > MONITOR_VALUES:
+            return partial(examples.chosen, rows, examples.block)
 
-        kept = list(examples.chosen(rows, 1000))
+        kept = list(examples.chosen(rows, examples.block))
         return lambda: kept
 
     def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:

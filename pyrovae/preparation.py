@@ -81,7 +81,7 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
         # Of binary values the first examples show all that there is.
         limit = 1000 if isinstance(split.preprocessing, Binarize) else None
         if not split.streams:
-            check_support(program, split.in_order(1000, limit=limit))
+            check_support(program, split.in_order(split.block, limit=limit))
     return structure
 
 
@@ -103,6 +103,7 @@ def describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
         "x_shape": list(train.x_shape),
         "preprocessing": _describe_preprocessing(train),
         "missing": train.missing,
+        "images": None if data is None or data.images is None else dict(data.images),
     }
 
 

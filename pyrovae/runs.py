@@ -86,20 +86,21 @@ class Run:
         """This run with other data to be measured and shown on, preprocessed as its own were.
 
         Args:
-            source: The name of a data set, or the path of a .npy or .npz file: its test set, or
-                all of it where it has none.
+            source: The name of a data set, or the path of a .npy or .npz file or of a folder of
+                images: its test set, or all of it where it has none.
             data_dir: Where named sets lie.
 
         Raises:
             InputError: If they cannot be read, or are of another shape.
         """
+        expected = tuple(self.config["data"]["x_shape"])
         examples = load_examples(
             source,
             self.preprocessing,
             data_dir=data_dir,
             missing=self.config["data"].get("missing", False),
+            images=_images_of(expected, self.config["data"].get("images") or {}),
         )
-        expected = tuple(self.config["data"]["x_shape"])
         if examples.x_shape != expected:
             raise InputError(
                 f"The data {str(source)!r} are of shape {examples.x_shape}, and those of the run "
@@ -310,6 +311,13 @@ class Run:
             run_folder.write(self.path / name, text, append=append)
 
 
+def _images_of(shape: tuple[int, ...], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What is to be made of other images, so that they are of the shape of a run's own."""
+    if len(shape) != 3:
+        return {}
+    return {**own, "size": shape[1:], "grey": shape[0] == 1}
+
+
 # ── Pictures of batches ──────────────────────────────────────────────────────────────────────
 
 
@@ -455,6 +463,7 @@ def _splits(
             data_dir=data_dir or config["data_dir"],
             preprocessing=from_config(config["preprocessing"]),
             missing=config.get("missing", False),
+            **(config.get("images") or {}),
         )
     if loaded.fingerprint != config["fingerprint"]:
         raise InputError(

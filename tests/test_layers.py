@@ -43,7 +43,12 @@ LAYERS = [
 ]
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
-    "data": [{"preprocessing"}, {"sources"}, {"examples"}, {"loading"}, {"__init__"}],
+    "data": [
+        {"decoding", "preprocessing", "sources"},
+        {"examples", "folders"},
+        {"loading"},
+        {"__init__"},
+    ],
     "networks": [
         {"bounded"},
         {"convolutional", "dense", "inputs", "missing", "recurrent", "residual"},

@@ -42,9 +42,19 @@ class Training:
     """The options of training, whatever the program."""
 
     data: Names = "digits"
-    """digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces, or a .npy or .npz file"""
+    """digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces, a folder of images, or a
+    .npy or .npz file; --data itself may be left out"""
     data_dir: DataDir = None
     """where named data sets lie"""
+    size: Annotated[str | None, _auto("INT|HxW", "the images' own, if it is one")] = None
+    """the size of all images of a folder, such as 64, or height x width as 48x64: the shorter
+    side is scaled, and the centre cut out"""
+    pad: bool = False
+    """scale the longer side of a folder's images instead, and fill up with black"""
+    grey: bool = False
+    """make a folder's images grey"""
+    skip_bad: bool = False
+    """leave out the files of a folder that cannot be read"""
     binarize: Annotated[
         Binarization | None,
         _auto(

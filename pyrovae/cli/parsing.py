@@ -8,6 +8,8 @@ import tyro
 
 from pyrovae.cli.options import VERBS
 from pyrovae.cli.parts import list_parts, train_type
+from pyrovae.errors import InputError
+from pyrovae.user_files import is_own_file
 
 
 def parse(given: list[str]) -> tuple[Any, str | None]:
@@ -31,7 +33,15 @@ def parse(given: list[str]) -> tuple[Any, str | None]:
 
 
 def _split_program(words: list[str]) -> tuple[str | None, list[str]]:
-    """Takes the program `file.py:build` out of `train file.py:build --options`."""
-    if len(words) > 1 and words[0] == "train" and not words[1].startswith("-"):
-        return words[1], [words[0], *words[2:]]
-    return None, words
+    """Takes the program `file.py:build` out of `train file.py:build --options`.
+
+    Any other first word, as in `train photos/`, names the data.
+    """
+    if len(words) < 2 or words[0] != "train" or words[1].startswith("-"):
+        return None, words
+    _, first, *options = words
+    if is_own_file(first):
+        return first, ["train", *options]
+    if any(word.partition("=")[0] == "--data" for word in options):
+        raise InputError("Data are named twice.", f"Leave out {first}, or --data.")
+    return None, ["train", "--data", first, *options]

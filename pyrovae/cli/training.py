@@ -109,7 +109,14 @@ def _load(options: Any, decoder: "Choice | None") -> "Data":
         elif values != "binary" and binarize is None:
             binarize = "none"
     return load_data(
-        options.data, data_dir=options.data_dir, binarize=binarize, preprocessing=preprocessing
+        options.data,
+        data_dir=options.data_dir,
+        binarize=binarize,
+        preprocessing=preprocessing,
+        size=options.size,
+        pad=options.pad,
+        grey=options.grey or None,
+        skip_bad=options.skip_bad,
     )
 
 
@@ -154,7 +161,7 @@ def _count(module: Any) -> str:
 
 def _new_path(data: str) -> Path:
     """runs/DATA-DATE-TIME, with a number behind it where that exists."""
-    stem = f"{Path(data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    stem = f"{Path(data).resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
     names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
     return next(path for name in names if not (path := Path("runs") / name).exists())
 
@@ -163,8 +170,12 @@ def _print_start(hardware: str, device: Any, data: "Data", about: str) -> None:
     splits = data.splits.values()
     shape = " x ".join(map(str, data.x_shape))
     print(f"device   {device}: {hardware}")
-    print(f"data     {data.name}, {shape}, {data.values} values, {data.preprocessing.summary}")
+    in_colour = data.values == "grey" and len(data.x_shape) == 3 and data.x_shape[0] > 1
+    values = "colour" if in_colour else data.values
+    print(f"data     {data.name}, {shape}, {values} values, {data.preprocessing.summary}")
     print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
+    if data.cache is not None:
+        print(f"cache    {data.cache}")
     print(f"model    {about}")
 
 

@@ -2,6 +2,7 @@
 
 __all__ = ["Batch", "Examples", "RawBatch", "refuse_non_finite"]
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -16,6 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from pyrovae.data.preprocessing import AsIs, Preprocessing
 from pyrovae.errors import InputError
 from pyrovae.randomness import draw_key, generator, seeded, uniform
+
+# How many values are taken at a time where that is free, and how many bytes a static
+# binarisation is kept in.
+BLOCK, SETTLED_LIMIT = 2**22, 2 * 2**30
 
 
 class Batch(NamedTuple):
@@ -105,6 +110,11 @@ class Examples:
         return tuple(self.raw([0]).x.shape[1:])
 
     @property
+    def block(self) -> int:
+        """How many examples to take at a time where that is free: at most 1,000."""
+        return max(1, min(1000, BLOCK // math.prod(self.x_shape)))
+
+    @property
     def y(self) -> Tensor | None:
         """The labels, with shape (N,), of examples in memory."""
         return self._y
@@ -169,17 +179,22 @@ class Examples:
         if self.preprocessing.redraws:
             return Batch(self.redraw(raw.x), raw.y)
 
-        # A byte cannot be missing.
-        if self.preprocessing.needs_noise and not self.streams and not self.missing:
+        if self.preprocessing.needs_noise and self._can_settle:
             rows = raw.rows.to(self._settled.device)
             return Batch(self._settled[rows].to(self.device).float(), raw.y)
 
         return self._fix(raw)
 
+    @property
+    def _can_settle(self) -> bool:
+        # A byte cannot be missing.
+        small = isinstance(self._x, Tensor) and self._x.numel() <= SETTLED_LIMIT
+        return small and not self.missing
+
     @cached_property
     def _settled(self) -> Tensor:
         """Every example after a static binarisation, a byte per value."""
-        settled = torch.cat([batch.x.byte() for batch in self.in_order(1000)])
+        settled = torch.cat([batch.x.byte() for batch in self.in_order(self.block)])
         return settled.to(self._x.device) if isinstance(self._x, Tensor) else settled
 
     def _fix(self, raw: RawBatch) -> Batch:

@@ -3,8 +3,9 @@
 __all__ = ["Data", "Given", "as_examples", "load_data", "load_examples"]
 
 import os
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from pyrovae.data import sources
+from pyrovae.data import folders, sources
+from pyrovae.data.decoding import Decoding
 from pyrovae.data.examples import Batch, Examples, refuse_non_finite
 from pyrovae.data.preprocessing import (
     BINARIZE_MODES,
@@ -48,6 +50,8 @@ class Data:
         fingerprint: A sha256 over shapes and values, or None for data that stream.
         source: The name or path to load it again by, or None for an array.
         data_dir: The folder of named sets, as it was given.
+        images: What was made of the files of a folder of images: the arguments of `load_data`.
+        cache: A phrase about the cache of those, with its path and size.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Data:
     fingerprint: str | None
     source: str | None
     data_dir: str | None
+    images: Mapping[str, Any] | None
+    cache: str | None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -92,12 +98,20 @@ def load_data(
     binarize: str | None = None,
     preprocessing: Preprocessing | None = None,
     missing: bool = False,
+    size: "int | tuple[int, int] | str | None" = None,
+    pad: bool = False,
+    grey: bool | None = None,
+    skip_bad: bool = False,
 ) -> Data:
-    """Loads data by name, from a file, or from an array, with defaults that follow from them.
+    """Loads data by name, from files, or from an array, with defaults that follow from them.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) and become (N, C, H, W); vectors are
     (N, X). A source with splits of its own keeps them; else a seeded permutation, the same for
     every run, gives 80 % to training and 10 % each to validation and test.
+
+    The images of a folder become bytes of one shape, in a file that is made once and mapped into
+    memory, so that they may be more than fit there. Its subfolders named train, valid and test
+    are splits, any others labels; without splits, copies of one image fall into the same one.
 
     | data | preprocessing |
     |---|---|
@@ -109,7 +123,8 @@ def load_data(
 
     Args:
         source: A name (digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces), the
-            path of a .npy or .npz file, an array, a tensor, or a torch `Dataset`.
+            path of a folder of images or of a .npy or .npz file, an array, a tensor, or a torch
+            `Dataset`.
         y: Labels (N,) of an array or a tensor.
         data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
         binarize: none, threshold, static or dynamic, instead of the default of the table.
@@ -117,6 +132,13 @@ def load_data(
             columns of codes, `Standardize.of(rows, columns=columns)`.
         missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
             `TabularDecoder` take it. Otherwise NaN is refused.
+        size: For a folder, the size that all images are made to have: 64, or height x width as
+            (48, 64) or "48x64". The shorter side is scaled and the centre cut out. If None, they
+            must be of one size.
+        pad: For a folder, whether to scale the longer side instead, and fill up with black.
+        grey: For a folder, whether to make images grey (True) or of three colours (False). If
+            None, they are grey where all of them are.
+        skip_bad: For a folder, whether to leave out files that cannot be read.
 
     Raises:
         InputError: If the data are missing, unreadable, empty, of a shape or dtype that is not
@@ -129,23 +151,27 @@ def load_data(
         >>> data.preprocessing
         Binarize(mode='dynamic', maximum=16)
     """
+    decoding = Decoding(size, pad, grey, skip_bad)
     if isinstance(source, Dataset):
         if y is not None:
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
+        _refuse_decoding("a Dataset", decoding)
         return _from_dataset(source, binarize, preprocessing, missing)
 
     if isinstance(source, str | os.PathLike):
-        name, raw = str(source), sources.read(str(source), data_dir)
+        name, raw = str(source), _read(source, data_dir, decoding)
     else:
         name = "array"
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
         raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
+    if not _is_folder(source):
+        _refuse_decoding(name, decoding)
 
     tensors = {
-        split: (_as_tensor(x, name, missing=missing), _as_labels(y, len(x)))
+        split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, len(x)))
         for split, (x, y) in raw.splits.items()
     }
-    fingerprint = _fingerprint(tensors)
+    fingerprint = raw.fingerprint or _fingerprint(tensors)
     splits, rule = _three_splits(tensors)
     train_x = splits["train"][0]
     values = _kind(train_x, raw.maximum)
@@ -164,11 +190,42 @@ def load_data(
         name,
         **examples,
         values=values,
-        split_rule=rule,
+        split_rule=raw.split_rule or rule,
         fingerprint=fingerprint,
         source=_lasting_name(name),
         data_dir=str(sources.data_folder(data_dir).resolve()) if name in sources.NAMED else None,
+        images=asdict(decoding) if _is_folder(source) else None,
+        cache=raw.cache,
     )
+
+
+def _is_folder(source: Any) -> bool:
+    """Whether a source is a folder rather than a named set, a file or an array."""
+    return (
+        isinstance(source, str | os.PathLike)
+        and str(source) not in sources.NAMED
+        and Path(source).expanduser().is_dir()
+    )
+
+
+def _refuse_decoding(name: str, decoding: Decoding) -> None:
+    if decoding != Decoding():
+        raise InputError(
+            f"{name} is no folder of images, whose sizes and colours alone can be chosen.",
+            "Leave out size, pad, grey and skip_bad.",
+        )
+
+
+def _read(
+    source: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None,
+    decoding: Decoding,
+    *,
+    whole: bool = False,
+) -> sources.Raw:
+    if _is_folder(source):
+        return folders.read(Path(source).expanduser(), decoding, whole=whole)
+    return sources.read(str(source), data_dir)
 
 
 def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -> Examples:
@@ -212,15 +269,23 @@ def load_examples(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     missing: bool = False,
+    images: Mapping[str, Any] | None = None,
 ) -> Examples:
     """The test set of a source that has one, or else all its examples, preprocessed as told.
+
+    Args:
+        source: A name, or the path of a file or of a folder of images.
+        preprocessing: How they become the program's x.
+        data_dir: Where named sets lie.
+        missing: Whether a NaN stands for a missing entry.
+        images: What is to be made of the images of a folder, as `load_data` takes it.
 
     Raises:
         InputError: As `load_data`.
     """
-    raw = sources.read(str(source), data_dir)
+    raw = _read(source, data_dir, Decoding(**images or {}), whole=True)
     x, y = raw.splits["test" if "test" in raw.splits else "train"]
-    tensors = _as_tensor(x, str(source), missing=missing), _as_labels(y, len(x))
+    tensors = _tensor_of(x, str(source), raw, missing=missing), _as_labels(y, len(x))
     preprocessing.check(tensors[0])
     return Examples(
         *tensors, preprocessing=preprocessing, missing=missing, split="test", seed=DATA_SEED
@@ -228,6 +293,16 @@ def load_examples(
 
 
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
+
+
+def _tensor_of(array: np.ndarray, name: str, raw: sources.Raw, *, missing: bool) -> Tensor:
+    """A tensor (N, X) or (N, C, H, W) of bytes or of float32, a cached array as it is mapped."""
+    if raw.cache is None:
+        return _as_tensor(array, name, missing=missing)
+    with warnings.catch_warnings():
+        # That the map is read-only, which torch has no word for: nothing here writes to it.
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(array)
 
 
 def _as_tensor(array: np.ndarray, name: str, *, missing: bool) -> Tensor:
@@ -333,12 +408,14 @@ def _rows(split: tuple[Tensor, Tensor | None], rows: Tensor) -> tuple[Tensor, Te
 
 
 def _kind(x: Tensor, maximum: float | None) -> str:
-    seen = observed(x)
-    if bool(((seen == 0) | (seen == 1)).all()):
+    # In blocks, of which the first mostly tells: the data may be more than memory holds.
+    blocks = [observed(block) for block in x.split(1000)]
+    if all(bool(((seen == 0) | (seen == 1)).all()) for seen in blocks):
         return "binary"
     if x.dtype == torch.uint8:
         return "grey" if x.dim() > 2 or maximum else "real"
-    return "unit" if x.dim() > 2 and bool(((seen >= 0) & (seen <= 1)).all()) else "real"
+    is_unit = x.dim() > 2 and all(bool(((seen >= 0) & (seen <= 1)).all()) for seen in blocks)
+    return "unit" if is_unit else "real"
 
 
 def _choose(x: Tensor, values: str, raw: sources.Raw, binarize: str | None) -> Preprocessing:
@@ -427,6 +504,8 @@ def _from_dataset(
         fingerprint=None,
         source=None,
         data_dir=None,
+        images=None,
+        cache=None,
     )
 
 

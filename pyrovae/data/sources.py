@@ -1,6 +1,6 @@
 """Sources: where data come from, by name or by path, as arrays in their own units."""
 
-__all__ = ["NAMED", "Raw", "data_folder", "read"]
+__all__ = ["NAMED", "SPLITS", "Raw", "cache_folder", "data_folder", "read"]
 
 import gzip
 import os
@@ -27,18 +27,29 @@ class Raw:
             the source has no split of its own.
         maximum: The grey value that stands for one, where the data are grey images.
         binarize: The binarisation that the literature uses for the set, where there is one.
+        split_rule: The rule that made the splits, where it is none of the source's own.
+        fingerprint: What tells the data from others, where that is known without reading them.
+        cache: A phrase about the file that holds the arrays, where it was made of others.
     """
 
     splits: Mapping[str, Split]
     maximum: float | None = None
     binarize: str | None = None
+    split_rule: str | None = None
+    fingerprint: str | None = None
+    cache: str | None = None
+
+
+def cache_folder() -> Path:
+    """Where pyrovae keeps what it can make again."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+    return (cache / "pyrovae").expanduser()
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Where named sets lie: the argument, `PYROVAE_DATA`, or the user's cache directory."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-    return Path(data_dir or os.environ.get("PYROVAE_DATA") or cache / "pyrovae").expanduser()
+    return Path(data_dir or os.environ.get("PYROVAE_DATA") or cache_folder()).expanduser()
 
 
 def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
@@ -53,8 +64,8 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
     path = Path(name).expanduser()
     if path.suffix not in (".npy", ".npz"):
         raise InputError(
-            f"{name!r} is neither a named data set nor a .npy or .npz file.",
-            f"Take one of {', '.join(NAMED)}, or the path of a file.",
+            f"{name!r} is neither a named data set, nor a folder, nor a .npy or .npz file.",
+            f"Take one of {', '.join(NAMED)}, or the path of a file or of a folder of images.",
         )
     return Raw(_read_arrays(path))
 
