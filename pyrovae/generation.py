@@ -6,8 +6,10 @@ reads the likelihood's mean. A likelihood without a mean is shown by the mean of
 """
 
 __all__ = [
+    "Encoded",
     "Generated",
     "decode",
+    "encode",
     "impute",
     "interpolate",
     "latent",
@@ -18,7 +20,7 @@ __all__ = [
     "traverse",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -59,6 +61,18 @@ class Generated(NamedTuple):
 
     x: Tensor
     shown_by: str
+
+
+class Encoded(NamedTuple):
+    """The latents of examples, a row for each.
+
+    Attributes:
+        means: For each latent site the posterior means, (N, D).
+        y: The labels (N,), where there are any.
+    """
+
+    means: dict[str, Tensor]
+    y: Tensor | None
 
 
 def sample(
@@ -113,6 +127,24 @@ def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
             mean = mean_of(site)
             means[name] = site["value"] if mean is None else mean
     return means
+
+
+def encode(program: Program, batches: Iterable[Batch]) -> Encoded:
+    """The posterior means of many examples, batch by batch; see `posterior_means`.
+
+    They are on the CPU, whatever the program is on.
+    """
+    found: dict[str, list[Tensor]] = {}
+    y: list[Tensor] = []
+    for batch in batches:
+        for name, means in posterior_means(program, batch).items():
+            found.setdefault(name, []).append(means.cpu())
+        y += [] if batch.y is None else [batch.y.cpu()]
+    return Encoded({name: torch.cat(means) for name, means in found.items()}, _joined(y))
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    return torch.cat(parts) if parts else None
 
 
 def latent(means: Mapping[str, Tensor], site: str) -> Tensor:

@@ -34,7 +34,7 @@ from pyrovae.data import (
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation
-from pyrovae.generation import Generated
+from pyrovae.generation import Encoded, Generated
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
 from pyrovae.programs import Program, Structure, as_module, inspect_program
@@ -169,6 +169,22 @@ class Run:
         if self.splits:
             return next(iter(self.splits.values())).preprocessing
         return from_config(self.config["data"]["preprocessing"])
+
+    def encode(self, split: str | None = None) -> Encoded:
+        """The posterior means of every example of a split, in its order.
+
+        Args:
+            split: train, valid or test; that which numbers are of if None.
+
+        Raises:
+            InputError: If there is no such split.
+        """
+        examples = self.splits.get(split) if split else self.measured
+        if examples is None:
+            raise InputError(
+                f"The run has no {split} set.", f"Take one of {', '.join(self.splits)}."
+            )
+        return generation.encode(self.program, examples.in_order(examples.block))
 
     # ── Pictures, in the data's own units ──
 

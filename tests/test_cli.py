@@ -92,12 +92,32 @@ def test_what_to_type_next_is_what_was_typed(called, on_path, expected, monkeypa
 def test_every_verb_writes_its_picture_and_prints_the_path(trained, capsys):
     for verb in ("sample", "reconstruct", "traverse", "interpolate"):
         assert run(verb, trained) == 0
-        path = capsys.readouterr().out.strip()
-        assert path == str(trained / f"{verb}.png")
-        assert Path(path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert run("sample", trained, "--output", "mine.png", "--count", 3, "--draw") == 0
-    assert Path("mine.png").is_file()
+        picture, numbers = capsys.readouterr().out.split()
+        assert picture == str(trained / verb / f"{verb}.png")
+        assert Path(picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert np.load(numbers)["x"].shape[2:] == (1, 8, 8)
+    assert run("sample", trained, "-o", "mine.npz", "--count", 3, "--draw") == 0
+    assert np.load("mine.npz")["x"].shape == (1, 3, 1, 8, 8)
     assert run("report", trained) == 0
+
+
+def test_encode_writes_the_latents_in_the_order_of_the_data(trained, capsys):
+    digits = data.load_data("digits").test
+    assert run("encode", trained) == 0
+    assert capsys.readouterr().out.strip() == str(trained / "encode" / "test.npz")
+    own = np.load(trained / "encode" / "test.npz")
+    assert own["z"].shape[0] == 180
+    np.testing.assert_array_equal(own["y"], digits.y)
+
+    np.save("some.npy", digits.raw(range(7)).x[:, 0].numpy())
+    assert run("encode", trained, "--data", "some.npy", "-o", "z.npz") == 0
+    found = np.load("z.npz")
+    assert set(found) == {"z"}
+    np.testing.assert_allclose(found["z"], own["z"][:7], atol=1e-5)
+    assert run("encode", trained, "--split", "train") == 0
+    assert len(np.load(trained / "encode" / "train.npz")["z"]) == 1437
+    assert run("encode", trained, "-o", "z.csv") == 2
+    assert "FILE.npz" in capsys.readouterr().err
 
 
 def test_evaluate_prints_one_json_object(trained, capsys):

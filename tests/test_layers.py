@@ -135,7 +135,7 @@ INNER = {
         {"resuming"},
         {"__init__"},
     ],
-    "plots": [{"style"}, {"charts", "grids"}, {"__init__"}],
+    "plots": [{"style"}, {"saving"}, {"charts", "grids"}, {"__init__"}],
 }
 
 

@@ -2,6 +2,7 @@
 
 __all__ = [
     "VERBS",
+    "Encode",
     "Evaluate",
     "Interpolate",
     "New",
@@ -181,11 +182,37 @@ class Evaluate(_OfRun):
 
 
 @dataclass
+class Encode(_OfRun):
+    """Write the latents of examples, a row for each: their posterior means."""
+
+    data: OtherData = None
+    """other data to encode, preprocessed as the run's own were"""
+    split: Annotated[Literal["train", "valid", "test"], tyro.conf.arg(name="split")] = "test"
+    """the examples of the run's own data"""
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            aliases=["-o"],
+            metavar="PATH.npz",
+            help_behavior_hint="(default: RUN/encode/SPLIT.npz)",
+        ),
+    ] = None
+    """the file to write: an array for each latent, and y where there are labels"""
+
+
+@dataclass
 class _Draws(_OfRun):
     data: OtherData = None
     """other data to show it on, preprocessed as the run's own were"""
-    output: Annotated[Path | None, _auto("PATH", "RUN/VERB.png")] = None
-    """the picture to write"""
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            aliases=["-o"],
+            metavar="PATH",
+            help_behavior_hint="(default: RUN/VERB/VERB.png, with VERB.npz beside it)",
+        ),
+    ] = None
+    """the picture to write, as .png, or the numbers in it, as .npz"""
 
 
 @dataclass
@@ -244,6 +271,7 @@ VERBS = {
     "train": Train,
     "resume": Resume,
     "evaluate": Evaluate,
+    "encode": Encode,
     "sample": Sample,
     "reconstruct": Reconstruct,
     "traverse": Traverse,

@@ -5,8 +5,11 @@ __all__ = ["with_run"]
 import json
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.cli.options import Evaluate, Interpolate, Reconstruct, Report, Sample
+from pyrovae.cli.options import Encode, Evaluate, Interpolate, Reconstruct, Report, Sample
 from pyrovae.cli.printing import noun, print_numbers
+
+# What a verb that draws writes where nothing else is said.
+SUFFIXES = (".png", ".npz")
 
 if TYPE_CHECKING:
     from pyrovae.plots import Picture
@@ -30,11 +33,15 @@ def with_run(command: Any) -> None:
         run = run.on(command.data, data_dir=command.data_dir)
     if isinstance(command, Evaluate):
         _evaluate(run, command)
+    elif isinstance(command, Encode):
+        _encode(run, command)
     elif isinstance(command, Report):
         print(run.report())
     else:
-        verb = type(command).__name__.lower()
-        print(_draw(run, command).save(command.output or command.run / f"{verb}.png"))
+        picture, verb = _draw(run, command), type(command).__name__.lower()
+        beside = command.run / verb / verb
+        for path in [command.output] if command.output else map(beside.with_suffix, SUFFIXES):
+            print(picture.save(path))
 
 
 def _evaluate(run: "Run", command: Evaluate) -> None:
@@ -43,6 +50,15 @@ def _evaluate(run: "Run", command: Evaluate) -> None:
         print(json.dumps(found.summary()))
     else:
         print_numbers(found, noun(tuple(run.config["data"]["x_shape"])))
+
+
+def _encode(run: "Run", command: Encode) -> None:
+    from pyrovae.plots import save_arrays
+
+    found = run.encode(command.split)
+    labels = {} if found.y is None else {"y": found.y}
+    path = command.output or command.run / "encode" / f"{command.split}.npz"
+    print(save_arrays(path, {**found.means, **labels}))
 
 
 def _draw(run: "Run", command: Any) -> "Picture":

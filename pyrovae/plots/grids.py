@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.plots.saving import save_arrays, save_png
 from pyrovae.plots.style import BLUE, DPI, FAINT, MUTED, RULE, figure_of, png
 
 if TYPE_CHECKING:
@@ -40,21 +41,14 @@ class Picture:
     caption: str
 
     def save(self, path: str | Path) -> Path:
-        """Writes the figure as a PNG of 150 dots per inch.
+        """Writes the figure as a PNG of 150 dots per inch; or under a name in .npz the data, x.
 
         Raises:
             InputError: If the file cannot be written.
         """
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(self.figure))
-        except OSError as error:
-            raise InputError(
-                f"The picture {path} cannot be written ({error.strerror or error}).",
-                "Free some space or choose another path.",
-            ) from error
-        return path
+        if Path(path).suffix == ".npz":
+            return save_arrays(path, {"x": self.x})
+        return save_png(path, self.figure)
 
     def _repr_png_(self) -> bytes:
         return png(self.figure)

@@ -1,0 +1,53 @@
+"""Files that the user names: pictures, and the numbers behind them."""
+
+__all__ = ["save_arrays", "save_png"]
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.plots.style import png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_png(path: str | Path, figure: "Figure") -> Path:
+    """Writes a figure as a PNG of 150 dots per inch.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    return _write(Path(path), png(figure))
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> Path:
+    """Writes tensors under their names into an .npz file.
+
+    Raises:
+        InputError: If it is named otherwise, or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"{path} is no .npz file.", "Name it FILE.npz.")
+    content = io.BytesIO()
+    numbers: dict[str, Any] = {name: t.detach().cpu().numpy() for name, t in arrays.items()}
+    np.savez_compressed(content, **numbers)
+    return _write(path, content.getvalue())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}).",
+            "Free some space or choose another path.",
+        ) from error
+    return path
