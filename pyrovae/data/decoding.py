@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from os.path import splitext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ def _suffixes() -> frozenset[str]:
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends as those of images do."""
-    return Path(name).suffix.lower() in _suffixes()
+    return splitext(name)[1].lower() in _suffixes()
 
 
 def read_header(path: Path) -> Header:

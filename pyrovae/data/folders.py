@@ -113,20 +113,21 @@ def _list(folder: Path) -> list[_Listed]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        relative = Path(where).relative_to(folder).as_posix()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if is_image_name(name) and not name.startswith("."):
-                found.append(_status(folder, Path(where, name)))
+                found.append(_status(where, name, relative))
     return sorted(found)
 
 
-def _status(folder: Path, path: Path) -> _Listed:
-    name = path.relative_to(folder).as_posix()
+def _status(where: str, name: str, relative: str) -> _Listed:
+    own = name if relative == "." else f"{relative}/{name}"
     try:
-        status = path.stat()
+        status = os.stat(os.path.join(where, name))
     except OSError:  # a link to nothing, which reading will name
-        return _Listed(name, 0, 0)
-    return _Listed(name, status.st_size, status.st_mtime_ns)
+        return _Listed(own, 0, 0)
+    return _Listed(own, status.st_size, status.st_mtime_ns)
 
 
 def _roles(folder: Path, names: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
