@@ -1,7 +1,7 @@
 r"""Generating: samples, reconstructions, interpolations, traversals, the 2-D manifold.
 
 Every function works on any program: it conditions or unconditions the sites of the model and
-reads the likelihood's mean. A likelihood without a mean is shown by the mean of its draws, and
+reads the likelihood's mean. A likelihood without a mean, as that of text, is shown by a draw, and
 `shown_by` says so.
 """
 
@@ -47,16 +47,13 @@ from pyrovae.programs import (
 from pyrovae.randomness import seeded
 from pyrovae.terms import read_terms
 
-# The draws that stand in for a mean where a likelihood has none.
-DRAWS = 64
-
 
 class Generated(NamedTuple):
     """Generated observations, in the program's x.
 
     Attributes:
         x: One for each row, or for each cell of a grid.
-        shown_by: "mean", "mean of 64 draws" or "draw".
+        shown_by: "mean" or "draw".
     """
 
     x: Tensor
@@ -85,7 +82,7 @@ def sample(
         template: A batch of at least one row, for its shapes and device; its values are not
             used, except labels, which are repeated.
         count: How many.
-        draw: Whether to draw x from its likelihood rather than to take the mean.
+        draw: Whether to draw x from its likelihood where it has a mean.
         seed: The seed of the draws.
 
     Raises:
@@ -97,7 +94,7 @@ def sample(
 
 
 def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> Generated:
-    r"""The mean of $p(x \mid z)$ for given latents.
+    r"""The mean of $p(x \mid z)$, or a draw where it has none, for given latents.
 
     Args:
         program: Any program of `pyrovae.programs`.
@@ -355,14 +352,8 @@ def _run_model(
                 "Give its values to pyrovae.decode, or give it a prior that can be drawn from.",
             )
     site = observation_site(trace, given=latents)
-    mean = mean_of(site)
-    if draw:
-        found = Generated(site["value"], "draw")
-    elif mean is not None:
-        found = Generated(mean, "mean")
-    else:
-        draws = site["fn"].sample((DRAWS,)).float()
-        found = Generated(draws.mean(0), f"mean of {DRAWS} draws")
+    mean = None if draw else mean_of(site)
+    found = Generated(site["value"], "draw") if mean is None else Generated(mean, "mean")
 
     # A program may observe its images flattened.
     same_size = found.x[0].numel() == template.x[0].numel()

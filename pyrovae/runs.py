@@ -375,8 +375,10 @@ def _columns(count: int) -> int:
 def _in_rows(found: Generated, columns: int) -> Generated:
     """Examples laid out in rows; a last row that is short is filled up with blanks."""
     count = -(-len(found.x) // columns) * columns
-    blanks = found.x.new_full((count - len(found.x), *found.x.shape[1:]), math.nan)
-    return found._replace(x=torch.cat([found.x, blanks]).unflatten(0, (-1, columns)))
+    # Whole numbers have no NaN, which a blank is.
+    x = found.x.float()
+    blanks = x.new_full((count - len(x), *x.shape[1:]), math.nan)
+    return found._replace(x=torch.cat([x, blanks]).unflatten(0, (-1, columns)))
 
 
 def _shown(found: Generated) -> str:

@@ -15,7 +15,6 @@ from pyrovae.decoders import BernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.generation import (
-    DRAWS,
     decode,
     interpolate,
     manifold,
@@ -162,13 +161,13 @@ def test_generating_leaves_the_program_and_the_process_alone(vae, batch):
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-def test_a_likelihood_without_a_mean_is_shown_by_its_draws(batch):
-    vae = image_vae(decoder=Meanless)
-    z = torch.randn(4, 2)
+def test_a_likelihood_without_a_mean_is_shown_by_one_draw(batch):
+    vae, z = image_vae(decoder=Meanless), torch.randn(2, 2).repeat_interleave(2000, 0)
     found = decode(vae, {"z": z}, batch)
-    assert found.shown_by == f"mean of {DRAWS} draws"
-    expected = vae.decoder.net(z).detach()
-    torch.testing.assert_close(found.x, expected, atol=5 * 0.1 / math.sqrt(DRAWS), rtol=0)
+    assert found.shown_by == "draw"
+    score = (found.x - vae.decoder.net(z).detach()) / 0.1
+    assert abs(score.mean()) * score.numel() ** 0.5 < 4.5
+    assert abs(score.square().mean() - 1) * (score.numel() / 2) ** 0.5 < 4.5
 
 
 def test_a_likelihood_without_a_mean_is_shown_alike_at_every_call(batch):

@@ -245,7 +245,7 @@ def test_images_are_drawn_as_often_as_they_are_probable(shape, levels):
     assert chi_square_score(index, p) < 4.5
 
 
-def test_a_mixture_of_one_channel_has_a_mean_and_one_of_colours_is_shown_by_draws():
+def test_a_mixture_of_one_channel_has_a_mean_and_one_of_colours_is_shown_by_a_draw():
     for shape in ((2,), (1, 1, 2)):
         likelihood = mixture(shape, 3, 16, dtype=torch.float64)
         images = torch.tensor(list(product(range(16), repeat=2))).reshape(-1, *shape).double()
@@ -256,7 +256,7 @@ def test_a_mixture_of_one_channel_has_a_mean_and_one_of_colours_is_shown_by_draw
     encoder = GaussianEncoder(Centred(MLP((3, 2, 2), (4,))))
     vae = VAE(StandardNormal(2), decoder, encoder)
     x = load_data(colour_images(), preprocessing=AsIs()).train.head(2)
-    assert sample(vae, x, 3).shown_by == "mean of 64 draws"
+    assert sample(vae, x, 3).shown_by == "draw"
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 255.0])

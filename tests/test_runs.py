@@ -140,7 +140,7 @@ def test_a_run_whose_checkpoints_are_gone_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["Categorical", "Cauchy"])
-def test_a_likelihood_without_a_mean_is_shown_by_draws_and_says_so(family, tmp_path):
+def test_a_likelihood_without_a_mean_is_shown_by_a_draw_and_says_so(family, tmp_path):
     vae = small_vae((4, 3) if family == "Categorical" else (6,))
 
     def likelihood(eta):
@@ -164,7 +164,10 @@ def test_a_likelihood_without_a_mean_is_shown_by_draws_and_says_so(family, tmp_p
     run = pyrovae.fit(program, x, epochs=1, run_dir=tmp_path / "r", progress=False)
     picture = run.sample(4)
     assert torch.isfinite(picture.x).all()
-    assert "draws" in picture.caption
+    assert torch.isnan(run.sample(13).x).any(), "the blanks of a short last row"
+    assert "one draw of x each" in picture.caption
+    if family == "Categorical":
+        assert set(picture.x.unique().tolist()) <= {0.0, 1.0, 2.0}, "a mean would be no code"
     assert "Training ELBO" in run.report().read_text()
 
 
