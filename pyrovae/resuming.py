@@ -1,22 +1,24 @@
-"""Going on with a run: what it was, and whether what is asked for now is the same."""
+"""Going on with a run, or from one: what it was, and what of it fits what is asked for now."""
 
-__all__ = ["Earlier", "place_of"]
+__all__ = ["Earlier", "Matched", "place_of", "start_from"]
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
 from pyrovae.errors import InputError
+from pyrovae.programs import Program, as_module
 from pyrovae.run_folder import (
     CHECKPOINTS,
     CONFIG,
     METRICS,
     differences,
+    find,
     is_new,
     read_config,
     read_lines,
@@ -110,6 +112,47 @@ class Earlier:
             )
         kept = {key: self.config[key] for key in ("command", "folder") if key in self.config}
         return {**told, "engine": self.config["engine"], **kept}
+
+
+class Matched(NamedTuple):
+    """What became of a program's tensors, by their names.
+
+    Attributes:
+        taken: Those that the run has, of the same shape.
+        left: Those that are as they were.
+    """
+
+    taken: list[str]
+    left: list[str]
+
+
+def start_from(program: Program, run: str | os.PathLike[str]) -> Matched:
+    """Gives a program the weights of a run where names and shapes match.
+
+    So another prior is put on a trained decoder, or a program is trained on with other data:
+    give the program to `fit` afterwards.
+
+    Args:
+        program: The program, changed in place.
+        run: The run directory, its name under `runs`, or `latest`.
+
+    Raises:
+        InputError: If it is no run, or nothing of it matches.
+        CheckpointError: If no checkpoint is whole.
+    """
+    path = find(run)
+    read_config(path)
+    weights = checkpoint.load_newest(path / CHECKPOINTS).weights
+    module = as_module(program)
+    own = module.state_dict()
+    taken = [k for k, v in own.items() if k in weights and weights[k].shape == v.shape]
+    if not taken:
+        raise InputError(
+            f"No weight of {path} has the name and the shape of one of the program.",
+            "Start from a run of a program with parts of the same names and sizes.",
+        )
+    module.load_state_dict({k: weights[k] for k in taken}, strict=False)
+    return Matched(taken, [k for k in own if k not in taken])
 
 
 def _compared(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import nn
 import pyrovae
 from pyrovae import cli, loop
 from pyrovae.errors import CheckpointError, InputError
+from pyrovae.resuming import start_from
 from pyrovae.schedules import cosine
 
 ROWS, BATCH = 290, 50
@@ -240,6 +242,29 @@ def test_without_a_run_resume_begins_one_and_without_a_folder_it_is_refused(tmp_
         training(program_of("plain"), tmp_path / "run", resume=False)
 
 
+# ── From a run ──
+
+
+def test_a_program_starts_from_what_of_a_run_matches(tmp_path):
+    run = training(program_of("plain"), tmp_path / "run", epochs=1)
+    other = small_vae(seed=3)
+    other.prior = pyrovae.GaussianMixture(2)
+    before = weights(other)
+    taken, left = start_from(other, tmp_path / "run")
+    assert taken
+    assert left == [name for name in before if name.startswith("prior")]
+    for name, value in weights(other).items():
+        assert torch.equal(value, weights(run.program)[name] if name in taken else before[name])
+
+
+def test_a_run_of_which_nothing_matches_is_refused(tmp_path):
+    training(program_of("plain"), tmp_path / "run", epochs=1)
+    with pytest.raises(InputError, match="No weight"):
+        start_from(nn.Linear(2, 3), tmp_path / "run")
+    with pytest.raises(InputError, match="not a run directory"):
+        start_from(small_vae(), tmp_path)
+
+
 # ── From the command line ──
 
 
@@ -268,6 +293,16 @@ def test_the_command_resumes_a_run_by_its_name(in_a_folder, capsys):
     assert [record["epoch"] for record in short.metrics] == [1, 2, 3]
     # The KL warm-up is that of the run as it was begun.
     assert short.config["training"]["kl_warmup"] == 0.2
+
+
+def test_another_prior_is_put_on_a_trained_decoder(in_a_folder, capsys):
+    cli.main([*WORDS, "--epochs", "1", "--run-dir", "runs/first"])
+    capsys.readouterr()
+    prior = ["--prior", "gaussian-mixture", "--init-from", "first", "--run-dir", "runs/second"]
+    cli.main([*WORDS, "--epochs", "1", *prior])
+    said = capsys.readouterr().out
+    assert "weights  decoder.net (4), encoder.net (4) from first" in said
+    assert re.search(r"prior\.\S+ \(1\).* new", said)
 
 
 def test_latest_is_the_run_that_was_told_last(in_a_folder):

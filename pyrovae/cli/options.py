@@ -96,6 +96,8 @@ class Training:
     """the precision of the networks' matrix products while training"""
     device: Device = None
     """cpu or cuda"""
+    init_from: Annotated[Path | None, _auto("RUN|latest", "random weights")] = None
+    """a run whose weights to start from, where their names and shapes match"""
     run_dir: Annotated[Path | None, _auto("PATH", "runs/DATA-DATE-TIME")] = None
     """a new folder for the run"""
 

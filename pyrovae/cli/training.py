@@ -5,6 +5,7 @@ __all__ = ["train"]
 import shlex
 import shutil
 import sys
+from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ def train(
     from pyrovae.building import build_bound
     from pyrovae.devices import describe_environment, resolve_device
     from pyrovae.preparation import check_options
+    from pyrovae.resuming import start_from
     from pyrovae.schedules import constant, cosine
     from pyrovae.training import fit
 
@@ -46,6 +48,7 @@ def train(
     torch.manual_seed(options.seed)
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
     program, about, record = _build(options, program_spec, words, data)
+    matched = start_from(program, options.init_from) if options.init_from and not resume else None
 
     steps = -(-len(data.train) // options.batch_size)
     epochs = options.epochs
@@ -54,6 +57,10 @@ def train(
     kl_warmup = epochs / 10 if options.kl_warmup is None else options.kl_warmup
     path = options.run_dir or _new_path(data.name)
     _print_start(describe_environment(device)["hardware"], device, data, about)
+    if matched is not None:
+        print(f"weights  {_by_module(matched.taken)} from {options.init_from}")
+        if matched.left:
+            print(f"         {_by_module(matched.left)} new")
     if bound is not None:
         print(f"bound    {bound}")
     print(
@@ -157,6 +164,12 @@ def _build(
 
 def _count(module: Any) -> str:
     return f"{sum(p.numel() for p in module.parameters()):,}"
+
+
+def _by_module(names: list[str]) -> str:
+    """Tensors counted by the module that they are in: prior 1, decoder.net 4."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{module} ({count})" for module, count in counts.items())
 
 
 def _new_path(data: str) -> Path:
