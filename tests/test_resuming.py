@@ -260,7 +260,7 @@ def test_a_program_starts_from_what_of_a_run_matches(tmp_path):
 def test_a_run_of_which_nothing_matches_is_refused(tmp_path):
     training(program_of("plain"), tmp_path / "run", epochs=1)
     with pytest.raises(InputError, match="No weight"):
-        start_from(nn.Linear(2, 3), tmp_path / "run")
+        start_from(pyrovae.Autoencoder(2, nn.Linear(2, 3), nn.Linear(3, 2)), tmp_path / "run")
     with pytest.raises(InputError, match="not a run directory"):
         start_from(small_vae(), tmp_path)
 
