@@ -27,11 +27,14 @@ class Raw:
             the source has no split of its own.
         maximum: The grey value that stands for one, where the data are grey images.
         binarize: The binarisation that the literature uses for the set, where there is one.
+        held_out: How many examples it validates on, and as many it tests on, where it splits a
+            set at random that has no split of its own.
     """
 
     splits: Mapping[str, Split]
     maximum: float | None = None
     binarize: str | None = None
+    held_out: int | None = None
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -227,6 +230,7 @@ def _binarized_mnist(folder: Path) -> Raw:
 
 
 def _frey_faces(folder: Path) -> Raw:
+    """The frames of a video, 1,565 to train on and 200 and 200: VampPrior's protocol."""
     packed, matlab = folder / "frey_faces.npz", folder / "frey_rawface.mat"
     if packed.is_file():
         images = _load(packed)["images"]
@@ -239,7 +243,7 @@ def _frey_faces(folder: Path) -> Raw:
             f"Frey Faces is not under {folder}, and has no automatic source.",
             "Put frey_faces.npz or frey_rawface.mat there, or name the folder with --data-dir.",
         )
-    return Raw({"train": (images, None)}, maximum=255)
+    return Raw({"train": (images, None)}, maximum=255, held_out=200)
 
 
 NAMED: dict[str, Callable[[Path], Raw]] = {
