@@ -107,7 +107,7 @@ def load_data(
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) and become (N, C, H, W); vectors are
     (N, X). A source with splits of its own keeps them; else a seeded permutation, the same for
-    every run, gives 80 % to training and 10 % each to validation and test.
+    every run, gives 80 % to training and 10 % each to validation and test (Frey Faces: 200 each).
 
     The images of a folder become bytes of one shape, in a file that is made once and mapped into
     memory, so that they may be more than fit there. Its subfolders named train, valid and test
@@ -172,7 +172,7 @@ def load_data(
         for split, (x, y) in raw.splits.items()
     }
     fingerprint = raw.fingerprint or _fingerprint(tensors)
-    splits, rule = _three_splits(tensors)
+    splits, rule = _three_splits(tensors, raw.held_out)
     train_x = splits["train"][0]
     values = _kind(train_x, raw.maximum)
     if preprocessing is None:
@@ -373,7 +373,7 @@ def _as_labels(y: np.ndarray | None, count: int) -> Tensor | None:
 Tensors = Mapping[str, tuple[Tensor, Tensor | None]]
 
 
-def _three_splits(found: Tensors) -> tuple[Tensors, str]:
+def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
     """The source's own splits, completed by a seeded rule where one is missing."""
     if set(found) >= {"train", "valid", "test"}:
         return found, "the source's own splits"
@@ -392,13 +392,14 @@ def _three_splits(found: Tensors) -> tuple[Tensors, str]:
     order = torch.randperm(len(x), generator=generator(DATA_SEED, "split"))
     splits = dict(found)
     for split, share in shares.items():
-        count = round(share * len(x))
+        count = held_out or round(share * len(x))
         rows, order = order[-count:], order[:-count]
         splits[split] = _rows((x, y), rows)
     splits["train"] = _rows((x, y), order)
 
     kept = [split for split in ("valid", "test") if split in found]
-    rule = f"{' and '.join(shares)}: a seeded 10 % of the examples each"
+    size = held_out or "10 %"
+    rule = f"{' and '.join(shares)}: a seeded {size} of the examples each"
     return splits, f"{rule}; {kept[0]}: the source's own" if kept else rule
 
 

@@ -27,6 +27,8 @@ class Raw:
             the source has no split of its own.
         maximum: The grey value that stands for one, where the data are grey images.
         binarize: The binarisation that the literature uses for the set, where there is one.
+        held_out: How many examples it validates on, and as many it tests on, where it splits a
+            set at random that has no split of its own.
         split_rule: The rule that made the splits, where it is none of the source's own.
         fingerprint: What tells the data from others, where that is known without reading them.
         cache: A phrase about the file that holds the arrays, where it was made of others.
@@ -38,6 +40,7 @@ class Raw:
     split_rule: str | None = None
     fingerprint: str | None = None
     cache: str | None = None
+    held_out: int | None = None
 
 
 def cache_folder() -> Path:
@@ -238,6 +241,7 @@ def _binarized_mnist(folder: Path) -> Raw:
 
 
 def _frey_faces(folder: Path) -> Raw:
+    """The frames of a video, 1,565 to train on and 200 and 200: VampPrior's protocol."""
     packed, matlab = folder / "frey_faces.npz", folder / "frey_rawface.mat"
     if packed.is_file():
         images = _load(packed)["images"]
@@ -250,7 +254,7 @@ def _frey_faces(folder: Path) -> Raw:
             f"Frey Faces is not under {folder}, and has no automatic source.",
             "Put frey_faces.npz or frey_rawface.mat there, or name the folder with --data-dir.",
         )
-    return Raw({"train": (images, None)}, maximum=255)
+    return Raw({"train": (images, None)}, maximum=255, held_out=200)
 
 
 NAMED: dict[str, Callable[[Path], Raw]] = {
