@@ -24,7 +24,7 @@ from pyrovae.interrupts import Interrupts
 from pyrovae.programs import as_module, evaluating
 from pyrovae.progress import Progress
 from pyrovae.randomness import generator, seed_generators, seeded
-from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SOURCE, differences
+from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
 from pyrovae.svi import Objective, Stepper
@@ -319,7 +319,7 @@ class Loop:
         for name, content in ((CONFIG, self.run.config), (ENVIRONMENT, self.run.environment)):
             self.run.write(name, json.dumps(content, indent=1) + "\n")
         if self.run.path is not None:
-            user_files.copy_into(self.run.path / SOURCE, self.run.config["program"])
+            user_files.copy_into(self.run.path, self.run.config)
 
     def _record(self, record: dict[str, Any]) -> None:
         self.run.metrics.append(record)

@@ -12,6 +12,7 @@ by that place elsewhere.
 __all__ = ["PARTS", "from_config", "to_config"]
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 Place = tuple[str, ...]
+Locate = Callable[[Mapping[str, Any]], Path]
 
 
 def to_config(value: Any) -> Any:
@@ -85,12 +87,13 @@ def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     return {"part": name, **own, **arguments}
 
 
-def from_config(config: Any, *, copies: Path | None = None) -> Any:
+def from_config(config: Any, run: Path | None = None, *, trusted: bool = False) -> Any:
     """What `to_config` described, built anew.
 
     Args:
         config: The description.
-        copies: The copies of the user's files in a run that is trusted, if it is.
+        run: The folder of the run that it is of, if it is of one.
+        trusted: Whether the run's copies of the user's files may be run.
 
     Raises:
         InputError: If it names no part of the table, or arguments that the part does not take.
@@ -99,13 +102,14 @@ def from_config(config: Any, *, copies: Path | None = None) -> Any:
         >>> from_config({"part": "StandardNormal", "latent_dim": 2})
         StandardNormal()
     """
-    return _make(config, (), {}, copies)
+    locate = partial(user_files.locate, run=run, trusted=trusted)
+    return _make(config, (), {}, locate)
 
 
-def _make(config: Any, place: Place, made: dict[Place, Any], copies: Path | None) -> Any:
+def _make(config: Any, place: Place, made: dict[Place, Any], locate: Locate) -> Any:
     if isinstance(config, list):
         items = enumerate(config)
-        return tuple(_make(item, (*place, str(i)), made, copies) for i, item in items)
+        return tuple(_make(item, (*place, str(i)), made, locate) for i, item in items)
     if not isinstance(config, Mapping):
         return config
     if "same" in config:
@@ -116,19 +120,19 @@ def _make(config: Any, place: Place, made: dict[Place, Any], copies: Path | None
         return _build(torch.tensor, {"data": config["tensor"]})
 
     arguments = {
-        key: _make(value, (*place, str(key)), made, copies)
+        key: _make(value, (*place, str(key)), made, locate)
         for key, value in config.items()
         if key not in ("part", "file", "sha256")
     }
-    made[place] = _build(_class_of(config, copies), arguments)
+    made[place] = _build(_class_of(config, locate), arguments)
     return made[place]
 
 
-def _class_of(config: Mapping[str, Any], copies: Path | None) -> type:
+def _class_of(config: Mapping[str, Any], locate: Locate) -> type:
     """The class that a part's description names; of a user's file, if it is as it was."""
     if "file" not in config:
         return _look_up(PARTS, config.get("part"))
-    return user_files.load(user_files.locate(config, copies), str(config.get("part")))
+    return user_files.load(locate(config), str(config.get("part")))
 
 
 def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:

@@ -82,9 +82,22 @@ class Earlier:
         """How many epochs it has taken."""
         return self.checkpoint.state["epoch"]
 
-    def is_over(self, epochs: int) -> bool:
-        """Whether it has stopped early, or has taken so many epochs."""
-        return self.checkpoint.state["stopped"] or self.epochs >= epochs
+    def check_goes_on(self, epochs: int) -> None:
+        """Refuses a run that has nothing left to do.
+
+        Raises:
+            InputError: If it has taken so many epochs, or has stopped before them.
+        """
+        if self.checkpoint.state["stopped"]:
+            raise InputError(
+                f"The run has stopped early, after {self.epochs} epochs.",
+                "Train another one from its weights: --init-from.",
+            )
+        if self.epochs >= epochs:
+            raise InputError(
+                f"The run is over: it has taken {self.epochs} epochs.",
+                "Give more of them: --epochs.",
+            )
 
     def merged(self, told: dict[str, Any]) -> dict[str, Any]:
         """What the run is told now, as far as it may change.

@@ -12,7 +12,6 @@ __all__ = [
     "EVALUATION",
     "METRICS",
     "REPORT",
-    "SOURCE",
     "differences",
     "find",
     "held",
@@ -36,8 +35,6 @@ from pyrovae.errors import CheckpointError, InputError
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
-# Copies of the user's files that the program is made of.
-SOURCE = "source"
 LOCK = ".lock"
 # Where `pyrovae train` puts runs that were given no folder.
 RUNS = Path("runs")

@@ -44,7 +44,6 @@ from pyrovae.run_folder import (
     EVALUATION,
     METRICS,
     REPORT,
-    SOURCE,
     read_config,
     read_json,
     read_lines,
@@ -425,8 +424,7 @@ def load(
 
     x_shape = tuple(config["data"]["x_shape"])
     if program is None:
-        copies = path / SOURCE if trust_source else None
-        program = _build(config["program"], x_shape, copies)
+        program = _build(config["program"], x_shape, path, trusted=trust_source)
     elif isinstance(program, str):
         arguments = config["program"].get("arguments", {})
         program = user_programs.load_builder(program)(x_shape, **arguments)
@@ -453,11 +451,13 @@ def _last_line(error: Exception) -> str:
     return str(error).splitlines()[-1].strip()
 
 
-def _build(config: dict[str, Any], x_shape: tuple[int, ...], copies: Path | None) -> Program:
+def _build(
+    config: dict[str, Any], x_shape: tuple[int, ...], run: Path, *, trusted: bool
+) -> Program:
     if "function" in config:
-        return user_programs.build(config, x_shape, copies=copies)
+        return user_programs.build(config, x_shape, run, trusted=trusted)
     if "part" in config:
-        return from_config(config, copies=copies)
+        return from_config(config, run, trusted=trusted)
     raise InputError(
         f"The run's program, {config.get('class')}, is not one of pyrovae's own parts.",
         "Give it again: pyrovae.load(run, program=...).",

@@ -16,6 +16,8 @@ from typing import Any
 from pyrovae.errors import InputError
 
 _PREFIX = "_pyrovae_user_"
+# Where a run keeps copies of the files that its program is made of.
+SOURCE = "source"
 
 
 def is_own_file(word: str) -> bool:
@@ -63,26 +65,30 @@ def load(path: Path, name: str) -> Any:
     return found
 
 
-def locate(config: Mapping[str, Any], copies: Path | None) -> Path:
+def locate(config: Mapping[str, Any], run: Path | None, *, trusted: bool = False) -> Path:
     """The file of a description, `file` and `sha256`, as it was.
+
+    A file that lies in the run itself is no file of the user's, whatever the run says.
 
     Args:
         config: The description.
-        copies: Where a run that is trusted keeps its copies, or None to run none of them.
+        run: The folder of the run that holds it, if there is one.
+        trusted: Whether the run's own copy may be run.
 
     Raises:
         InputError: If the file is gone or has changed, and its copy is not trusted or damaged.
     """
     path, expected = Path(str(config["file"])), config.get("sha256")
-    if expected and digest(path) == expected:
+    is_own = path.is_absolute() and not (run and path.resolve().is_relative_to(run.resolve()))
+    if is_own and expected and digest(path) == expected:
         return path
-    if copies is None:
+    if run is None or not trusted:
         raise InputError(
             f"The run's file {path} is gone or has changed since, so it is not run.",
             "Restore it, name the program's file now with --program, or run the copy in the run "
             "with --trust-source.",
         )
-    copy = _copy_of(path, str(expected), copies)
+    copy = _copy_of(path, str(expected), run / SOURCE)
     if digest(copy) != expected:
         raise InputError(
             f"The run's copy {copy} of {path} is gone or has changed.", "Restore the file."
@@ -90,18 +96,18 @@ def locate(config: Mapping[str, Any], copies: Path | None) -> Path:
     return copy
 
 
-def copy_into(copies: Path, config: Any) -> None:
-    """Copies every file that a tree of descriptions names into a run."""
+def copy_into(run: Path, config: Any) -> None:
+    """Copies every file that a tree of descriptions names into the folder of a run."""
     if isinstance(config, list):
         for item in config:
-            copy_into(copies, item)
+            copy_into(run, item)
     if isinstance(config, Mapping):
         if "file" in config and digest(path := Path(config["file"])) == config.get("sha256"):
-            copy = _copy_of(path, config["sha256"], copies)
+            copy = _copy_of(path, config["sha256"], run / SOURCE)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
         for item in config.values():
-            copy_into(copies, item)
+            copy_into(run, item)
 
 
 def _copy_of(path: Path, sha256: str, copies: Path) -> Path:

@@ -54,14 +54,18 @@ def describe(spec: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(
-    config: Mapping[str, Any], x_shape: tuple[int, ...], *, copies: Path | None = None
+    config: Mapping[str, Any],
+    x_shape: tuple[int, ...],
+    run: Path | None = None,
+    *,
+    trusted: bool = False,
 ) -> Program:
     """Builds a described program; see `user_files.locate` for what of it is run.
 
     Raises:
         InputError: If its file is gone or has changed: then nothing of it is run.
     """
-    path = user_files.locate(config, copies)
+    path = user_files.locate(config, run, trusted=trusted)
     program = user_files.load(path, config["function"])(x_shape, **config["arguments"])
     as_module(program)
     return program

@@ -295,6 +295,15 @@ def test_the_command_resumes_a_run_by_its_name(in_a_folder, capsys):
     assert short.config["training"]["kl_warmup"] == 0.2
 
 
+def test_a_run_that_stopped_early_says_so(in_a_folder, capsys):
+    """A learning rate of next to nothing makes no epoch better than the first, or few."""
+    words = ["--patience", "1", "--lr", "1e-12", "--kl-warmup", "0", "--epochs", "50"]
+    cli.main([*WORDS, *words, "--run-dir", "run"])
+    with pytest.raises(SystemExit):
+        cli.main(["resume", "run", "--epochs", "60"])
+    assert "--init-from" in capsys.readouterr().err
+
+
 def test_another_prior_is_put_on_a_trained_decoder(in_a_folder, capsys):
     cli.main([*WORDS, "--epochs", "1", "--run-dir", "runs/first"])
     capsys.readouterr()

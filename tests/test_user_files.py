@@ -1,5 +1,7 @@
 """Programs in files of the user's own: written, trained, copied, and never run unasked."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +166,38 @@ def test_a_part_of_the_users_own_is_copied_and_trusted_alike():
         pyrovae.load("run")
     assert same(weights(pyrovae.load("run", trust_source=True).program), before)
     assert not Path("canary").exists()
+
+
+# ── Resuming ──
+
+
+def test_a_program_of_the_users_own_is_resumed(trained, monkeypatch, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    cli.main(["resume", str(tmp_path / "run"), "--epochs", "3"])
+    assert len(pyrovae.load(tmp_path / "run").metrics) == 3
+
+
+@pytest.mark.parametrize("how", ["changed", "came with the run", "is another word"])
+def test_a_run_from_elsewhere_is_not_run_by_being_resumed(how, trained, capsys):
+    config = json.loads(Path("run/config.json").read_text())
+    evil = Path("run/evil.py").resolve()
+    evil.write_text(Path("mine.py").read_text() + CANARY)
+    if how == "changed":
+        Path("mine.py").write_text(evil.read_text())
+    if how == "came with the run":
+        digest = hashlib.sha256(evil.read_bytes()).hexdigest()
+        config["command"] = config["command"].replace("mine.py", "evil.py")
+        config["folder"] = str(evil.parent)
+        config["files"] = [{"file": str(evil), "sha256": digest}]
+        config["program"] |= config["files"][0]
+    if how == "is another word":
+        config["command"] += f" --bound={evil}:Bound"
+    Path("run/config.json").write_text(json.dumps(config))
+    said = fails(capsys, "resume", str(evil.parent), "--epochs", "5")
+    assert "is not run" in said
+    assert not list(Path.cwd().rglob("canary"))
+    if how == "came with the run":
+        assert "is not run" in fails(capsys, "evaluate", str(evil.parent))
+        assert not list(evil.parent.rglob("canary"))

@@ -1,6 +1,6 @@
 """From the words of a command to its options."""
 
-__all__ = ["parse"]
+__all__ = ["parse", "split_program"]
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def parse(given: list[str]) -> tuple[Any, str | None]:
 
     It ends the process where they cannot be understood, or help is asked for.
     """
-    program, words = _split_program(given)
+    program, words = split_program(given)
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             {**VERBS, "train": train_type(words, program)},
@@ -32,7 +32,7 @@ def parse(given: list[str]) -> tuple[Any, str | None]:
     return command, program
 
 
-def _split_program(words: list[str]) -> tuple[str | None, list[str]]:
+def split_program(words: list[str]) -> tuple[str | None, list[str]]:
     """Takes the program `file.py:build` out of `train file.py:build --options`.
 
     Any other first word, as in `train photos/`, names the data.

@@ -1,10 +1,11 @@
 """The options of the parts that are named, and the list of all of them."""
 
-__all__ = ["chosen", "list_parts", "train_type"]
+__all__ = ["chosen", "list_parts", "own_files", "train_type"]
 
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, field, fields, make_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -57,6 +58,14 @@ def chosen(kind: str, options: Any, words: list[str]) -> "Choice | None":
         if _is_typed(f"{kind}.{option.name}", words)
     }
     return Choice(name, typed)
+
+
+def own_files(words: list[str], program: str | None) -> list[Path]:
+    """The files of the user's own that a command names: they are run to understand it."""
+    named = [program, *(_named(kind, words) for kind in PARTS)]
+    return [
+        user_files.split(name, "")[0] for name in named if name and user_files.is_own_file(name)
+    ]
 
 
 def list_parts() -> str:

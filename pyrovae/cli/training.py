@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.cli.parts import chosen
+from pyrovae.cli.parts import chosen, own_files
 from pyrovae.cli.printing import noun, print_numbers
+from pyrovae.user_files import digest
 
 if TYPE_CHECKING:
     from pyrovae.building import Choice
@@ -86,7 +87,7 @@ def train(
         device=device,
         run_dir=path,
         resume=resume,
-        config={"command": shlex.join(["pyrovae", *words]), "folder": str(Path.cwd()), **record},
+        config={**_origin(words, program_spec), **record},
     )
     print()
     if run.structure.has_bound:
@@ -101,6 +102,16 @@ def train(
     shown = (f"reconstruct {name}", f"interpolate {name}", f"traverse {name}")
     for verb in measured if run.structure.has_bound else shown:
         print(f"  {_own_name()} {verb}")
+
+
+def _origin(words: list[str], program_spec: str | None) -> dict[str, Any]:
+    """What the run was begun by: enough to begin it again, and to see that it is the same."""
+    files = own_files(words, program_spec)
+    return {
+        "command": shlex.join(["pyrovae", *words]),
+        "folder": str(Path.cwd()),
+        "files": [{"file": str(path), "sha256": digest(path)} for path in files],
+    }
 
 
 def _load(options: Any, decoder: "Choice | None") -> "Data":
