@@ -1,6 +1,6 @@
 """The device that a command runs on, and what a run says of its machine."""
 
-__all__ = ["describe_environment", "resolve_device"]
+__all__ = ["cuda_problem", "describe_environment", "resolve_device"]
 
 import os
 import platform
@@ -34,7 +34,7 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
             ) from error
         return device
 
-    problem = _cuda_problem()
+    problem = cuda_problem()
     if problem is None:
         return torch.device("cuda")
     if problem:
@@ -46,7 +46,7 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
     return torch.device("cpu")
 
 
-def _cuda_problem() -> str | None:
+def cuda_problem() -> str | None:
     """None where CUDA works, "" where there is no GPU, and else what is wrong with it."""
     if not torch.cuda.is_available():
         return "no usable driver" if Path("/dev/nvidia0").exists() else ""

@@ -253,6 +253,25 @@ def test_a_users_program_that_cannot_be_used_says_why(content, spec, words, caps
     assert words in failing(capsys, "train", spec)
 
 
+def test_doctor_says_what_there_is_and_what_to_do(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYROVAE_DATA", str(tmp_path / "none"))
+    assert run("doctor") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"versions +python 3.*pyro-ppl", said)
+    assert re.search(r"  digits +1,797 images of 8 x 8\n", said)
+    assert re.search(r"  mnist +downloaded when", said)
+    assert re.search(r"  frey-faces +not at hand\. Put frey", said)
+    monkeypatch.setenv("PYROVAE_OFFLINE", "1")
+    assert run("doctor") == 0
+    assert re.search(r"  mnist +not at hand\. Put train-images", capsys.readouterr().out)
+    monkeypatch.setattr("pyrovae.devices.cuda_problem", lambda: "driver 1.0 is too old")
+    monkeypatch.setattr("pyrovae.capture.has_compiler", lambda: False)
+    assert run("doctor") == 0
+    said = capsys.readouterr().out
+    assert "driver 1.0 is too old" in said
+    assert "install g++" in said
+
+
 # ── Mistakes ──
 
 

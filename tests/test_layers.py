@@ -131,7 +131,7 @@ INNER = {
     "cli": [
         {"options"},
         {"parts", "printing"},
-        {"new", "parsing", "training", "verbs"},
+        {"doctor", "new", "parsing", "training", "verbs"},
         {"resuming"},
         {"__init__"},
     ],

@@ -60,7 +60,7 @@ def test_every_command_of_the_readme_parses(line, monkeypatch):
     words = shlex.split(line.split("#")[0])[1:]
     parsed = []
     monkeypatch.setattr(cli, "train", lambda options, *rest: parsed.append(options))
-    for verb in ("with_run", "new", "resume"):
+    for verb in ("with_run", "new", "resume", "doctor"):
         monkeypatch.setattr(cli, verb, parsed.append)
     kind = parsing.train_type
     monkeypatch.setattr(

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 
+from pyrovae.cli.doctor import doctor
 from pyrovae.cli.new import new
-from pyrovae.cli.options import New, Resume, Training
+from pyrovae.cli.options import Doctor, New, Resume, Training
 from pyrovae.cli.parsing import parse
 from pyrovae.cli.resuming import resume
 from pyrovae.cli.training import train
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
         command, program = parse(given)
         if isinstance(command, Training):
             train(command, program, given)
+        elif isinstance(command, Doctor):
+            doctor()
         elif isinstance(command, New):
             new(command)
         elif isinstance(command, Resume):

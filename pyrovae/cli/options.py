@@ -2,6 +2,7 @@
 
 __all__ = [
     "VERBS",
+    "Doctor",
     "Encode",
     "Evaluate",
     "Interpolate",
@@ -155,6 +156,11 @@ class New:
 
 
 @dataclass
+class Doctor:
+    """Say what there is to work with: versions, devices, compiler, folders, data sets."""
+
+
+@dataclass
 class _OfRun:
     run: RunPath
     program: Annotated[str | None, _auto("FILE[:NAME]", "the file that was trained")] = None
@@ -279,4 +285,5 @@ VERBS = {
     "traverse": Traverse,
     "interpolate": Interpolate,
     "report": Report,
+    "doctor": Doctor,
 }

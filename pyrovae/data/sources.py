@@ -1,6 +1,6 @@
 """Sources: where data come from, by name or by path, as arrays in their own units."""
 
-__all__ = ["NAMED", "SPLITS", "Raw", "cache_folder", "data_folder", "read"]
+__all__ = ["NAMED", "OFFLINE", "SPLITS", "Raw", "cache_folder", "data_folder", "read"]
 
 import gzip
 import os
@@ -16,6 +16,8 @@ from pyrovae.errors import InputError
 
 Split = tuple[np.ndarray, np.ndarray | None]
 SPLITS = ("train", "valid", "test")
+# Where this variable of the environment is set, nothing is downloaded.
+OFFLINE = "PYROVAE_OFFLINE"
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,8 @@ def _download(class_name: str, folder: Path, files: list[str]) -> None:
 
     limit = socket.getdefaulttimeout()
     try:
+        if os.environ.get(OFFLINE):
+            raise ConnectionError(f"{OFFLINE} is set")
         socket.setdefaulttimeout(10)
         folder.mkdir(parents=True, exist_ok=True)
         getattr(datasets, class_name)(str(folder), download=True)
