@@ -91,18 +91,21 @@ def on_disk(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "stop_at"),
     [
-        ("plain", {}),
-        ("plain", {"engine": "graph"}),
-        ("plain", {"lr_schedule": cosine(1.0, 0.0, 6 * STEPS), "clip_norm": 1.0}),
-        ("plain", {"optimizer": partial(torch.optim.SGD, lr=1e-3, momentum=0.9)}),
-        ("plain", {"patience": 2}),
-        ("batch norm", {}),
-        ("batch norm", {"engine": "graph"}),
+        ("plain", {}, 0),
+        ("plain", {}, 3 * STEPS - 1),
+        ("plain", {}, 3 * STEPS),
+        ("plain", {}, 3 * STEPS + 2),
+        ("plain", {"engine": "graph"}, 3 * STEPS + 2),
+        ("plain", {"lr_schedule": cosine(1.0, 0.0, 6 * STEPS), "clip_norm": 1.0}, 3 * STEPS + 2),
+        ("plain", {"optimizer": partial(torch.optim.SGD, lr=1e-3, momentum=0.9)}, 3 * STEPS + 2),
+        ("plain", {"patience": 2}, 3 * STEPS - 1),
+        ("plain", {"patience": 2}, 3 * STEPS + 2),
+        ("batch norm", {}, 3 * STEPS + 2),
+        ("batch norm", {"engine": "graph"}, 3 * STEPS),
     ],
 )
-@pytest.mark.parametrize("stop_at", [0, 3 * STEPS - 1, 3 * STEPS, 3 * STEPS + 2])
 def test_a_run_that_was_broken_off_ends_as_one_that_was_not(name, options, stop_at, tmp_path):
     whole = training(program_of(name), tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
@@ -137,7 +140,7 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path, monkeypatch):
 
 def test_a_training_that_dies_at_any_moment_ends_as_one_that_does_not(tmp_path):
     """More of these by `python tests/killing.py`."""
-    command = [sys.executable, "killing.py", "--random", "6", "--signals", "3"]
+    command = [sys.executable, "killing.py", "--random", "4", "--signals", "2"]
     found = subprocess.run(
         [*command, "--folder", str(tmp_path)],
         cwd=Path(__file__).parent,
@@ -150,7 +153,7 @@ def test_a_training_that_dies_at_any_moment_ends_as_one_that_does_not(tmp_path):
     # A random kill may come too late; one at a named point cannot.
     killed = [trial["exits"][0] == -signal.SIGKILL for trial in trials]
     assert all(killed[:13])
-    assert sum(killed[13:19]) >= 3
+    assert sum(killed[13:17]) >= 2
     assert sum(trial["in_a_save"] for trial in trials) >= 5
 
 
@@ -209,7 +212,10 @@ def test_a_run_that_another_process_trains_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         training(program_of("plain"), tmp_path / "run", stop_at=2)
     with FileLock(tmp_path / "run" / ".lock"):
-        script = "import sys, test_resuming as t; t.training(t.program_of('plain'), sys.argv[1])"
+        script = (
+            "import sys, torch, test_resuming as t; torch.set_num_threads(1); "
+            "t.training(t.program_of('plain'), sys.argv[1])"
+        )
         found = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "run")],
             cwd=Path(__file__).parent,
