@@ -54,6 +54,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     tensors, plain = _split(checkpoint.state)
     final = folder / f"step-{checkpoint.step:08d}"
     temporary = folder / f".{final.name}.tmp"
+    # One of the same step stays to be found until the new one has its name.
+    before = folder / f"{final.name}.old"
     files = {
         "model.safetensors": save_tensors(_storable(checkpoint.weights)),
         "state.safetensors": save_tensors(_storable(tensors)),
@@ -70,9 +72,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         temporary.mkdir(parents=True)
         for name, content in (*files.items(), (MANIFEST, _seal(manifest))):
             _write_synced(temporary / name, content)
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+        if final.exists():
+            os.rename(final, before)
         os.rename(temporary, final)
         _sync_folder(folder)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
@@ -138,8 +143,9 @@ _MALFORMED = (AttributeError, TypeError, ValueError, SafetensorError)
 
 def _folders(folder: Path) -> list[Path]:
     """The checkpoints of a folder, newest first."""
-    found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name))
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    found = [(re.fullmatch(r"step-([0-9]+)(\.old)?", p.name), p) for p in folder.glob("step-*")]
+    named = [(int(match[1]), match[2] is None, path) for match, path in found if match]
+    return [path for *_, path in sorted(named, reverse=True)]
 
 
 # ── The manifest seals itself ────────────────────────────────────────────────────────────────
@@ -169,6 +175,8 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return  # a folder cannot be opened there
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -29,16 +29,21 @@ class Interrupts:
                     self._handlers[number] = signal.signal(number, self._keep)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.answer()
+        self._restore()
 
     def answer(self) -> None:
         """Answers the signal that was kept, if there is one."""
         if self.received is not None:
             number, self.received = self.received, None
-            self.__exit__()
+            self._restore()
             signal.raise_signal(number)
+
+    def _restore(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
     def _keep(self, number: int, _: object) -> None:
         second, self.received = self.received is not None, number

@@ -105,12 +105,16 @@ class Loop:
                     record |= self._bounds(monitors)
                     self._record(record)
                     progress.epoch(record)
+                    self.is_whole = False
                     self.epoch, self.seen = self.epoch + 1, 0
                     self.totals.zero_()
                     self.stopped = self._should_stop(record)
+                    self.is_whole = True
                     if self._is_due(interrupts):
                         self._save()
                         interrupts.answer()
+                self.is_whole = False
+                self._finish()
         except CheckpointError:
             raise
         except NonFiniteError:
@@ -124,8 +128,6 @@ class Loop:
                     self._save()
             raise
 
-        self._finish()
-
     def _finish(self) -> None:
         """Saves the weights of the best epoch, where one was looked for, or else the last."""
         module = as_module(self.run.program)
@@ -135,7 +137,7 @@ class Loop:
             module.load_state_dict(self.best.weights)
             self.run.config["best_epoch"] = self.best.epoch
             self._describe()
-        self._save(last)
+        self._save(last, finished=True)
 
     def restore(self, found: Checkpoint, metrics: list[dict[str, Any]]) -> None:
         """Goes on from a checkpoint, and from the records of the epochs before it.
@@ -144,12 +146,14 @@ class Loop:
             CheckpointError: If it is of a version that saved less.
         """
         state = found.state
-        if "seen" not in state:
+        if "finished" not in state:
             raise CheckpointError(
                 "The checkpoint is of a version of pyrovae that could not resume.",
                 "Load the run and evaluate it, or train it anew.",
             )
-        as_module(self.run.program).load_state_dict(state["last"] or found.weights)
+        as_module(self.run.program).load_state_dict(
+            found.weights if state["last"] is None else state["last"]
+        )
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken, self.epoch, self.seen = found.step, state["epoch"], state["seen"]
         self.totals.copy_(state["totals"])
@@ -329,7 +333,7 @@ class Loop:
         """Those of the epochs that are whole: a run may have died with more than it had saved."""
         self.run.write(METRICS, "".join(json.dumps(m) + "\n" for m in self.run.metrics))
 
-    def _save(self, last: dict[str, Tensor] | None = None) -> None:
+    def _save(self, last: dict[str, Tensor] | None = None, *, finished: bool = False) -> None:
         """Writes a checkpoint, with the last weights where those of the program are others."""
         self.saved_at = time.monotonic()
         if self.run.path is None:
@@ -342,6 +346,7 @@ class Loop:
             "best": None if self.best is None else vars(self.best),
             "stopped": self.stopped,
             "last": last,
+            "finished": finished,
         }
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))

@@ -132,7 +132,7 @@ def _class_of(config: Mapping[str, Any], locate: Locate) -> type:
     """The class that a part's description names; of a user's file, if it is as it was."""
     if "file" not in config:
         return _look_up(PARTS, config.get("part"))
-    return user_files.load(locate(config), str(config.get("part")))
+    return user_files.load(locate(config), str(config.get("part")), sha256=config["sha256"])
 
 
 def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:

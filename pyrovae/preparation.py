@@ -93,13 +93,18 @@ def describe_program(program: Program) -> dict[str, Any]:
         return {"class": f"{type(program).__module__}.{type(program).__qualname__}"}
 
 
-def describe_data(data: Data | None, train: Examples) -> dict[str, Any]:
+def describe_data(data: Data | None, splits: Mapping[str, Examples]) -> dict[str, Any]:
     """What a run records of its data: how to load and to recognise them."""
+    train = splits["train"]
     return {
         "name": "array" if data is None else data.name,
         "source": None if data is None else data.source,
         "data_dir": None if data is None else data.data_dir,
         "fingerprint": None if data is None else data.fingerprint,
+        "contents": {
+            name: {"examples": len(split), "sha256": split.digest() if data is None else None}
+            for name, split in splits.items()
+        },
         "x_shape": list(train.x_shape),
         "preprocessing": _describe_preprocessing(train),
         "missing": train.missing,

@@ -28,6 +28,9 @@ from pyrovae.run_folder import (
 COMPARED = ("program", "parameters", "data", "training")
 FREE = {"data": ("name", "source", "data_dir"), "training": ("epochs",)}
 
+# What it was begun by and with, whatever goes on with it.
+KEPT = ("command", "folder", "files", "init_from", "engine")
+
 
 def place_of(run_dir: str | os.PathLike[str] | None, *, resume: bool) -> Path | None:
     """The path of a run's folder, new or to be gone on with; it is not made here.
@@ -77,10 +80,24 @@ class Earlier:
             read_lines(path / METRICS),
         )
 
+    @classmethod
+    def check_unchanged(cls, path: Path | None, before: "Earlier | None") -> None:
+        """Refuses a run that was trained on between being read and being held.
+
+        Raises:
+            InputError: If it was.
+        """
+        now = None if path is None else cls.at(path)
+        steps = [None if run is None else run.checkpoint.step for run in (before, now)]
+        if steps[0] != steps[1]:
+            raise InputError(
+                f"Another process has trained {path} in the meantime.", "Start again."
+            )
+
     @property
     def epochs(self) -> int:
         """How many epochs it has taken."""
-        return self.checkpoint.state["epoch"]
+        return self.checkpoint.state.get("epoch", 0)
 
     def check_goes_on(self, epochs: int) -> None:
         """Refuses a run that has nothing left to do.
@@ -88,7 +105,10 @@ class Earlier:
         Raises:
             InputError: If it has taken so many epochs, or has stopped before them.
         """
-        if self.checkpoint.state["stopped"]:
+        state = self.checkpoint.state
+        if not state.get("finished"):
+            return
+        if state["stopped"]:
             raise InputError(
                 f"The run has stopped early, after {self.epochs} epochs.",
                 "Train another one from its weights: --init-from.",
@@ -96,7 +116,7 @@ class Earlier:
         if self.epochs >= epochs:
             raise InputError(
                 f"The run is over: it has taken {self.epochs} epochs.",
-                "Give more of them: --epochs.",
+                "Give more of them, --epochs, or see it: pyrovae evaluate, pyrovae report.",
             )
 
     def merged(self, told: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +132,8 @@ class Earlier:
                 "Give what it was trained with, or train another run.",
             )
         engine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        if found := differences(self.config["engine"], engine):
+        used = self.config.get("engine")
+        if used and (found := differences(used, engine)):
             raise InputError(
                 f"The run would not go on to the same bits: {'; '.join(found)}.",
                 "Resume it with what it was trained with: see its environment.json.",
@@ -123,8 +144,8 @@ class Earlier:
                 f"The run has taken {self.epochs} epochs, and is to take {epochs}.",
                 "Give as many epochs, or more.",
             )
-        kept = {key: self.config[key] for key in ("command", "folder") if key in self.config}
-        return {**told, "engine": self.config["engine"], **kept}
+        kept = {key: self.config[key] for key in KEPT if key in self.config}
+        return {**told, **kept}
 
 
 class Matched(NamedTuple):

@@ -161,7 +161,7 @@ def fit(
         told = {
             "program": describe_program(program),
             "parameters": sum(p.numel() for p in module.parameters()),
-            "data": describe_data(train if isinstance(train, Data) else None, splits["train"]),
+            "data": describe_data(train if isinstance(train, Data) else None, splits),
             "training": {
                 "epochs": epochs,
                 "batch_size": batch_size,
@@ -178,7 +178,7 @@ def fit(
         }
         if before is not None:
             told = before.merged(told)
-            engine = told["engine"]["name"]
+            engine = told["engine"]["name"] if "engine" in told else engine
         step = Stepper(
             objective,
             made,
@@ -202,6 +202,7 @@ def fit(
         module.train()
         try:
             with run_folder.held(path):
+                Earlier.check_unchanged(path, before)
                 if before is not None:
                     loop.restore(before.checkpoint, before.metrics)
                 loop.train(epochs, Progress(epochs, steps, shown=progress))

@@ -6,11 +6,11 @@ the user's own file is where it was and as it was, or the user says that the run
 
 __all__ = ["copy_into", "defined_in", "digest", "is_own_file", "load", "locate", "split"]
 
-import importlib.util
+import hashlib
 import sys
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pyrovae.errors import InputError
@@ -31,33 +31,43 @@ def split(spec: str, default: str) -> tuple[Path, str]:
     return Path(file).expanduser().resolve(), name or default
 
 
-def load(path: Path, name: str) -> Any:
-    """What a file defines under a name. It runs the file.
+def load(path: Path, name: str, *, sha256: str | None = None) -> Any:
+    """What a file defines under a name. It runs the file, and no bytecode that lies beside it.
+
+    Args:
+        path: The file.
+        name: What it defines.
+        sha256: What the file must hold, if it is of a run. Neighbours in a run's own folder,
+            which nothing is known of, are not found by it.
 
     Raises:
-        InputError: If there is no such file or name, or the file cannot be run.
+        InputError: If there is no such file or name, it cannot be run, or holds something else.
     """
-    if not path.is_file():
-        raise InputError(f"There is no file {path}.", f"Name it as file.py:{name}.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"There is no file {path}.", f"Name it as file.py:{name}.") from error
+    if sha256 is not None and _digest_of(content) != sha256:
+        raise InputError(f"{path} has changed, so it is not run.", "Restore the file.")
 
     # The path's own hash tells files of one name apart.
-    key = f"{_PREFIX}{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
-    module_spec = importlib.util.spec_from_file_location(key, path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
+    key = f"{_PREFIX}{path.stem}_{_digest_of(str(path).encode())[:8]}"
+    module = ModuleType(key)
+    module.__file__ = str(path)
     # Registered, so that dataclasses and pickling inside the user's file find their module.
     sys.modules[key] = module
     # The user's file finds its neighbours, as when it is run itself.
-    sys.path.insert(0, str(path.parent))
+    neighbours = [] if SOURCE in path.parts else [str(path.parent)]
+    sys.path[:0] = neighbours
     try:
-        module_spec.loader.exec_module(module)
+        exec(compile(content, str(path), "exec"), module.__dict__)
     except Exception as error:
         raise InputError(
             f"{path} cannot be run ({type(error).__name__}: {error}).", "Mend the file."
         ) from error
     finally:
-        sys.path.remove(str(path.parent))
+        for folder in neighbours:
+            sys.path.remove(folder)
 
     found = getattr(module, name, None)
     if not callable(found):
@@ -124,4 +134,8 @@ def defined_in(cls: type) -> Path | None:
 
 def digest(path: Path) -> str:
     """What a file holds, as a sha256; the empty string where there is no file."""
-    return sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return _digest_of(path.read_bytes()) if path.is_file() else ""
+
+
+def _digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

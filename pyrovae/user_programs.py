@@ -66,6 +66,7 @@ def build(
         InputError: If its file is gone or has changed: then nothing of it is run.
     """
     path = user_files.locate(config, run, trusted=trusted)
-    program = user_files.load(path, config["function"])(x_shape, **config["arguments"])
+    make = user_files.load(path, config["function"], sha256=config["sha256"])
+    program = make(x_shape, **config["arguments"])
     as_module(program)
     return program

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +19,8 @@ from programs_for_tests import binary, same, small_vae, weights
 from torch import nn
 
 import pyrovae
-from pyrovae import cli, loop
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae import cli, loop, run_folder
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.resuming import start_from
 from pyrovae.schedules import cosine
 
@@ -199,6 +201,20 @@ def test_another_program_or_other_data_are_refused_by_name(tmp_path):
         fit(small_vae(), pyrovae.load_data(binary(seed=5).numpy()))
 
 
+@pytest.mark.parametrize(
+    "other", [lambda x: 1 - x, lambda x: x[: len(x) // 2], lambda x: x.repeat(2, 1)]
+)
+def test_other_bare_tensors_are_refused(other, tmp_path):
+    fit = partial(pyrovae.fit, run_dir=tmp_path / "run", epochs=1, progress=False, resume=True)
+    x = binary(100)
+    fit(small_vae(), x, valid=x[:9])
+    with pytest.raises(InputError, match=r"data\.contents\.train"):
+        fit(small_vae(), other(x), valid=x[:9])
+    with pytest.raises(InputError, match=r"data\.contents\.valid"):
+        fit(small_vae(), x, valid=other(x[:9]))
+    fit(small_vae(), x, valid=x[:9], epochs=2)
+
+
 def test_other_threads_or_fewer_epochs_are_refused(tmp_path, monkeypatch):
     training(program_of("plain"), tmp_path / "run", epochs=2)
     with pytest.raises(InputError, match="taken 2 epochs, and is to take 1"):
@@ -226,12 +242,37 @@ def test_a_run_that_another_process_trains_is_refused(tmp_path):
     assert found.returncode == 1
 
 
+def test_a_run_that_is_trained_between_being_read_and_being_held_is_refused(tmp_path, monkeypatch):
+    training(program_of("plain"), tmp_path / "run", epochs=1)
+    held = run_folder.held
+
+    @contextmanager
+    def late(path):
+        monkeypatch.undo()
+        training(program_of("plain"), path, epochs=2)
+        with held(path):
+            yield
+
+    monkeypatch.setattr(run_folder, "held", late)
+    with pytest.raises(InputError, match="in the meantime"):
+        training(program_of("plain"), tmp_path / "run", epochs=3)
+
+
+def test_a_run_whose_first_step_was_not_finite_can_be_tried_again(tmp_path):
+    broken = small_vae()
+    with torch.no_grad():
+        broken.decoder.net.layers[0].weight.fill_(math.nan)
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match=r"step 0"):
+            training(broken, tmp_path / "run")
+
+
 def test_a_checkpoint_of_an_older_version_says_so(tmp_path, monkeypatch):
     training(program_of("plain"), tmp_path / "run", epochs=1)
     read = loop.Loop.restore
 
     def old(self, found, metrics):
-        del found.state["seen"]
+        del found.state["finished"]
         return read(self, found, metrics)
 
     monkeypatch.setattr(loop.Loop, "restore", old)
@@ -318,6 +359,56 @@ def test_another_prior_is_put_on_a_trained_decoder(in_a_folder, capsys):
     said = capsys.readouterr().out
     assert "weights  decoder.net (4), encoder.net (4) from first" in said
     assert re.search(r"prior\.\S+ \(1\).* new", said)
+
+
+@pytest.mark.parametrize("words", [[], ["--patience", "2"]])
+def test_a_run_that_died_after_its_last_epoch_is_finished(words, in_a_folder, monkeypatch, capsys):
+    begin = [*WORDS, "--epochs", "3", "--kl-warmup", "0", *words, "--run-dir"]
+    cli.main([*begin, "whole"])
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    finish = loop.Loop._finish
+    monkeypatch.setattr(loop.Loop, "_finish", lambda self: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        cli.main([*begin, "run"])
+    monkeypatch.setattr(loop.Loop, "_finish", finish)
+    cli.main(["resume", "run"])
+    whole, run = pyrovae.load("whole"), pyrovae.load("run")
+    assert same(weights(whole.program), weights(run.program))
+    assert whole.config.get("best_epoch") == run.config.get("best_epoch")
+    assert Path("run/report.html").is_file()
+
+
+def test_a_run_that_never_saved_begins_again_with_the_weights_it_was_given(in_a_folder):
+    still = ["--epochs", "1", "--lr", "1e-12"]
+    cli.main([*WORDS, "--epochs", "1", "--run-dir", "runs/first"])
+    cli.main([*WORDS, *still, "--init-from", "latest", "--run-dir", "runs/second"])
+    shutil.rmtree("runs/second/checkpoints")
+    cli.main(["resume", "second"])
+    first, second = (weights(pyrovae.load(name).program) for name in ("first", "second"))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command": 3},
+        {"command": "pyrovae train 'unbalanced"},
+        {"command": "rm -rf /"},
+        {"files": None},
+        {"files": [3]},
+        {"folder": None},
+        {"training": {}},
+        {"training": None},
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(change, in_a_folder, capsys):
+    cli.main([*WORDS, "--epochs", "1", "--run-dir", "run"])
+    config = json.loads(Path("run/config.json").read_text())
+    Path("run/config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(SystemExit):
+        cli.main(["resume", "run", "--epochs", "2"])
+    assert "does not say how the run was begun" in capsys.readouterr().err
 
 
 def test_latest_is_the_run_that_was_told_last(in_a_folder):

@@ -1,7 +1,9 @@
 """Programs in files of the user's own: written, trained, copied, and never run unasked."""
 
 import hashlib
+import importlib.util
 import json
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +151,21 @@ def test_a_copy_that_was_changed_is_not_run_however_trusted(trained):
     assert not Path("canary").exists()
 
 
+def test_bytecode_beside_a_trusted_copy_is_not_run(trained):
+    copy = next(Path("run/source").rglob("*.py"))
+    evil = Path("evil.py")
+    evil.write_text(copy.read_text() + CANARY)
+    cache = Path(importlib.util.cache_from_source(str(copy)))
+    cache.parent.mkdir()
+    py_compile.compile(
+        str(evil), str(cache), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+    )
+    Path("mine.py").unlink()
+    loaded = pyrovae.load("run", trust_source=True)
+    assert same(weights(loaded.program), weights(trained.program))
+    assert not Path("canary").exists()
+
+
 def test_a_file_that_does_not_fit_says_so(trained, capsys):
     cli.main(["new", "other.py"])
     text = Path("other.py").read_text().replace("nn.SiLU(), nn.Linear(hidden, size)", "nn.SiLU()")
@@ -179,11 +196,13 @@ def test_a_program_of_the_users_own_is_resumed(trained, monkeypatch, tmp_path):
     assert len(pyrovae.load(tmp_path / "run").metrics) == 3
 
 
-@pytest.mark.parametrize("how", ["changed", "came with the run", "is another word"])
+@pytest.mark.parametrize(
+    "how", ["changed", "came with the run", "is another word", "is the last of two words"]
+)
 def test_a_run_from_elsewhere_is_not_run_by_being_resumed(how, trained, capsys):
     config = json.loads(Path("run/config.json").read_text())
     evil = Path("run/evil.py").resolve()
-    evil.write_text(Path("mine.py").read_text() + CANARY)
+    evil.write_text(Path("mine.py").read_text() + CANARY + "class Bound:\n    pass\n")
     if how == "changed":
         Path("mine.py").write_text(evil.read_text())
     if how == "came with the run":
@@ -194,6 +213,8 @@ def test_a_run_from_elsewhere_is_not_run_by_being_resumed(how, trained, capsys):
         config["program"] |= config["files"][0]
     if how == "is another word":
         config["command"] += f" --bound={evil}:Bound"
+    if how == "is the last of two words":
+        config["command"] += f" --bound elbo --bound {evil}:Bound"
     Path("run/config.json").write_text(json.dumps(config))
     said = fails(capsys, "resume", str(evil.parent), "--epochs", "5")
     assert "is not run" in said

@@ -60,9 +60,9 @@ def chosen(kind: str, options: Any, words: list[str]) -> "Choice | None":
     return Choice(name, typed)
 
 
-def own_files(words: list[str], program: str | None) -> list[Path]:
-    """The files of the user's own that a command names: they are run to understand it."""
-    named = [program, *(_named(kind, words) for kind in PARTS)]
+def own_files(options: Any, program: str | None) -> list[Path]:
+    """The files of the user's own that a command names, as its parser has understood it."""
+    named = [program, *(getattr(options, kind, None) for kind in PARTS)]
     return [
         user_files.split(name, "")[0] for name in named if name and user_files.is_own_file(name)
     ]
@@ -117,13 +117,14 @@ def _entry(kind: str, name: str) -> Entry:
 
 
 def _named(kind: str, words: list[str]) -> str | None:
-    """The word behind --KIND, or its default."""
-    for index, word in enumerate(words):
-        if word == f"--{kind}" and index + 1 < len(words):
-            return words[index + 1]
+    """The word behind the last --KIND, or its default."""
+    found = getattr(Train, kind, None)
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == f"--{kind}" and following is not None:
+            found = following
         if word.startswith(f"--{kind}="):
-            return word.partition("=")[2]
-    return getattr(Train, kind, None)
+            found = word.partition("=")[2]
+    return found
 
 
 def _is_typed(name: str, words: list[str]) -> bool:

@@ -2,61 +2,101 @@
 
 __all__ = ["resume"]
 
-import os
 import shlex
+from collections.abc import Iterable
+from contextlib import chdir, nullcontext
 from pathlib import Path
+from typing import Any
 
 from pyrovae.cli.options import Resume
 from pyrovae.cli.parsing import parse, split_program
 from pyrovae.cli.parts import own_files
 from pyrovae.cli.training import train
 from pyrovae.errors import InputError
-from pyrovae.user_files import locate
+from pyrovae.run_folder import find, read_config
+from pyrovae.user_files import digest
 
 
 def resume(command: Resume) -> None:
     """Goes on with a run.
 
     Raises:
-        InputError: If it is no run, was not begun by `pyrovae train`, or has nothing left to do.
+        InputError: If it is no run, was not begun by `pyrovae train`, or has nothing left to do;
+            or if a file of the user's that it was begun with is not as it was.
     """
-    from pyrovae.resuming import Earlier
-    from pyrovae.run_folder import find, read_config
-
     path = find(command.run).resolve()
     config = read_config(path)
-    if not config.get("command", "").startswith("pyrovae train"):
+    data_dir = command.data_dir and command.data_dir.resolve()
+    words, folder, files = _begun_by(config, path)
+    # Paths in the command are from the folder that it was given in.
+    with chdir(folder) if folder.is_dir() else nullcontext():
+        program, _ = split_program(words)
+        # To understand a command runs its program, so that this is asked first.
+        _check_files(own_files(None, program), files, path)
+        options, program = parse(words)
+        _check_files(own_files(options, program), files, path)
+        _settle(options, command, config, path)
+        options.data_dir = data_dir or config["data"].get("data_dir")
+        train(options, program, words, resume=True)
+
+
+def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, dict[Path, str]]:
+    """The words that a run was begun by, the folder they were said in, and the files they name.
+
+    Raises:
+        InputError: If it was begun otherwise, or does not say so in words that make sense.
+    """
+    if "command" not in config:
         raise InputError(
             f"The run in {path} was trained from Python.",
             "Call fit again as it was, with resume=True.",
         )
-    data_dir = command.data_dir and command.data_dir.resolve()
-    # Paths in the command are from the folder that it was given in.
-    if Path(config["folder"]).is_dir():
-        os.chdir(config["folder"])
-    words = shlex.split(config["command"])[1:]
-    _check_files(words, config["files"], path)
-    options, program = parse(words)
-    options.run_dir = path
-    # What was worked out from the number of epochs stays as it was when there are more of them.
-    options.epochs = command.epochs or config["training"]["epochs"]
-    options.kl_warmup = config["training"]["kl_warmup"]
-    options.data_dir = data_dir or config["data"]["data_dir"]
-    options.device = command.device or options.device
-
-    earlier = Earlier.at(path)
-    if earlier is not None:
-        earlier.check_goes_on(options.epochs)
-    train(options, program, words, resume=True)
+    try:
+        name, *words = shlex.split(config["command"])
+        files = {Path(entry["file"]): str(entry["sha256"]) for entry in config["files"]}
+        folder = Path(config["folder"])
+        known = {"epochs", "kl_warmup"} <= config["training"].keys()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        name, words, files, folder, known = "", [], {}, Path(), False
+    if not known or name != "pyrovae" or words[:1] != ["train"]:
+        raise InputError(
+            f"The config.json of {path} does not say how the run was begun.",
+            "Restore it, or train another run from its weights: --init-from.",
+        )
+    return words, folder, files
 
 
-def _check_files(words: list[str], recorded: list[dict[str, str]], run: Path) -> None:
-    """Lets a command be understood, which runs the files it names, only if they are as they were.
+def _check_files(named: Iterable[Path], recorded: dict[Path, str], run: Path) -> None:
+    """Lets files be run only if they are the user's own, and as they were.
 
     Raises:
         InputError: If one is gone, has changed, or came with the run.
     """
-    program, rest = split_program(words)
-    known = {Path(entry["file"]): entry for entry in recorded}
-    for path in own_files(rest, program):
-        locate(known.get(path, {"file": path}), run)
+    for path in named:
+        came_along = path.resolve().is_relative_to(run)
+        if came_along or path not in recorded or digest(path) != recorded[path]:
+            raise InputError(
+                f"The file {path} is gone, has changed since or came with the run, so it is not "
+                "run.",
+                "Restore it, or train another run from the weights: --init-from.",
+            )
+
+
+def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -> None:
+    """What of the command is another now, or was worked out from the number of epochs.
+
+    Raises:
+        InputError: If the run has nothing left to do.
+    """
+    from pyrovae.resuming import Earlier
+
+    options.run_dir = path
+    options.epochs = command.epochs or config["training"]["epochs"]
+    options.kl_warmup = config["training"]["kl_warmup"]
+    options.device = command.device or options.device
+    earlier = Earlier.at(path)
+    if earlier is None:
+        options.init_from = config.get("init_from")
+    else:
+        options.init_from = None
+        earlier.check_goes_on(options.epochs)

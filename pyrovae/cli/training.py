@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae.cli.parts import chosen, own_files
 from pyrovae.cli.printing import noun, print_numbers
+from pyrovae.run_folder import find
 from pyrovae.user_files import digest
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def train(
     torch.manual_seed(options.seed)
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
     program, about, record = _build(options, program_spec, words, data)
-    matched = start_from(program, options.init_from) if options.init_from and not resume else None
+    matched = start_from(program, options.init_from) if options.init_from else None
 
     steps = -(-len(data.train) // options.batch_size)
     epochs = options.epochs
@@ -87,7 +88,7 @@ def train(
         device=device,
         run_dir=path,
         resume=resume,
-        config={**_origin(words, program_spec), **record},
+        config={**_origin(options, program_spec, words), **record},
     )
     print()
     if run.structure.has_bound:
@@ -104,10 +105,12 @@ def train(
         print(f"  {_own_name()} {verb}")
 
 
-def _origin(words: list[str], program_spec: str | None) -> dict[str, Any]:
+def _origin(options: Any, program_spec: str | None, words: list[str]) -> dict[str, Any]:
     """What the run was begun by: enough to begin it again, and to see that it is the same."""
-    files = own_files(words, program_spec)
+    files = own_files(options, program_spec)
+    init = options.init_from and str(find(options.init_from).resolve())
     return {
+        "init_from": init,
         "command": shlex.join(["pyrovae", *words]),
         "folder": str(Path.cwd()),
         "files": [{"file": str(path), "sha256": digest(path)} for path in files],

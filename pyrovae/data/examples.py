@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,6 +109,15 @@ class Examples:
     def x_shape(self) -> tuple[int, ...]:
         """The shape of one observation."""
         return tuple(self.raw([0]).x.shape[1:])
+
+    def digest(self) -> str | None:
+        """A sha256 over the examples in memory, without labels; None of those that stream."""
+        if not isinstance(self._x, Tensor):
+            return None
+        found = sha256()
+        for rows in self._x.split(self.block):
+            found.update(rows.detach().cpu().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def block(self) -> int:
