@@ -1,4 +1,4 @@
-"""Tiny Shakespeare by characters: how a text VAE loses its latents, and how to keep them.
+"""Tiny Shakespeare by characters: how a text VAE loses its latents, and what keeping them costs.
 
 python examples/text.py [--data-dir PATH] [--epochs 2] [--smoke-test]
 
@@ -67,7 +67,7 @@ def main(text, epochs, limit=300):
         print(f"{row}   {found.active_units} of {found.latent_dims}", flush=True)
     for name in list(arms)[1:]:
         drawn = pyrovae.sample(arms[name][0], test.head(1), 3).x.long().tolist()
-        print(name, *("".join(alphabet[i] for i in row) for row in drawn), sep="\n  ")
+        print(name, *(repr("".join(alphabet[i] for i in row)) for row in drawn), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def test_a_training_that_dies_at_any_moment_ends_as_one_that_does_not(tmp_path):
     killed = [trial["exits"][0] == -signal.SIGKILL for trial in trials]
     assert all(killed[:13])
     assert sum(killed[13:17]) >= 2
-    assert sum(trial["in_a_save"] for trial in trials) >= 5
+    assert sum(trial["in_a_save"] for trial in trials) >= 4
 
 
 def test_what_was_saved_is_a_whole_number_of_steps(tmp_path):
