@@ -434,11 +434,12 @@ def test_a_signal_saves_and_has_its_exit_code(tmp_path, number, code, word):
     try:
         next(line for line in process.stdout if line.startswith("epoch   3/"))
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        printed, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
     assert process.returncode == code
+    assert "pyrovae resume r" in printed
     assert "Traceback" not in said
     assert word in said
     assert list((tmp_path / "r" / "checkpoints").glob("step-*/MANIFEST.json"))

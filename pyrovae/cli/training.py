@@ -71,25 +71,29 @@ def train(
     )
 
     schedule = cosine(1.0, 0.0, epochs * steps) if options.lr_schedule == "cosine" else constant()
-    run = fit(
-        program,
-        data,
-        bound=bound,
-        optimizer=partial(torch.optim.Adam, lr=options.lr, fused=True),
-        epochs=epochs,
-        batch_size=options.batch_size,
-        kl_warmup=kl_warmup,
-        lr_schedule=schedule,
-        clip_norm=options.clip_norm,
-        patience=options.patience,
-        seed=options.seed,
-        engine=options.engine,
-        precision=options.precision,
-        device=device,
-        run_dir=path,
-        resume=resume,
-        config={**_origin(options, program_spec, words), **record},
-    )
+    try:
+        run = fit(
+            program,
+            data,
+            bound=bound,
+            optimizer=partial(torch.optim.Adam, lr=options.lr, fused=True),
+            epochs=epochs,
+            batch_size=options.batch_size,
+            kl_warmup=kl_warmup,
+            lr_schedule=schedule,
+            clip_norm=options.clip_norm,
+            patience=options.patience,
+            seed=options.seed,
+            engine=options.engine,
+            precision=options.precision,
+            device=device,
+            run_dir=path,
+            resume=resume,
+            config={**_origin(options, program_spec, words), **record},
+        )
+    except KeyboardInterrupt:
+        print(f"\nTo go on with it: {_own_name()} resume {shlex.quote(str(path))}", flush=True)
+        raise
     print()
     if run.structure.has_bound:
         found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)
