@@ -9,8 +9,10 @@ __all__ = ["copy_into", "defined_in", "digest", "is_own_file", "load", "locate",
 import hashlib
 import sys
 from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType
 from typing import Any
 
 from pyrovae.errors import InputError
@@ -29,6 +31,18 @@ def split(spec: str, default: str) -> tuple[Path, str]:
     """The file and the name that `file.py:name` stands for."""
     file, _, name = spec.partition(":")
     return Path(file).expanduser().resolve(), name or default
+
+
+class _AsRead(SourceFileLoader):
+    """Runs the bytes that were read, and no bytecode that lies beside their file."""
+
+    def __init__(self, name: str, path: str, content: bytes) -> None:
+        super().__init__(name, path)
+
+        self.content = content
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.content, self.path)
 
 
 def load(path: Path, name: str, *, sha256: str | None = None) -> Any:
@@ -52,15 +66,17 @@ def load(path: Path, name: str, *, sha256: str | None = None) -> Any:
 
     # The path's own hash tells files of one name apart.
     key = f"{_PREFIX}{path.stem}_{_digest_of(str(path).encode())[:8]}"
-    module = ModuleType(key)
-    module.__file__ = str(path)
+    spec = spec_from_file_location(key, path, loader=_AsRead(key, str(path), content))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
     # Registered, so that dataclasses and pickling inside the user's file find their module.
     sys.modules[key] = module
     # The user's file finds its neighbours, as when it is run itself.
     neighbours = [] if SOURCE in path.parts else [str(path.parent)]
     sys.path[:0] = neighbours
     try:
-        exec(compile(content, str(path), "exec"), module.__dict__)
+        spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(
             f"{path} cannot be run ({type(error).__name__}: {error}).", "Mend the file."
