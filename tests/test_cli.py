@@ -114,6 +114,9 @@ def test_encode_writes_the_latents_in_the_order_of_the_data(trained, capsys):
     found = np.load("z.npz")
     assert set(found) == {"z"}
     np.testing.assert_allclose(found["z"], own["z"][:7], atol=1e-5)
+    assert run("encode", trained, "--data", "some.npy", "--split", "train") == 0
+    assert len(np.load(trained / "encode" / "some.npz")["z"]) == 7
+    assert len(np.load(trained / "encode" / "test.npz")["z"]) == 180
     assert run("encode", trained, "--split", "train") == 0
     assert len(np.load(trained / "encode" / "train.npz")["z"]) == 1437
     assert run("encode", trained, "-o", "z.csv") == 2

@@ -28,6 +28,13 @@ def _auto(metavar: str, default: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+def _output(metavar: str, default: str) -> Any:
+    """The file that a verb writes."""
+    return tyro.conf.arg(
+        aliases=["-o"], metavar=metavar, help_behavior_hint=f"(default: {default})"
+    )
+
+
 Names = Annotated[str, tyro.conf.arg(metavar="NAME|PATH")]
 Part = Annotated[str, tyro.conf.arg(metavar="NAME|FILE:CLASS")]
 DataDir = Annotated[Path | None, _auto("PATH", "$PYROVAE_DATA, or the user's cache folder")]
@@ -199,11 +206,7 @@ class Encode(_OfRun):
     """the examples of the run's own data"""
     output: Annotated[
         Path | None,
-        tyro.conf.arg(
-            aliases=["-o"],
-            metavar="PATH.npz",
-            help_behavior_hint="(default: RUN/encode/SPLIT.npz)",
-        ),
+        _output("PATH.npz", "RUN/encode/SPLIT.npz, or of other data RUN/encode/NAME.npz"),
     ] = None
     """the file to write: an array for each latent, and y where there are labels"""
 
@@ -214,11 +217,7 @@ class _Draws(_OfRun):
     """other data to show it on, preprocessed as the run's own were"""
     output: Annotated[
         Path | None,
-        tyro.conf.arg(
-            aliases=["-o"],
-            metavar="PATH",
-            help_behavior_hint="(default: RUN/VERB/VERB.png, with VERB.npz beside it)",
-        ),
+        _output("PATH", "RUN/VERB/VERB.png, with VERB.npz beside it"),
     ] = None
     """the picture to write, as .png, or the numbers in it, as .npz"""
 

@@ -3,6 +3,7 @@
 __all__ = ["with_run"]
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae.cli.options import Encode, Evaluate, Interpolate, Reconstruct, Report, Sample
@@ -55,9 +56,12 @@ def _evaluate(run: "Run", command: Evaluate) -> None:
 def _encode(run: "Run", command: Encode) -> None:
     from pyrovae.plots import save_arrays
 
-    found = run.encode(command.split)
+    # Other data stand in the place of the test set.
+    split = "test" if command.data else command.split
+    name = Path(command.data).stem if command.data else split
+    found = run.encode(split)
     labels = {} if found.y is None else {"y": found.y}
-    path = command.output or command.run / "encode" / f"{command.split}.npz"
+    path = command.output or command.run / "encode" / f"{name}.npz"
     print(save_arrays(path, {**found.means, **labels}))
 
 
