@@ -4,6 +4,7 @@ import os
 
 os.environ["MPLBACKEND"] = "Agg"
 
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from torch.distributions import Distribution
 
 # Tensors here are tiny: a second thread brings nothing, and costs much on a busy machine.
 torch.set_num_threads(1)
+# A shell that starts the suite in the background ignores SIGINT, for it and all its children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
