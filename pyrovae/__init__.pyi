@@ -104,6 +104,7 @@ from pyrovae.resuming import start_from as start_from
 from pyrovae.runs import Run as Run
 from pyrovae.runs import load as load
 from pyrovae.svi import CompiledSVI as CompiledSVI
+from pyrovae.tensorboard import TensorBoard as TensorBoard
 from pyrovae.training import fit as fit
 
 __version__: str

@@ -40,7 +40,9 @@ def register(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             full_name = f"{_names[module]}$$${name}"
-            if pyro.param(full_name, parameter) is not parameter:
+            pyro.param(full_name, parameter)
+            # What `param` returns, a handler may have changed, as `render_model` does.
+            if pyro.get_param_store()[full_name] is not parameter:
                 raise InputError(
                     f"Pyro's parameter store already holds another tensor as {full_name!r}.",
                     "Call pyro.clear_param_store(), and restore weights with load_state_dict.",

@@ -27,6 +27,7 @@ from pyrovae.randomness import generator, seed_generators, seeded
 from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
+from pyrovae.stages import Stages
 from pyrovae.svi import Objective, Stepper
 from pyrovae.terms import mean_terms
 
@@ -62,6 +63,7 @@ class Loop:
         seen: How many examples these are.
         best: The best epoch so far, if one is looked for.
         stopped: Whether it has stopped early.
+        on_epoch: What is called with the run after each epoch, if anything is.
     """
 
     run: Run
@@ -78,6 +80,7 @@ class Loop:
     seen: int = 0
     best: "_Best | None" = None
     stopped: bool = False
+    on_epoch: "Callable[[Run], object] | None" = None
 
     def __post_init__(self) -> None:
         device = self.run.splits["train"].device
@@ -86,6 +89,7 @@ class Loop:
         self.rates: list[float] = [group["lr"] for group in self.optimizer.param_groups]
         self.saved_at = time.monotonic()
         self.is_whole = True
+        self.stages = Stages(self.run.path)
 
     def train(self, epochs: int, progress: Progress) -> None:
         """Trains so many epochs in all, and saves what there is however the training ends.
@@ -110,6 +114,9 @@ class Loop:
                     self.totals.zero_()
                     self.stopped = self._should_stop(record)
                     self.is_whole = True
+                    self.stages.take(self.epoch, self.run.program, self.run.splits["train"])
+                    if self.on_epoch is not None:
+                        self.on_epoch(self.run)
                     if self._is_due(interrupts):
                         self._save()
                         interrupts.answer()
@@ -161,6 +168,8 @@ class Loop:
         self.stopped = state["stopped"]
         self.run.metrics[:] = metrics[: self.epoch]
         self._write_metrics()
+        if self.stages.path is not None:
+            self.stages = Stages.of(self.stages.path, self.epoch)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

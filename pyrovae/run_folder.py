@@ -1,8 +1,8 @@
 """The folder of a run: what its files are called, and how they are written and read.
 
 It holds `config.json` (plain data, enough to build the program again or to name the file that
-does), `environment.json`, `metrics.jsonl`, `checkpoints/`, and what later commands add:
-`evaluation.json`, pictures, `report.html`.
+does), `environment.json`, `metrics.jsonl`, `checkpoints/`, `stages.safetensors`, and what later
+commands add: `evaluation.json`, pictures, `report.html`.
 """
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "EVALUATION",
     "METRICS",
     "REPORT",
+    "STAGES",
     "differences",
     "find",
     "held",
@@ -35,6 +36,7 @@ from pyrovae.errors import CheckpointError, InputError
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
+STAGES = "stages.safetensors"
 LOCK = ".lock"
 # Where `pyrovae train` puts runs that were given no folder.
 RUNS = Path("runs")
@@ -94,20 +96,21 @@ def held(path: Path | None) -> Iterator[None]:
 # ── Files ────────────────────────────────────────────────────────────────────────────────────
 
 
-def write(file: Path, text: str, *, append: bool = False) -> None:
+def write(file: Path, content: str | bytes, *, append: bool = False) -> None:
     """Writes a file of a run; one that stood there stands until the new one is whole.
 
     Raises:
         CheckpointError: If it cannot be written.
     """
     temporary = file.with_name(f".{file.name}.tmp")
+    as_bytes = content.encode() if isinstance(content, str) else content
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if append:
-            with file.open("a") as lines:
-                lines.write(text)
+            with file.open("ab") as lines:
+                lines.write(as_bytes)
         else:
-            temporary.write_text(text)
+            temporary.write_bytes(as_bytes)
             os.replace(temporary, file)
     except OSError as error:
         raise _unwritable(file, error) from error

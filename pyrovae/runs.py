@@ -20,6 +20,7 @@ from pyrovae import (
     plots,
     report,
     run_folder,
+    stages,
     user_programs,
 )
 from pyrovae.data import (
@@ -48,6 +49,7 @@ from pyrovae.run_folder import (
     read_json,
     read_lines,
 )
+from pyrovae.stages import Stages
 
 # How many examples a report looks at: enough for stable numbers and a full scatter plot.
 REPORT_EXAMPLES = 1000
@@ -300,6 +302,7 @@ class Run:
         improper = self.structure.improper
         if not improper:
             pictures["Samples"] = self.sample(60)
+            pictures["Samples as training went"] = self._forming()
         means = generation.posterior_means(self.program, self.measured.head(1))
         main = means[self._main_site]
         if main.dim() == 2:
@@ -308,6 +311,14 @@ class Run:
             if main.shape[-1] == 2 and not improper:
                 pictures["Latent plane"] = self.manifold()
         return pictures
+
+    def _forming(self) -> Picture:
+        """Samples of one noise at several epochs, the last with the weights as they are."""
+        examples = self.splits.get("train", self.measured)
+        epoch = self.config.get("best_epoch", len(self.metrics))
+        epochs, x = Stages.of(self.path).with_last(epoch, stages.samples(self.program, examples))
+        figure = plots.grid(_drawable(x.transpose(0, 1)), columns=[str(e) for e in epochs])
+        return Picture(x, figure, "Samples of the same noise, after so many epochs")
 
     def _picture(
         self, found: Generated, caption: str, *, rows: list[str] | None = None

@@ -60,6 +60,7 @@ def fit(
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
+    on_epoch: Callable[[Run], object] | None = None,
     config: dict[str, Any] | None = None,
 ) -> Run:
     r"""Trains a program by stochastic variational inference.
@@ -102,6 +103,8 @@ def fit(
             last checkpoint: on the same machine to the same bits as without a break. All else
             is to be as it was, but `epochs`, which may be more. A schedule cannot be compared.
         progress: Whether to show a progress bar, or a line per epoch where there is no terminal.
+        on_epoch: Called with the run after each epoch, its record the last of `run.metrics`,
+            such as `TensorBoard()`. What it draws at random does not reach the training.
         config: What to record of the run besides what is known here.
 
     Returns:
@@ -198,6 +201,7 @@ def fit(
             batch_size=batch_size,
             patience=patience,
             seed=seed,
+            on_epoch=on_epoch,
         )
         module.train()
         try:
