@@ -1,6 +1,6 @@
 """Training: what `fit` checks, records and starts; `loop` takes the steps."""
 
-__all__ = ["fit"]
+__all__ = ["engine_for", "fit"]
 
 import os
 from collections.abc import Callable, Iterable
@@ -186,7 +186,7 @@ def fit(
             objective,
             made,
             owners=[module],
-            engine=engine or _engine_for(epochs * steps, target),
+            engine=engine or engine_for(epochs * steps, target),
             precision=precision,
             clip_norm=clip_norm,
             find_cause=objective.find_cause,
@@ -216,7 +216,7 @@ def fit(
     return run
 
 
-def _engine_for(steps: int, device: torch.device) -> str:
+def engine_for(steps: int, device: torch.device) -> str:
     """The back end that so many steps are worth."""
     if steps < CAPTURE_STEPS:
         return "eager"

@@ -130,7 +130,10 @@ INNER = {
     ],
     "cli": [
         {"options"},
-        {"parts", "printing"},
+        {"parts"},
+        {"planning"},
+        {"as_python", "printing"},
+        {"rehearsal"},
         {"doctor", "new", "parsing", "training", "verbs"},
         {"resuming"},
         {"__init__"},

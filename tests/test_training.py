@@ -538,9 +538,9 @@ def test_only_the_whole_batch_is_compiled():
 def test_the_back_end_is_what_so_many_steps_are_worth(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(training, "default_engine", lambda device: "compiled")
-    assert training._engine_for(499, cpu) == "eager"
-    assert training._engine_for(4999, cpu) == "graph"
-    assert training._engine_for(5000, cpu) == "compiled"
+    assert training.engine_for(499, cpu) == "eager"
+    assert training.engine_for(4999, cpu) == "graph"
+    assert training.engine_for(5000, cpu) == "compiled"
 
 
 def test_the_back_end_is_recorded_before_the_first_step(tmp_path):

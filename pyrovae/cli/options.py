@@ -108,6 +108,14 @@ class Training:
     """a run whose weights to start from, where their names and shapes match"""
     run_dir: Annotated[Path | None, _auto("PATH", "runs/DATA-DATE-TIME")] = None
     """a new folder for the run"""
+    tensorboard: bool = False
+    """write what TensorBoard shows into the run's folder tensorboard"""
+    dry_run: bool = False
+    """say what would be done and how long it would take, and the same in Python; train nothing"""
+    quiet: bool = False
+    """print the path of the run, and nothing else"""
+    json: bool = False
+    """print one JSON object with the run and what was measured, and nothing else"""
 
 
 @dataclass(kw_only=True)

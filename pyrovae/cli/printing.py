@@ -1,10 +1,14 @@
-"""The numbers of an evaluation, in words."""
+"""A training before it starts, and the numbers of an evaluation, in words."""
 
-__all__ = ["noun", "print_numbers"]
+__all__ = ["noun", "print_numbers", "print_plan"]
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from pyrovae.cli.planning import Plan
+
 if TYPE_CHECKING:
+    from pyrovae.data import Data
     from pyrovae.evaluation import Evaluation
 
 COLLAPSE = (
@@ -16,6 +20,42 @@ COLLAPSE = (
 def noun(x_shape: tuple[int, ...]) -> str:
     """What one observation is called."""
     return "image" if len(x_shape) == 3 else "example"
+
+
+def print_plan(plan: Plan) -> None:
+    """Prints what is to be trained, on what and how."""
+    from pyrovae.devices import describe_environment
+
+    print(f"device   {plan.device}: {describe_environment(plan.device)['hardware']}")
+    _print_data(plan.data)
+    print(f"model    {plan.about}")
+    if plan.matched is not None:
+        print(f"weights  {_by_module(plan.matched.taken)} from {plan.options.init_from}")
+        if plan.matched.left:
+            print(f"         {_by_module(plan.matched.left)} new")
+    if plan.bound is not None:
+        print(f"bound    {plan.bound}")
+    print(
+        f"training {plan.epochs} epochs of batches of {plan.options.batch_size}, KL warm-up over "
+        f"{plan.kl_warmup:g}, seed {plan.options.seed}"
+    )
+
+
+def _print_data(data: "Data") -> None:
+    splits = data.splits.values()
+    shape = " x ".join(map(str, data.x_shape))
+    in_colour = data.values == "grey" and len(data.x_shape) == 3 and data.x_shape[0] > 1
+    values = "colour" if in_colour else data.values
+    print(f"data     {data.name}, {shape}, {values} values, {data.preprocessing.summary}")
+    print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
+    if data.cache is not None:
+        print(f"cache    {data.cache}")
+
+
+def _by_module(names: list[str]) -> str:
+    """Tensors counted by the module that they are in: prior 1, decoder.net 4."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{module} ({count})" for module, count in counts.items())
 
 
 def print_numbers(found: "Evaluation", noun: str) -> None:
