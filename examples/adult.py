@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Normal
 
 import pyrovae
 from pyrovae.data import Standardize
-from pyrovae.data.sources import data_folder
+from pyrovae.data.raw import data_folder
 from pyrovae.decoders import TabularDecoder
 from pyrovae.distributions import NanMasked
 from pyrovae.generation import impute

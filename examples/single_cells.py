@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch.special import log_ndtr
 
 import pyrovae
-from pyrovae.data.sources import data_folder
+from pyrovae.data.raw import data_folder
 from pyrovae.networks import Log1p
 
 G, D, net = 1000, 10, partial(pyrovae.MLP, hidden=(128,))

@@ -14,7 +14,7 @@ from scipy.io import wavfile
 from sklearn.linear_model import LogisticRegression
 
 import pyrovae
-from pyrovae.data.sources import data_folder
+from pyrovae.data.raw import data_folder
 from pyrovae.decoders import GaussianDecoder, NanMaskedDecoder
 from pyrovae.distributions import NanMasked
 from pyrovae.networks import RecurrentDecoderNet, RecurrentEncoderNet

@@ -13,7 +13,7 @@ import pyro
 import torch
 
 import pyrovae
-from pyrovae.data.sources import data_folder
+from pyrovae.data.raw import data_folder
 from pyrovae.decoders import RecurrentTextDecoder
 from pyrovae.networks import TokenEncoderNet
 

@@ -18,8 +18,8 @@ from pyrovae.data import (
     Standardize,
     load_data,
     loading,
-    sources,
 )
+from pyrovae.data.raw import SPLITS
 from pyrovae.errors import InputError
 
 
@@ -214,9 +214,7 @@ def test_raw_idx_files_are_used_as_they_lie(tmp_path, name, folder, compress):
 
 
 def test_amat_files_and_the_packed_archive_agree(tmp_path):
-    bits = {
-        s: (grey(4, (28, 28), seed=i) > 127).astype(np.uint8) for i, s in enumerate(sources.SPLITS)
-    }
+    bits = {s: (grey(4, (28, 28), seed=i) > 127).astype(np.uint8) for i, s in enumerate(SPLITS)}
     packed = {f"{s}_packed": np.packbits(b.reshape(4, -1), axis=1) for s, b in bits.items()}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -225,7 +223,7 @@ def test_amat_files_and_the_packed_archive_agree(tmp_path):
         np.savetxt(tmp_path / "b" / f"binarized_mnist_{split}.amat", rows.reshape(4, -1), fmt="%d")
     one, two = (load_data("binarized-mnist", data_dir=tmp_path / d) for d in "ab")
     assert one.values == two.values == "binary"
-    for split in sources.SPLITS:
+    for split in SPLITS:
         expected = torch.from_numpy(bits[split]).float()[:, None]
         assert torch.equal(one.splits[split].head(4).x, expected)
         assert torch.equal(two.splits[split].head(4).x, expected)
@@ -367,23 +365,11 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
         ("minst", "neither a named data set"),
         ("missing.npy", "no file"),
         ("frey-faces", "no automatic source"),
-        ("binarized-mnist", "no automatic source"),
     ],
 )
 def test_missing_data_say_what_would_work(tmp_path, name, words):
     with pytest.raises(InputError, match=words):
         load_data(name, data_dir=tmp_path)
-
-
-def test_a_download_that_fails_names_files_folder_and_digits(tmp_path, monkeypatch):
-    from torchvision import datasets
-
-    def refuse(root, download):
-        raise OSError("no network")
-
-    monkeypatch.setattr(datasets, "KMNIST", refuse)
-    with pytest.raises(InputError, match=r"train-images-idx3-ubyte.*--data digits"):
-        load_data("kmnist", data_dir=tmp_path)
 
 
 def test_a_truncated_idx_file_is_named(tmp_path):

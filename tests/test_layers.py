@@ -44,7 +44,9 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"decoding", "preprocessing", "sources"},
+        {"arrays", "decoding", "downloads", "preprocessing", "raw"},
+        {"named"},
+        {"sources"},
         {"examples", "folders"},
         {"loading"},
         {"__init__"},

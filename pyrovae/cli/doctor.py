@@ -13,7 +13,7 @@ def doctor() -> None:
     import torch
 
     from pyrovae.capture import has_compiler
-    from pyrovae.data.sources import cache_folder, data_folder
+    from pyrovae.data.raw import cache_folder, data_folder
     from pyrovae.devices import cuda_problem, describe_environment, resolve_device
     from pyrovae.run_folder import RUNS
 
@@ -58,7 +58,8 @@ def _about_folder(folder: Path) -> str:
 
 def _about_data(folder: Path) -> "list[tuple[str, str]]":
     """Each named set, and whether it can be read without a network."""
-    from pyrovae.data.sources import NAMED, OFFLINE
+    from pyrovae.data.downloads import OFFLINE
+    from pyrovae.data.named import NAMED
 
     offline = os.environ.get(OFFLINE)
     os.environ[OFFLINE] = offline or "by doctor"
@@ -71,7 +72,8 @@ def _about_data(folder: Path) -> "list[tuple[str, str]]":
 
 
 def _state_of(name: str, folder: Path, offline: str | None) -> str:
-    from pyrovae.data.sources import OFFLINE, read
+    from pyrovae.data.downloads import OFFLINE
+    from pyrovae.data.sources import read
 
     try:
         splits = read(name, folder).splits.values()

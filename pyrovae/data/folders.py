@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pyrovae.data.decoding import BadImage, Decoding, Header, decode, is_image_name, read_header
-from pyrovae.data.sources import SPLITS, Raw, cache_folder
+from pyrovae.data.raw import SPLITS, Raw, cache_folder
 from pyrovae.errors import InputError
 
 IMAGES, INDEX, UNFINISHED = "images.raw", "index.json", "unfinished-"

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 from pyrovae.data import folders, sources
 from pyrovae.data.decoding import Decoding
 from pyrovae.data.examples import Batch, Examples, refuse_non_finite
+from pyrovae.data.named import NAMED
 from pyrovae.data.preprocessing import (
     BINARIZE_MODES,
     AsIs,
@@ -27,6 +28,7 @@ from pyrovae.data.preprocessing import (
     Standardize,
     observed,
 )
+from pyrovae.data.raw import Raw, data_folder
 from pyrovae.errors import InputError
 from pyrovae.randomness import generator
 
@@ -163,7 +165,7 @@ def load_data(
     else:
         name = "array"
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
-        raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
+        raw = Raw({"train": (array, None if y is None else np.asarray(y))})
     if not _is_folder(source):
         _refuse_decoding(name, decoding)
 
@@ -193,7 +195,7 @@ def load_data(
         split_rule=raw.split_rule or rule,
         fingerprint=fingerprint,
         source=_lasting_name(name),
-        data_dir=str(sources.data_folder(data_dir).resolve()) if name in sources.NAMED else None,
+        data_dir=str(data_folder(data_dir).resolve()) if name in NAMED else None,
         images=asdict(decoding) if _is_folder(source) else None,
         cache=raw.cache,
     )
@@ -203,7 +205,7 @@ def _is_folder(source: Any) -> bool:
     """Whether a source is a folder rather than a named set, a file or an array."""
     return (
         isinstance(source, str | os.PathLike)
-        and str(source) not in sources.NAMED
+        and str(source) not in NAMED
         and Path(source).expanduser().is_dir()
     )
 
@@ -222,7 +224,7 @@ def _read(
     decoding: Decoding,
     *,
     whole: bool = False,
-) -> sources.Raw:
+) -> Raw:
     if _is_folder(source):
         return folders.read(Path(source).expanduser(), decoding, whole=whole)
     return sources.read(str(source), data_dir)
@@ -260,7 +262,7 @@ def _lasting_name(name: str) -> str | None:
     """What the data can be loaded by again, from any folder."""
     if name == "array":
         return None
-    return name if name in sources.NAMED else str(Path(name).expanduser().resolve())
+    return name if name in NAMED else str(Path(name).expanduser().resolve())
 
 
 def load_examples(
@@ -295,7 +297,7 @@ def load_examples(
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
 
 
-def _tensor_of(array: np.ndarray, name: str, raw: sources.Raw, *, missing: bool) -> Tensor:
+def _tensor_of(array: np.ndarray, name: str, raw: Raw, *, missing: bool) -> Tensor:
     """A tensor (N, X) or (N, C, H, W) of bytes or of float32, a cached array as it is mapped."""
     if raw.cache is None:
         return _as_tensor(array, name, missing=missing)
@@ -419,7 +421,7 @@ def _kind(x: Tensor, maximum: float | None) -> str:
     return "unit" if is_unit else "real"
 
 
-def _choose(x: Tensor, values: str, raw: sources.Raw, binarize: str | None) -> Preprocessing:
+def _choose(x: Tensor, values: str, raw: Raw, binarize: str | None) -> Preprocessing:
     mode = binarize or (raw.binarize if values != "binary" else None) or "none"
     if mode not in ("none", *BINARIZE_MODES):
         raise InputError(

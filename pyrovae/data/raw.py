@@ -1,0 +1,50 @@
+"""Data as they were found, and the folders in which they are looked for."""
+
+__all__ = ["SPLITS", "Raw", "Split", "cache_folder", "data_folder"]
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+Split = tuple[np.ndarray, np.ndarray | None]
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Data as they were found.
+
+    Attributes:
+        splits: Arrays (x, y or None) under train, valid and test, or under train alone where
+            the source has no split of its own.
+        maximum: The grey value that stands for one, where the data are grey images.
+        binarize: The binarisation that the literature uses for the set, where there is one.
+        held_out: How many examples it validates on, and as many it tests on, where it splits a
+            set at random that has no split of its own.
+        split_rule: The rule that made the splits, where it is none of the source's own.
+        fingerprint: What tells the data from others, where that is known without reading them.
+        cache: A phrase about the file that holds the arrays, where it was made of others.
+    """
+
+    splits: Mapping[str, Split]
+    maximum: float | None = None
+    binarize: str | None = None
+    split_rule: str | None = None
+    fingerprint: str | None = None
+    cache: str | None = None
+    held_out: int | None = None
+
+
+def cache_folder() -> Path:
+    """Where pyrovae keeps what it can make again."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+    return (cache / "pyrovae").expanduser()
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where named sets lie: the argument, `PYROVAE_DATA`, or the user's cache directory."""
+    return Path(data_dir or os.environ.get("PYROVAE_DATA") or cache_folder()).expanduser()
