@@ -91,6 +91,8 @@ NETWORKS: Mapping[str, MakeNetworks] = {
 OF_IMAGES = frozenset({"conv", "residual-conv"})
 # A part with a method `start_at` is given so many training examples to begin at.
 MOST_TO_START_AT = 10_000
+# Likelihoods over levels have an output or a bin for each.
+MOST_LEVELS = 2**16
 # What a likelihood's values are that reach the program as the whole numbers they are.
 WHOLE = frozenset({"levels", "counts", "symbols"})
 
@@ -284,9 +286,22 @@ class _Assembly:
 
     @cached_property
     def largest(self) -> int:
-        """The largest of the data's whole numbers."""
+        """The largest of the data's whole numbers.
+
+        Raises:
+            InputError: If they begin below 0, or are too many to have an output each.
+        """
         splits = self.data.splits.values()
-        return int(max(b.x.max() for split in splits for b in split.in_order(split.block)))
+        batches = (b.x for split in splits for b in split.in_order(split.block))
+        ranges = [x.nan_to_num(nan=0.0).aminmax() for x in batches]
+        least, most = min(r.min for r in ranges).item(), max(r.max for r in ranges).item()
+        if least < 0 or most >= MOST_LEVELS:
+            raise InputError(
+                f"The decoder {self.choices['decoder'].name} is of levels 0, 1, 2, ... up to "
+                f"{MOST_LEVELS:,}, and the data go from {least:g} to {most:g}.",
+                "Take a decoder of real values, such as gaussian, or number the levels from 0.",
+            )
+        return int(most)
 
     def _started(self, part: nn.Module) -> nn.Module:
         """The part, with the weights that are to begin at examples set to some."""
@@ -318,9 +333,11 @@ class _Assembly:
             "min_scale": 1 / levels / math.sqrt(12),
             "bounded": self._within_unit(),
         }
+        known = signature(cls).parameters
         if values_of(self.choices["decoder"]) in WHOLE:
-            defaults |= dict.fromkeys(("levels", "classes", "symbols"), self.largest + 1)
-        return {k: v for k, v in defaults.items() if k in signature(cls).parameters}
+            counted = [name for name in ("levels", "classes", "symbols") if name in known]
+            defaults |= {name: self.largest + 1 for name in counted}
+        return {k: v for k, v in defaults.items() if k in known}
 
 
 def _called(cls: Callable[..., Any], arguments: Any, options: Mapping[str, Any]) -> Any:

@@ -325,7 +325,8 @@ def _as_tensor(array: np.ndarray, name: str, *, missing: bool) -> Tensor:
 
     array = _small_integers_as_bytes(np.asarray(array))
     if array.dtype != np.uint8:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # what overflows is refused as infinite
+            array = array.astype(np.float32)
         refuse_non_finite(torch.from_numpy(array), f"The values of {name}", missing=missing)
 
     return torch.from_numpy(_channels_first(array, name).copy())
