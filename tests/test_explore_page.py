@@ -467,6 +467,12 @@ def test_a_site_of_a_hierarchy_is_chosen_and_those_below_follow(browser, hierarc
         settled(page)
         moved = page.evaluate(heights)
         assert moved != before
+        page.locator("#back").click()
+        settled(page)
+        assert page.evaluate(heights) == before
+        page.locator("#sliders input").first.fill("3")
+        settled(page)
+        assert page.evaluate(heights) == moved
         page.locator("#follow").uncheck()
         settled(page)
         held = page.evaluate(heights)
