@@ -441,6 +441,48 @@ def test_a_flow_over_a_standard_normal_is_no_standard_normal():
     assert max(map(abs, latent.low.tolist() + latent.high.tolist())) != 3
 
 
+def flat(size):
+    return pyrovae.MLP((6,), (size,), hidden=(8,))
+
+
+OTHERS = {
+    "mixture": lambda: (
+        pyrovae.GaussianMixture(4, components=3),
+        pyrovae.GaussianEncoder(flat(8)),
+    ),
+    "flow": lambda: (pyrovae.SplineFlowPrior(4), pyrovae.GaussianEncoder(flat(8))),
+    "heavy tails": lambda: (pyrovae.StudentTPrior(4), pyrovae.GaussianEncoder(flat(8))),
+    "sphere": lambda: (pyrovae.SphericalUniformPrior(4), pyrovae.VonMisesFisherEncoder(flat(5))),
+    "bits": lambda: (pyrovae.BernoulliPrior(4), pyrovae.BernoulliEncoder(flat(4))),
+    "codes": lambda: (
+        pyrovae.CategoricalPrior(4, classes=2),
+        pyrovae.CategoricalEncoder(flat(4), classes=2),
+    ),
+    "autoregressive": lambda: (
+        pyrovae.StandardNormal(4),
+        pyrovae.IAFEncoder(flat(pyrovae.IAFEncoder.net_shape(4)[0])),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_whatever_the_prior_and_the_encoder_all_can_be_asked_and_is_json(kind):
+    prior, encoder = OTHERS[kind]()
+    decoder = pyrovae.BernoulliDecoder(pyrovae.MLP((4,), (6,)))
+    session = Session(run_of(pyrovae.VAE(prior, decoder, encoder), binary(80)))
+    (site,) = session.describe()["sites"]
+    assert sorted(site["order"]) == [0, 1, 2, 3]
+    assert all(a < b for a, b in zip(site["low"], site["high"], strict=True))
+    if kind in ("bits", "codes"):
+        assert (site["low"], site["high"]) == ([0] * 4, [1] * 4)
+    found, drawn = session.encode_example(3), session.draw(2, 0)
+    numbers = session.measure(found["input"])
+    assert numbers["elbo"] <= numbers["log_evidence"] < 0
+    line = session.interpolate(found["latents"], drawn["latents"][1], 3)["pictures"]
+    assert (line[0], line[-1]) == (found["picture"], drawn["pictures"][1])
+    json.dumps([session.describe(), found, drawn, numbers, line], allow_nan=False)
+
+
 class Hierarchy(nn.Module):
     """top -> z -> x, the guide from below."""
 
