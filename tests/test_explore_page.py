@@ -215,6 +215,24 @@ def test_a_late_answer_does_not_replace_a_newer_starting_point(browser, digits, 
         assert latents(page) == expected["latents"]
 
 
+def test_an_input_that_is_late_does_not_replace_what_was_chosen_since(
+    browser, digits, monkeypatch
+):
+    def slow(session, index):
+        time.sleep(0.5)
+        return session.encode_example(index)
+
+    with opened(browser, digits) as page:
+        page.get_by_text("Prior", exact=True).click()
+        page.locator("#draws button").nth(23).wait_for()
+        settled(page)
+        monkeypatch.setitem(server.QUESTIONS, "example", slow)
+        page.evaluate("find('examples').children[7].click(); find('draws').children[2].click()")
+        settled(page)
+        assert shown(page) == page.locator("#draws img").nth(2).get_attribute("src")
+        assert page.locator("#given").is_hidden()
+
+
 def test_the_pad_moves_two_latents_by_mouse_and_by_keys(browser, digits):
     order = digits.session.describe()["sites"][0]["order"]
     with opened(browser, digits) as page:
@@ -253,17 +271,19 @@ def test_the_pad_moves_two_latents_by_mouse_and_by_keys(browser, digits):
 
 
 def drop(page, content, name="사진.png"):
-    page.evaluate(
+    # Else the browser would leave the page for the file.
+    left = page.evaluate(
         """([text, name]) => {
           const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([bytes], name));
           const given = { bubbles: true, cancelable: true, dataTransfer };
-          document.body.dispatchEvent(new DragEvent("dragover", given));
-          document.body.dispatchEvent(new DragEvent("drop", given));
+          return ["dragover", "drop"].map(
+            (kind) => document.body.dispatchEvent(new DragEvent(kind, given)));
         }""",
         [base64.b64encode(content).decode(), name],
     )
+    assert left == [False, False]
     settled(page)
 
 
