@@ -176,9 +176,9 @@ def evaluate(
 
     dims = first.x[0].numel()
     rows = max(1, CHUNK.get(examples.device.type, CHUNK["cpu"]) // dims)
-    batch_size = max(1, min(rows, 500, WEIGHTS // num_samples))
-    parts: list[dict[str, Any]] = []
     count = min(len(examples), limit or len(examples))
+    batch_size = max(1, min(rows, 500, WEIGHTS // num_samples, count))
+    parts: list[dict[str, Any]] = []
     calls = max(1, count // batch_size) * -(-num_samples // max(1, rows // batch_size))
     with evaluating(program):
         draws = Draws(program, structure, calls)

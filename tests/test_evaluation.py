@@ -45,6 +45,24 @@ def test_every_number_is_there_for_every_example(found):
     assert found.seconds > 0
 
 
+def test_one_large_example_is_drawn_at_once_and_so_nothing_is_worth_compiling(monkeypatch):
+    expected = []
+
+    class Counted(evaluation.Draws):
+        def __init__(self, program, structure, number):
+            expected.append(number)
+            super().__init__(program, structure, number)
+
+    monkeypatch.setattr(evaluation, "Draws", Counted)
+    vae = VAE(
+        StandardNormal(2),
+        BernoulliDecoder(MLP((2,), (3, 32, 32), hidden=(2,))),
+        GaussianEncoder(MLP((3, 32, 32), (4,), hidden=(2,))),
+    )
+    evaluate(vae, torch.rand(1, 3, 32, 32).round(), num_samples=500)
+    assert expected == [1]
+
+
 def test_the_summary_is_plain_and_says_the_same(found):
     summary = json.loads(json.dumps(found.summary()))
     for name in ("elbo", "log_likelihood", "kl", "log_evidence"):

@@ -5,6 +5,7 @@ __all__ = [
     "Doctor",
     "Encode",
     "Evaluate",
+    "Explore",
     "Interpolate",
     "New",
     "Reconstruct",
@@ -277,6 +278,21 @@ class Interpolate(_Draws):
 
 
 @dataclass
+class Explore(_OfRun):
+    """Move a run's latents, and encode images of your own, on a page in the browser.
+
+    It is served to this machine alone, until Ctrl-C.
+    """
+
+    data: OtherData = None
+    """other data to show it on, preprocessed as the run's own were"""
+    port: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: one that is free)")] = 0
+    """the port of the page"""
+    open: bool = True
+    """open the page in the browser"""
+
+
+@dataclass
 class Report(_OfRun):
     """Write a run's report.html anew."""
 
@@ -291,6 +307,7 @@ VERBS = {
     "reconstruct": Reconstruct,
     "traverse": Traverse,
     "interpolate": Interpolate,
+    "explore": Explore,
     "report": Report,
     "doctor": Doctor,
 }

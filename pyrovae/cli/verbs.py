@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.cli.options import Encode, Evaluate, Interpolate, Reconstruct, Report, Sample
+from pyrovae.cli.options import Encode, Evaluate, Explore, Interpolate, Reconstruct, Report, Sample
 from pyrovae.cli.printing import noun, print_numbers
 
 # What a verb that draws writes where nothing else is said.
@@ -36,6 +36,10 @@ def with_run(command: Any) -> None:
         _evaluate(run, command)
     elif isinstance(command, Encode):
         _encode(run, command)
+    elif isinstance(command, Explore):
+        from pyrovae.explore import serve
+
+        serve(run, port=command.port, open_browser=command.open)
     elif isinstance(command, Report):
         print(run.report())
     else:

@@ -7,14 +7,14 @@ is taken.
 
 __all__ = ["BadImage", "Decoding", "Header", "decode", "is_image_name", "read_header"]
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from os.path import splitext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -106,7 +106,7 @@ def _suffixes() -> frozenset[str]:
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends as those of images do."""
-    return splitext(name)[1].lower() in _suffixes()
+    return os.path.splitext(name)[1].lower() in _suffixes()
 
 
 def read_header(path: Path) -> Header:
@@ -125,11 +125,13 @@ def read_header(path: Path) -> Header:
         return Header((height, width), image.mode in GREY_MODES, several)
 
 
-def decode(path: Path, shape: tuple[int, int, int], *, pad: bool = False) -> np.ndarray:
+def decode(
+    source: Path | BinaryIO, shape: tuple[int, int, int], *, pad: bool = False
+) -> np.ndarray:
     """The pixels of an image, (C, H, W) in uint8.
 
     Args:
-        path: The file.
+        source: The file, or what is in it.
         shape: The shape (C, H, W), of 1 or 3 channels. The shorter side is scaled and the centre
             is cut out.
         pad: Whether to scale the longer side instead, and fill up with black.
@@ -138,7 +140,7 @@ def decode(path: Path, shape: tuple[int, int, int], *, pad: bool = False) -> np.
         BadImage: If it cannot be read whole.
     """
     channels, height, width = shape
-    with _opened(path) as image:
+    with _opened(source) as image:
         # A JPEG is decoded at the least eighth of its size that is still twice what is needed.
         side = 2 * max(height, width)
         image.draft(None, (side, side))
@@ -154,22 +156,25 @@ def decode(path: Path, shape: tuple[int, int, int], *, pad: bool = False) -> np.
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     """An image, and whatever is wrong with it as one kind of error."""
     try:
-        if path.is_dir() or not path.is_file():
+        if isinstance(source, Path) and (source.is_dir() or not source.is_file()):
             raise BadImage("not a file")
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(source, formats=_formats()) as image:
             _refuse_bomb(image)
             yield image
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        raise BadImage("an empty file" if empty else "not an image") from None
+        raise BadImage("an empty file" if _size(source) == 0 else "not an image") from None
     except Exception as error:  # each of Pillow's formats raises errors of its own kinds
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadImage(said.splitlines()[0]) from None
+
+
+def _size(source: Path | BinaryIO) -> int:
+    return source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)
 
 
 def _refuse_bomb(image: Image.Image) -> None:
