@@ -57,16 +57,19 @@ def test_formulas_were_looked_for():
 
 def test_markdown_leaves_formulas_and_code_alone(api):
     class Page(str):
-        toc_html = "contents"
+        toc_html = None
 
     seen = []
 
     def to_html(text):
         seen.append(text)
-        return Page(text.replace("*", "<em>"))
+        page = Page(text.replace("*", "<em>").replace("`", "<code>"))
+        page.toc_html = "contents"
+        return page
 
     found = api.keeping_maths(to_html)("*a* $(*, x) < y$ `$HOME` $$\n*\n$$ and `$`")
-    assert found == "<em>a<em> $(*, x) &lt; y$ `$HOME` $$\n*\n$$ and `$`"
+    code = ("<code>$HOME<code>", "<code>$<code>")
+    assert found == f"<em>a<em> $(*, x) &lt; y$ {code[0]} $$\n*\n$$ and {code[1]}"
     assert found.toc_html == "contents"
     assert "(" not in seen[0]
 
@@ -87,6 +90,7 @@ def test_attributes_without_words_and_inherited_words_are_left_out(pages):
     assert 'id="VAE.encoder"' not in models
     assert 'id="VAE.__init__"' in models
     assert "Initialize internal Module state" not in models
+    assert 'id="Bound.needs_gradients"' in page(pages, "pyrovae.bounds")
 
 
 def test_the_pages_are_not_kept_in_the_repository():
