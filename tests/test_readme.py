@@ -1,12 +1,12 @@
 """The README's code runs, and its commands are those that are tested."""
 
-import contextlib
-import io
 import re
 import shlex
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import documents
 import pytest
 
 from pyrovae import cli
@@ -27,16 +27,13 @@ class Mine(Training):
     build: Build = field(default_factory=Build)
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+blocks = partial(documents.blocks, README)
 
 
 def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for code in blocks("python"):
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(compile(code, "README.md", "exec"), names)
+    outputs, names = documents.run(ROOT / "README.md")
+    assert len(outputs) == len(blocks("python"))
     assert names["run"].metrics
 
 
