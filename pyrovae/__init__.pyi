@@ -54,6 +54,7 @@ from pyrovae.errors import CheckpointError as CheckpointError
 from pyrovae.errors import InputError as InputError
 from pyrovae.errors import NonFiniteError as NonFiniteError
 from pyrovae.errors import PyrovaeError as PyrovaeError
+from pyrovae.estimator import VAETransformer as VAETransformer
 from pyrovae.evaluation import Evaluation as Evaluation
 from pyrovae.evaluation import evaluate as evaluate
 from pyrovae.generation import decode as decode

@@ -38,6 +38,7 @@ LAYERS = [
     {"loop"},
     {"training"},
     {"building"},
+    {"estimator"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -233,7 +234,7 @@ def test_every_part_is_public(home):
 
 IMPORTING = """
 import json, logging, random, sys, warnings
-import numpy, pyro, torch
+import numpy, pyro, sklearn, torch
 
 def state():
     return {
