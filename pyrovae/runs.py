@@ -21,6 +21,7 @@ from pyrovae import (
     generation,
     hub,
     model_card,
+    onnx,
     plots,
     pretrained,
     report,
@@ -158,8 +159,8 @@ class Run:
         found = next((split for split in WORDS if split in self.splits), None)
         if found is None:
             raise InputError(
-                "The run's data are not at hand: they were passed to Python as arrays, or not passed on.",
-                "Give data: pyrovae.load(run, data=...) for its own, or run.on(data) for others.",
+                "The run's data are not at hand: they were arrays in Python, or not passed on.",
+                "Give them again, pyrovae.load(run, data=...), or others, run.on(data).",
             )
         return found
 
@@ -315,6 +316,33 @@ class Run:
         with TemporaryDirectory() as temporary:
             folder = self.save_pretrained(Path(temporary) / "pretrained")
             return hub.upload(folder, repository, private=private)
+
+    def export_onnx(self, folder: str | os.PathLike[str]) -> Path:
+        r"""Writes ONNX files of encoder and decoder, for any number of examples: the extra `onnx`.
+
+        `encoder.onnx` maps x to the mean, and where there is one the scale, of $q(z \mid x)$;
+        `decoder.onnx` maps z to the mean of $p(x \mid z)$. Both are of the program's x, which is
+        the data after their preprocessing: `metadata.json` beside them says which.
+
+        Raises:
+            InputError: If the libraries are missing, or the program cannot be exported.
+            CheckpointError: If they cannot be written.
+        """
+        about = {
+            "program": self.config["program"].get("part", type(self.program).__name__),
+            "environment": self.environment,
+        }
+        if self.splits:
+            x = self.measured.head(3).x
+        else:
+            x = generation.sample(self.program, self._template, 3, draw=True).x
+        return onnx.export(
+            self.program,
+            x,
+            Path(folder).expanduser(),
+            preprocessing=self.config["data"]["preprocessing"],
+            about=about,
+        )
 
     # ── What the methods share ──
 

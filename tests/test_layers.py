@@ -31,7 +31,7 @@ LAYERS = [
     {"priors", "encoders", "decoders", "programs", "hub"},
     {"models", "terms", "bounds"},
     {"draws"},
-    {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs"},
+    {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs", "onnx"},
     {"plots", "preparation", "pretrained", "model_card"},
     {"page"},
     {"report"},

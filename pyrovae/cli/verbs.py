@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.cli.options import Encode, Evaluate, Interpolate, Reconstruct, Report, Sample
+from pyrovae.cli.options import Encode, Evaluate, Export, Interpolate, Reconstruct, Report, Sample
 from pyrovae.cli.printing import noun, print_numbers
 
 # What a verb that draws writes where nothing else is said.
@@ -36,6 +36,8 @@ def with_run(command: Any) -> None:
         _evaluate(run, command)
     elif isinstance(command, Encode):
         _encode(run, command)
+    elif isinstance(command, Export):
+        print(run.export_onnx(command.output or command.run / "export"))
     elif isinstance(command, Report):
         print(run.report())
     else:
