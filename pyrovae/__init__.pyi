@@ -54,6 +54,7 @@ from pyrovae.errors import CheckpointError as CheckpointError
 from pyrovae.errors import InputError as InputError
 from pyrovae.errors import NonFiniteError as NonFiniteError
 from pyrovae.errors import PyrovaeError as PyrovaeError
+from pyrovae.estimator import VAETransformer as VAETransformer
 from pyrovae.evaluation import Evaluation as Evaluation
 from pyrovae.evaluation import evaluate as evaluate
 from pyrovae.generation import decode as decode
@@ -102,6 +103,7 @@ from pyrovae.priors import VampPrior as VampPrior
 from pyrovae.priors import VonMisesFisherPrior as VonMisesFisherPrior
 from pyrovae.resuming import start_from as start_from
 from pyrovae.runs import Run as Run
+from pyrovae.runs import from_pretrained as from_pretrained
 from pyrovae.runs import load as load
 from pyrovae.svi import CompiledSVI as CompiledSVI
 from pyrovae.tensorboard import TensorBoard as TensorBoard

@@ -6,7 +6,7 @@ synced to the disk file by file, and renamed: a folder under its final name is c
 loaded is the newest folder that verifies, found by looking, not by a pointer.
 """
 
-__all__ = ["Checkpoint", "exists", "load_newest", "save"]
+__all__ = ["Checkpoint", "exists", "load_newest", "save", "storable"]
 
 import json
 import os
@@ -57,8 +57,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     # One of the same step stays to be found until the new one has its name.
     before = folder / f"{final.name}.old"
     files = {
-        "model.safetensors": save_tensors(_storable(checkpoint.weights)),
-        "state.safetensors": save_tensors(_storable(tensors)),
+        "model.safetensors": save_tensors(storable(checkpoint.weights)),
+        "state.safetensors": save_tensors(storable(tensors)),
     }
     manifest = {
         "step": checkpoint.step,
@@ -187,7 +187,7 @@ def _sync_folder(folder: Path) -> None:
 # ── Trees of tensors and plain values ────────────────────────────────────────────────────────
 
 
-def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU: safetensors refuses tensors that share their memory."""
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 

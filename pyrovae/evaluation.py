@@ -6,7 +6,7 @@ $\log w_k = \log p(x, z_k) - \log q(z_k \mid x)$:
 $$\mathrm{ELBO} = \tfrac1K \sum_k \log w_k, \qquad \log \hat p(x) = \log \tfrac1K \sum_k w_k.$$
 """
 
-__all__ = ["Evaluation", "evaluate", "pareto_k"]
+__all__ = ["Evaluation", "evaluate", "log_evidence", "pareto_k"]
 
 import math
 import time
@@ -199,6 +199,38 @@ def evaluate(
         log_cell_volume=log_cell_volume,
         dims=dims,
     )
+
+
+def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: int = 0) -> Tensor:
+    r"""$\log \hat p(x)$ of each example by draws of its own, in nats, with shape (N,).
+
+    `evaluate` draws for whole batches, which is faster. Here the draws of an example are a
+    function of its values: its number does not depend on its place or on those beside it.
+
+    Args:
+        program: Any program of `pyrovae.programs`.
+        x: N examples of the program's x.
+        num_samples: The number of draws from the guide for each example.
+        seed: The seed of the draws.
+
+    Raises:
+        InputError: As `evaluate`.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}.", "Give at least 1.")
+    structure = inspect_program(program, Batch(x[:3]))
+    _check_bound(structure)
+    check_support(program, map(Batch, x.split(1000)))
+
+    rows = max(1, CHUNK.get(x.device.type, CHUNK["cpu"]) // x[0].numel())
+    found: list[Tensor] = []
+    with evaluating(program):
+        draws = Draws(program, structure, number=1)
+        for row in x.split(1):
+            content = row.cpu().numpy().tobytes().hex()
+            with seeded(seed, "evaluate", content, device=x.device):
+                found.append(_measure(draws, Batch(row), num_samples, rows)["log_evidence"])
+    return torch.cat(found).cpu()
 
 
 def _check_bound(structure: Structure) -> None:

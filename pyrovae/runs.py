@@ -1,6 +1,6 @@
 """Runs: a trained program with its data, its numbers and its pictures; in a folder or not."""
 
-__all__ = ["Run", "load"]
+__all__ = ["Run", "from_pretrained", "load"]
 
 import json
 import math
@@ -8,8 +8,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,11 @@ from pyrovae import (
     checkpoint,
     evaluation,
     generation,
+    hub,
+    model_card,
+    onnx,
     plots,
+    pretrained,
     report,
     run_folder,
     stages,
@@ -66,7 +72,7 @@ class Run:
         splits: Its examples under train and, where they were given, valid and test.
         metrics: One record for each epoch.
         config: What the run was told, as plain data.
-        environment: The versions and the hardware that trained it.
+        environment: The versions and the hardware that trained it, and the date.
         path: The run directory, or None for a run that writes nothing.
     """
 
@@ -80,7 +86,7 @@ class Run:
 
     def on(
         self,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | np.ndarray | Tensor,
         *,
         data_dir: str | os.PathLike[str] | None = None,
     ) -> "Run":
@@ -88,7 +94,8 @@ class Run:
 
         Args:
             source: The name of a data set, or the path of a .npy or .npz file or of a folder of
-                images: its test set, or all of it where it has none.
+                images: its test set, or all of it where it has none. Or an array or a tensor, in
+                the units of the run's own.
             data_dir: Where named sets lie.
 
         Raises:
@@ -104,8 +111,8 @@ class Run:
         )
         if examples.x_shape != expected:
             raise InputError(
-                f"The data {str(source)!r} are of shape {examples.x_shape}, and those of the run "
-                f"of shape {expected}.",
+                f"The data {_called(source)!r} are of shape {examples.x_shape}, and those of the "
+                f"run of shape {expected}.",
                 "Give data of the run's own shape.",
             )
         device = next(as_module(self.program).parameters()).device
@@ -154,8 +161,8 @@ class Run:
         found = next((split for split in WORDS if split in self.splits), None)
         if found is None:
             raise InputError(
-                "The run's data are not at hand: they were passed to Python as arrays.",
-                "Give them again: pyrovae.load(run, data=...).",
+                "The run's data are not at hand: they were arrays in Python, or not passed on.",
+                "Give them again, pyrovae.load(run, data=...), or others, run.on(data).",
             )
         return found
 
@@ -271,7 +278,87 @@ class Run:
             pictures=self._pictures(),
         )
 
+    # ── For others ──
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes a folder that `pyrovae.from_pretrained` makes this run of again, without data.
+
+        It holds the configuration, the weights as safetensors, the user's own files that the
+        program is made of, and a model card, `README.md`, with the numbers of the last
+        evaluation.
+
+        Raises:
+            InputError: If the folder is there and not empty, the preprocessing cannot be
+                described, or a file of the program has changed and there is no copy of it.
+            CheckpointError: If it cannot be written.
+        """
+        config = {
+            **pretrained.without_places(self.config),
+            "environment": self.environment,
+            "evaluation": self._numbers,
+        }
+        card = model_card.write_card(config, program=repr(as_module(self.program)))
+        path = Path(folder).expanduser()
+        return pretrained.write(path, self.program, config, card, run=self.path)
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Uploads what `save_pretrained` writes to the Hugging Face hub: the extra `hub`.
+
+        Args:
+            repository: Its name there, `user/name`.
+            private: Whether others cannot see it, if it is new.
+
+        Returns:
+            Its address.
+
+        Raises:
+            InputError: As `save_pretrained`; or if the library is missing, or the hub cannot be
+                reached or refuses.
+        """
+        with TemporaryDirectory() as temporary:
+            folder = self.save_pretrained(Path(temporary) / "pretrained")
+            return hub.upload(folder, repository, private=private)
+
+    def export_onnx(self, folder: str | os.PathLike[str]) -> Path:
+        r"""Writes ONNX files of encoder and decoder, for any number of examples: the extra `onnx`.
+
+        `encoder.onnx` maps x to the mean, and where there is one the scale, of $q(z \mid x)$;
+        `decoder.onnx` maps z to the mean of $p(x \mid z)$. Both are of the program's x, which is
+        the data after their preprocessing: `metadata.json` beside them says which.
+
+        Raises:
+            InputError: If the libraries are missing, or the program cannot be exported.
+            CheckpointError: If they cannot be written.
+        """
+        about = {
+            "program": self.config["program"].get("part", type(self.program).__name__),
+            "environment": self.environment,
+        }
+        if self.splits:
+            x = self.measured.head(3).x
+        else:
+            x = generation.sample(self.program, self._template, 3, draw=True).x
+        return onnx.export(
+            self.program,
+            x,
+            Path(folder).expanduser(),
+            preprocessing=self.config["data"]["preprocessing"],
+            about=about,
+        )
+
     # ── What the methods share ──
+
+    @property
+    def _numbers(self) -> dict[str, Any] | None:
+        """The last evaluation, in plain numbers, and what it is of."""
+        if self.evaluation is not None:
+            found = self.evaluation.summary()
+        elif self.path is not None:
+            found = read_json(self.path / EVALUATION)
+        else:
+            return self.config.get("evaluation")
+        split = next((WORDS[split] for split in WORDS if split in self.splits), None)
+        return {**found, "split": split} if found else None
 
     @property
     def _template(self) -> Batch:
@@ -335,6 +422,10 @@ class Run:
         """
         if self.path is not None:
             run_folder.write(self.path / name, text, append=append)
+
+
+def _called(source: Any) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "array"
 
 
 def _images_of(shape: tuple[int, ...], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -455,6 +546,50 @@ def load(
         config=config,
         environment=read_json(path / ENVIRONMENT) or describe_environment(target),
         path=path,
+    )
+
+
+def from_pretrained(
+    folder: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    program: Program | None = None,
+    device: str | torch.device | None = None,
+    trust_source: bool = False,
+) -> Run:
+    """Gives a run back from what `Run.save_pretrained` wrote, to be used on other data.
+
+    Nothing in the folder is unpickled, and nothing is run unless it is trusted.
+
+    Args:
+        folder: The folder, or the name of a repository of the Hugging Face hub, `user/name`:
+            the extra `hub`.
+        revision: The branch, tag or commit of a repository.
+        program: The program, for one of a class that no configuration can name; its weights are
+            replaced.
+        device: The device; CUDA where there is one if None.
+        trust_source: Whether to run the files in it that the program is made of. They may hold
+            any code: look at its folder `source` first.
+
+    Returns:
+        The run, without data: `run.sample(16)`, `run.on(data).evaluate()`.
+
+    Raises:
+        InputError: If it is neither a folder nor such a repository, or what is in it is missing,
+            damaged, or other than `save_pretrained` writes it.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir() and hub.is_name(str(folder)):
+        path = hub.download(str(folder), pretrained.FILES, revision=revision)
+    target = resolve_device(device)
+    found = pretrained.read(path, program=program, trusted=trust_source)
+    as_module(found.program).to(target)
+    return Run(
+        program=found.program,
+        splits={},
+        metrics=[],
+        config=found.config,
+        environment=found.config["environment"],
     )
 
 

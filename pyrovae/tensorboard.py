@@ -12,6 +12,7 @@ import pyro
 from PIL import Image
 
 from pyrovae.errors import InputError
+from pyrovae.extras import require
 from pyrovae.handlers import fill_improper
 from pyrovae.plots import png
 from pyrovae.programs import evaluating, labels
@@ -50,7 +51,8 @@ class TensorBoard:
             raise InputError(f"samples is {samples}.", "Give 0 or more.")
         self.folder = folder
         self.samples = samples
-        self._make = _writer_class()
+        self._make = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        require("graphviz", "tensorboard")
         self._writer: SummaryWriter | None = None
 
     def __call__(self, run: Run) -> None:
@@ -77,16 +79,6 @@ class TensorBoard:
             _add_graph(writer, name, _graph(run, name))
         writer.add_text("configuration", _listed(run.config))
         return writer
-
-
-def _writer_class() -> "type[SummaryWriter]":
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "tensorboard is not installed.", "pip install 'pyrovae[tensorboard]'."
-        ) from error
-    return SummaryWriter
 
 
 def _graph(run: Run, name: str) -> "Digraph":

@@ -4,6 +4,7 @@ __all__ = ["engine_for", "fit"]
 
 import os
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -191,7 +192,8 @@ def fit(
             clip_norm=clip_norm,
             find_cause=objective.find_cause,
         )
-        run = Run(program, splits, [], told, describe_environment(target), path)
+        environment = {**describe_environment(target), "date": f"{datetime.now():%Y-%m-%d}"}
+        run = Run(program, splits, [], told, environment, path)
         loop = Loop(
             run=run,
             objective=objective,

@@ -25,19 +25,21 @@ LAYERS = [
         "capture",
         "user_files",
         "run_folder",
+        "extras",
     },
     {"data", "handlers"},
-    {"priors", "encoders", "decoders", "programs"},
+    {"priors", "encoders", "decoders", "programs", "hub"},
     {"models", "terms", "bounds"},
     {"draws"},
-    {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs"},
-    {"plots", "preparation", "stages"},
+    {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs", "onnx"},
+    {"plots", "preparation", "pretrained", "model_card", "stages"},
     {"page"},
     {"report"},
     {"runs", "resuming"},
     {"explore", "loop", "tensorboard"},
     {"training"},
     {"building"},
+    {"estimator"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -246,7 +248,7 @@ def test_every_part_is_public(home):
 
 IMPORTING = """
 import json, logging, random, sys, warnings
-import numpy, pyro, torch
+import numpy, pyro, sklearn, torch
 
 def state():
     return {

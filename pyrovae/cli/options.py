@@ -6,6 +6,7 @@ __all__ = [
     "Encode",
     "Evaluate",
     "Explore",
+    "Export",
     "Interpolate",
     "New",
     "Reconstruct",
@@ -221,6 +222,14 @@ class Encode(_OfRun):
 
 
 @dataclass
+class Export(_OfRun):
+    """Write ONNX files of encoder and decoder, for whatever runs without Python."""
+
+    output: Annotated[Path | None, _output("FOLDER", "RUN/export")] = None
+    """the folder for encoder.onnx, decoder.onnx, and metadata.json, which says what they take"""
+
+
+@dataclass
 class _Draws(_OfRun):
     data: OtherData = None
     """other data to show it on, preprocessed as the run's own were"""
@@ -303,6 +312,7 @@ VERBS = {
     "resume": Resume,
     "evaluate": Evaluate,
     "encode": Encode,
+    "export": Export,
     "sample": Sample,
     "reconstruct": Reconstruct,
     "traverse": Traverse,

@@ -6,7 +6,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.cli.options import Encode, Evaluate, Explore, Interpolate, Reconstruct, Report, Sample
+from pyrovae.cli.options import (
+    Encode,
+    Evaluate,
+    Explore,
+    Export,
+    Interpolate,
+    Reconstruct,
+    Report,
+    Sample,
+)
 from pyrovae.cli.printing import noun, print_numbers
 
 # What a verb that draws writes where nothing else is said.
@@ -40,6 +49,8 @@ def with_run(command: Any) -> None:
         from pyrovae.explore import serve
 
         serve(run, port=command.port, open_browser=command.open)
+    elif isinstance(command, Export):
+        print(run.export_onnx(command.output or command.run / "export"))
     elif isinstance(command, Report):
         print(run.report())
     else:

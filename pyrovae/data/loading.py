@@ -163,9 +163,7 @@ def load_data(
     if isinstance(source, str | os.PathLike):
         name, raw = str(source), _read(source, data_dir, decoding)
     else:
-        name = "array"
-        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
-        raw = Raw({"train": (array, None if y is None else np.asarray(y))})
+        name, raw = "array", _as_raw(source, y)
     if not _is_folder(source):
         _refuse_decoding(name, decoding)
 
@@ -199,6 +197,11 @@ def load_data(
         images=asdict(decoding) if _is_folder(source) else None,
         cache=raw.cache,
     )
+
+
+def _as_raw(x: np.ndarray | Tensor, y: np.ndarray | Tensor | None) -> Raw:
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    return Raw({"train": (array, None if y is None else np.asarray(y))})
 
 
 def _is_folder(source: Any) -> bool:
@@ -266,7 +269,7 @@ def _lasting_name(name: str) -> str | None:
 
 
 def load_examples(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | np.ndarray | Tensor,
     preprocessing: Preprocessing,
     *,
     data_dir: str | os.PathLike[str] | None = None,
@@ -276,7 +279,7 @@ def load_examples(
     """The test set of a source that has one, or else all its examples, preprocessed as told.
 
     Args:
-        source: A name, or the path of a file or of a folder of images.
+        source: A name, the path of a file or of a folder of images, an array or a tensor.
         preprocessing: How they become the program's x.
         data_dir: Where named sets lie.
         missing: Whether a NaN stands for a missing entry.
@@ -285,9 +288,12 @@ def load_examples(
     Raises:
         InputError: As `load_data`.
     """
-    raw = _read(source, data_dir, Decoding(**images or {}), whole=True)
+    if isinstance(source, str | os.PathLike):
+        name, raw = str(source), _read(source, data_dir, Decoding(**images or {}), whole=True)
+    else:
+        name, raw = "array", _as_raw(source, None)
     x, y = raw.splits["test" if "test" in raw.splits else "train"]
-    tensors = _tensor_of(x, str(source), raw, missing=missing), _as_labels(y, len(x))
+    tensors = _tensor_of(x, name, raw, missing=missing), _as_labels(y, len(x))
     preprocessing.check(tensors[0])
     return Examples(
         *tensors, preprocessing=preprocessing, missing=missing, split="test", seed=DATA_SEED
