@@ -122,7 +122,12 @@ class Choice:
 
 
 def default_decoder(data: Data) -> str:
-    """A Bernoulli for binary data, a Gaussian with a learned shared scale for all others."""
+    """A Bernoulli for binary data, a negative binomial for counts, else a Gaussian.
+
+    The Gaussian's scale is learned and shared.
+    """
+    if data.values == "counts":
+        return "negative-binomial"
     binary = data.values == "binary" or isinstance(data.preprocessing, Binarize)
     return "bernoulli" if binary else "gaussian"
 

@@ -44,7 +44,8 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"decoding", "preprocessing", "sources"},
+        {"counts", "decoding", "sparse"},
+        {"preprocessing", "sources"},
         {"examples", "folders"},
         {"loading"},
         {"__init__"},

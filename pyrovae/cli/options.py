@@ -52,7 +52,7 @@ class Training:
 
     data: Names = "digits"
     """digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces, a folder of images, or a
-    .npy or .npz file; --data itself may be left out"""
+    file of arrays or of counts: .npy, .npz, .mtx, .h5ad; --data itself may be left out"""
     data_dir: DataDir = None
     """where named data sets lie"""
     size: Annotated[str | None, _auto("INT|HxW", "the images' own, if it is one")] = None
@@ -127,7 +127,11 @@ class Train(Training):
     """q(z|x)"""
     decoder: Annotated[
         str | None,
-        _auto("NAME|FILE:CLASS", "bernoulli for binary data, else gaussian, its scale learned"),
+        _auto(
+            "NAME|FILE:CLASS",
+            "bernoulli for binary data, negative-binomial for counts, else gaussian, its scale "
+            "learned",
+        ),
     ] = None
     """p(x|z)"""
     network: Network = "mlp"

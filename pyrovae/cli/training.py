@@ -133,7 +133,7 @@ def _load(options: Any, decoder: "Choice | None") -> "Data":
             binarize, preprocessing = None, AsIs()
         elif values != "binary" and binarize is None:
             binarize = "none"
-    return load_data(
+    data = load_data(
         options.data,
         data_dir=options.data_dir,
         binarize=binarize,
@@ -143,6 +143,8 @@ def _load(options: Any, decoder: "Choice | None") -> "Data":
         grey=options.grey or None,
         skip_bad=options.skip_bad,
     )
+    is_real = decoder is not None and values_of(decoder) == "real"
+    return data.standardized() if data.values == "counts" and is_real else data
 
 
 def _build(

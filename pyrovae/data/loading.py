@@ -27,11 +27,14 @@ from pyrovae.data.preprocessing import (
     Standardize,
     observed,
 )
+from pyrovae.data.sparse import Rows, SparseRows, is_sparse
 from pyrovae.errors import InputError
 from pyrovae.randomness import generator
 
 # The seed of splits and of fixed noise is one for all runs, so that their numbers compare.
 DATA_SEED = 0
+# A matrix or array of `scipy.sparse`, which is imported where one is met.
+Sparse = Any
 # A `Dataset` that takes up less than this is read into memory once.
 MEMORY_LIMIT = 2 * 2**30
 
@@ -45,7 +48,7 @@ class Data:
         train: The training examples.
         valid: The validation examples.
         test: The test examples.
-        values: What the values are: binary, grey, unit (real, within [0, 1]) or real.
+        values: What the values are: binary, grey, unit (real, within [0, 1]), counts or real.
         split_rule: The rule that made the splits.
         fingerprint: A sha256 over shapes and values, or None for data that stream.
         source: The name or path to load it again by, or None for an array.
@@ -81,17 +84,22 @@ class Data:
         """The three splits by name."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
+    def standardized(self) -> "Data":
+        """The three splits, standardised by the training moments instead of as they were."""
+        made = self.train.standardization()
+        return replace(self, **{name: x.preprocessed(made) for name, x in self.splits.items()})
+
     def to(self, device: torch.device) -> "Data":
         """The three splits on a device."""
         return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
 
 
 # Data as a user may give them.
-Given = Data | Examples | Tensor | np.ndarray | Dataset[Any]
+Given = Data | Examples | Tensor | np.ndarray | Dataset[Any] | Sparse
 
 
 def load_data(
-    source: "str | os.PathLike[str] | np.ndarray | Tensor | Dataset[Any]",
+    source: "str | os.PathLike[str] | np.ndarray | Tensor | Dataset[Any] | Sparse",
     y: "np.ndarray | Tensor | None" = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
@@ -113,19 +121,22 @@ def load_data(
     memory, so that they may be more than fit there. Its subfolders named train, valid and test
     are splits, any others labels; without splits, copies of one image fall into the same one.
 
+    Sparse matrices (N, X) stay sparse, and are made dense a batch at a time.
+
     | data | preprocessing |
     |---|---|
     | digits and the MNIST family | dynamic binarisation |
     | values in {0, 1} | as they are |
     | other 8-bit images | dequantised: (value + u) / 256 |
     | real images within [0, 1] | as they are |
+    | sparse whole numbers from 0: counts | as they are |
     | other real values | standardised by the training moments |
 
     Args:
         source: A name (digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces), the
-            path of a folder of images or of a .npy or .npz file, an array, a tensor, or a torch
-            `Dataset`.
-        y: Labels (N,) of an array or a tensor.
+            path of a folder of images or of a file (.npy, .npz, .mtx, .h5ad), an array, a tensor,
+            a matrix of `scipy.sparse` or a sparse tensor, or a torch `Dataset`.
+        y: Labels (N,) of an array, a tensor or a matrix.
         data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
         binarize: none, threshold, static or dynamic, instead of the default of the table.
         preprocessing: A preprocessing to apply as it is, as stored in a run, or for a table with
@@ -161,14 +172,13 @@ def load_data(
     if isinstance(source, str | os.PathLike):
         name, raw = str(source), _read(source, data_dir, decoding)
     else:
-        name = "array"
-        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
+        name, array = "array", _as_array(source)
         raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
     if not _is_folder(source):
         _refuse_decoding(name, decoding)
 
     tensors = {
-        split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, len(x)))
+        split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, x.shape[0]))
         for split, (x, y) in raw.splits.items()
     }
     fingerprint = raw.fingerprint or _fingerprint(tensors)
@@ -197,6 +207,13 @@ def load_data(
         images=asdict(decoding) if _is_folder(source) else None,
         cache=raw.cache,
     )
+
+
+def _as_array(source: "np.ndarray | Tensor | Sparse") -> "np.ndarray | Tensor | Sparse":
+    """An array, or what is sparse as it is."""
+    if is_sparse(source):
+        return source
+    return source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
 
 
 def _is_folder(source: Any) -> bool:
@@ -232,8 +249,8 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
     """The examples of one split, from whatever container.
 
     Args:
-        given: A data set, of which the split is taken; examples; the program's x as a tensor or
-            an array; or a `Dataset`, which is read into memory where it fits.
+        given: A data set, of which the split is taken; examples; the program's x as a tensor,
+            an array or a sparse matrix; or a `Dataset`, which is read into memory where it fits.
         split: train, valid or test.
         dtype: The floating point type that a tensor or an array is turned into.
 
@@ -248,6 +265,9 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         held = _in_memory(given)
         return Examples(given if held is None else held.x, held and held.y, split=split)
 
+    if is_sparse(given):
+        rows = SparseRows.of(given, f"The {split} data")
+        return Examples(rows if dtype is None else rows.as_type(dtype), split=split)
     x = torch.as_tensor(given)
     if x.dtype.is_complex:
         raise InputError(f"The {split} data are complex.", "Give real numbers.")
@@ -285,7 +305,7 @@ def load_examples(
     """
     raw = _read(source, data_dir, Decoding(**images or {}), whole=True)
     x, y = raw.splits["test" if "test" in raw.splits else "train"]
-    tensors = _tensor_of(x, str(source), raw, missing=missing), _as_labels(y, len(x))
+    tensors = _tensor_of(x, str(source), raw, missing=missing), _as_labels(y, x.shape[0])
     preprocessing.check(tensors[0])
     return Examples(
         *tensors, preprocessing=preprocessing, missing=missing, split="test", seed=DATA_SEED
@@ -295,8 +315,17 @@ def load_examples(
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
 
 
-def _tensor_of(array: np.ndarray, name: str, raw: sources.Raw, *, missing: bool) -> Tensor:
-    """A tensor (N, X) or (N, C, H, W) of bytes or of float32, a cached array as it is mapped."""
+def _tensor_of(
+    array: "np.ndarray | Sparse", name: str, raw: sources.Raw, *, missing: bool
+) -> Rows:
+    """A tensor (N, X) or (N, C, H, W) of bytes or of float32, a cached array as it is mapped.
+
+    What is sparse stays so.
+    """
+    if is_sparse(array):
+        rows = SparseRows.of(array, name)
+        refuse_non_finite(rows, f"The values of {name}", missing=missing)
+        return rows
     if raw.cache is None:
         return _as_tensor(array, name, missing=missing)
     with warnings.catch_warnings():
@@ -370,7 +399,7 @@ def _as_labels(y: np.ndarray | None, count: int) -> Tensor | None:
 
 # ── Splits and defaults ──────────────────────────────────────────────────────────────────────
 
-Tensors = Mapping[str, tuple[Tensor, Tensor | None]]
+Tensors = Mapping[str, tuple[Rows, Tensor | None]]
 
 
 def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
@@ -403,12 +432,17 @@ def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
     return splits, f"{rule}; {kept[0]}: the source's own" if kept else rule
 
 
-def _rows(split: tuple[Tensor, Tensor | None], rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def _rows(split: tuple[Rows, Tensor | None], rows: Tensor) -> tuple[Rows, Tensor | None]:
     x, y = split
     return x[rows], None if y is None else y[rows]
 
 
-def _kind(x: Tensor, maximum: float | None) -> str:
+def _kind(x: Rows, maximum: float | None) -> str:
+    if isinstance(x, SparseRows):
+        seen = observed(x)
+        if bool(((seen == 0) | (seen == 1)).all()):
+            return "binary"
+        return "counts" if bool(((seen >= 0) & (seen == seen.round())).all()) else "real"
     # In blocks, of which the first mostly tells: the data may be more than memory holds.
     blocks = [observed(block) for block in x.split(1000)]
     if all(bool(((seen == 0) | (seen == 1)).all()) for seen in blocks):
@@ -419,7 +453,7 @@ def _kind(x: Tensor, maximum: float | None) -> str:
     return "unit" if is_unit else "real"
 
 
-def _choose(x: Tensor, values: str, raw: sources.Raw, binarize: str | None) -> Preprocessing:
+def _choose(x: Rows, values: str, raw: sources.Raw, binarize: str | None) -> Preprocessing:
     mode = binarize or (raw.binarize if values != "binary" else None) or "none"
     if mode not in ("none", *BINARIZE_MODES):
         raise InputError(
@@ -448,7 +482,8 @@ def _fingerprint(tensors: Tensors) -> str:
     digest = sha256()
     for split, (x, _) in sorted(tensors.items()):
         digest.update(f"{split} {tuple(x.shape)} {x.dtype}".encode())
-        digest.update(x.numpy().tobytes())
+        for part in (x,) if isinstance(x, Tensor) else x.parts:
+            digest.update(part.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from pyrovae.data import counts
 from pyrovae.errors import InputError
 
-Split = tuple[np.ndarray, np.ndarray | None]
+# An array, or a matrix of scipy.sparse, and labels.
+Split = tuple[Any, np.ndarray | None]
 SPLITS = ("train", "valid", "test")
 # Where this variable of the environment is set, nothing is downloaded.
 OFFLINE = "PYROVAE_OFFLINE"
@@ -25,8 +27,8 @@ class Raw:
     """Data as they were found.
 
     Attributes:
-        splits: Arrays (x, y or None) under train, valid and test, or under train alone where
-            the source has no split of its own.
+        splits: Arrays or sparse matrices (x, y or None) under train, valid and test, or under
+            train alone where the source has no split of its own.
         maximum: The grey value that stands for one, where the data are grey images.
         binarize: The binarisation that the literature uses for the set, where there is one.
         held_out: How many examples it validates on, and as many it tests on, where it splits a
@@ -58,7 +60,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
-    """Reads a named set, or a .npy or .npz file.
+    """Reads a named set, or a file of arrays or of counts.
 
     Raises:
         InputError: If there is no such name or file, or it cannot be read.
@@ -67,9 +69,12 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
         return NAMED[name](data_folder(data_dir))
 
     path = Path(name).expanduser()
+    if path.name.endswith(counts.SUFFIXES):
+        return Raw({"train": counts.read(path)})
     if path.suffix not in (".npy", ".npz"):
         raise InputError(
-            f"{name!r} is neither a named data set, nor a folder, nor a .npy or .npz file.",
+            f"{name!r} is neither a named data set, nor a folder, nor a file of data: .npy, .npz, "
+            f"{', '.join(counts.SUFFIXES)}.",
             f"Take one of {', '.join(NAMED)}, or the path of a file or of a folder of images.",
         )
     return Raw(_read_arrays(path))
@@ -98,6 +103,8 @@ def _read_arrays(path: Path) -> dict[str, Split]:
     found = _load(path)
     if isinstance(found, np.ndarray):
         return {"train": (found, None)}
+    if counts.is_matrix(found):
+        return {"train": counts.read_npz(path, found)}
 
     if "train" in found:
         return {
