@@ -44,7 +44,7 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"counts", "decoding", "sparse"},
+        {"counts", "decoding", "sparse", "tables"},
         {"preprocessing", "sources"},
         {"examples", "folders"},
         {"loading"},

@@ -138,6 +138,7 @@ def _load(options: Any, decoder: "Choice | None") -> "Data":
         data_dir=options.data_dir,
         binarize=binarize,
         preprocessing=preprocessing,
+        columns=options.columns,
         size=options.size,
         pad=options.pad,
         grey=options.grey or None,
@@ -200,15 +201,22 @@ def _new_path(data: str) -> Path:
 
 
 def _print_start(hardware: str, device: Any, data: "Data", about: str) -> None:
+    from pyrovae.data.tables import summary
+
     splits = data.splits.values()
     shape = " x ".join(map(str, data.x_shape))
     print(f"device   {device}: {hardware}")
     in_colour = data.values == "grey" and len(data.x_shape) == 3 and data.x_shape[0] > 1
     values = "colour" if in_colour else data.values
-    print(f"data     {data.name}, {shape}, {values} values, {data.preprocessing.summary}")
+    kind = "a table" if data.columns else f"{values} values"
+    print(f"data     {data.name}, {shape}, {kind}, {data.preprocessing.summary}")
     print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
     if data.cache is not None:
         print(f"cache    {data.cache}")
+    if data.columns is not None:
+        print(f"columns  {summary(data.columns)}")
+    for note in data.notes:
+        print(f"         {note}")
     print(f"model    {about}")
 
 

@@ -4,7 +4,7 @@ __all__ = ["Data", "Given", "as_examples", "load_data", "load_examples"]
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from pyrovae.data import folders, sources
+from pyrovae.data import folders, sources, tables
 from pyrovae.data.decoding import Decoding
 from pyrovae.data.examples import Batch, Examples, refuse_non_finite
 from pyrovae.data.preprocessing import (
@@ -28,6 +28,7 @@ from pyrovae.data.preprocessing import (
     observed,
 )
 from pyrovae.data.sparse import Rows, SparseRows, is_sparse
+from pyrovae.data.tables import Column
 from pyrovae.errors import InputError
 from pyrovae.randomness import generator
 
@@ -48,13 +49,16 @@ class Data:
         train: The training examples.
         valid: The validation examples.
         test: The test examples.
-        values: What the values are: binary, grey, unit (real, within [0, 1]), counts or real.
+        values: What the values are: binary, grey, unit (real, within [0, 1]), counts, real, or the
+            columns of a table.
         split_rule: The rule that made the splits.
         fingerprint: A sha256 over shapes and values, or None for data that stream.
         source: The name or path to load it again by, or None for an array.
         data_dir: The folder of named sets, as it was given.
         images: What was made of the files of a folder of images: the arguments of `load_data`.
         cache: A phrase about the cache of those, with its path and size.
+        columns: What the columns of a table hold.
+        notes: What is to be known of how the data were read.
     """
 
     name: str
@@ -68,6 +72,8 @@ class Data:
     data_dir: str | None
     images: Mapping[str, Any] | None
     cache: str | None
+    columns: tuple[Column, ...] | None
+    notes: tuple[str, ...]
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -106,6 +112,7 @@ def load_data(
     binarize: str | None = None,
     preprocessing: Preprocessing | None = None,
     missing: bool = False,
+    columns: tables.Asked = None,
     size: "int | tuple[int, int] | str | None" = None,
     pad: bool = False,
     grey: bool | None = None,
@@ -121,6 +128,10 @@ def load_data(
     memory, so that they may be more than fit there. Its subfolders named train, valid and test
     are splits, any others labels; without splits, copies of one image fall into the same one.
 
+    Of a table the first line names the columns. One of two different texts is binary, of numbers
+    numeric, of other texts categorical, and becomes codes 0, 1, ...; an entry that is empty, NA,
+    ? or NaN is missing. `Data.columns` says what each one is.
+
     Sparse matrices (N, X) stay sparse, and are made dense a batch at a time.
 
     | data | preprocessing |
@@ -130,19 +141,23 @@ def load_data(
     | other 8-bit images | dequantised: (value + u) / 256 |
     | real images within [0, 1] | as they are |
     | sparse whole numbers from 0: counts | as they are |
+    | tables | numbers standardised, codes as they are |
     | other real values | standardised by the training moments |
 
     Args:
         source: A name (digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces), the
-            path of a folder of images or of a file (.npy, .npz, .mtx, .h5ad), an array, a tensor,
-            a matrix of `scipy.sparse` or a sparse tensor, or a torch `Dataset`.
+            path of a folder of images or of a file (.npy, .npz, .mtx, .h5ad, .csv, .tsv), an
+            array, a tensor, a matrix of `scipy.sparse` or a sparse tensor, or a torch `Dataset`.
         y: Labels (N,) of an array, a tensor or a matrix.
         data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
         binarize: none, threshold, static or dynamic, instead of the default of the table.
         preprocessing: A preprocessing to apply as it is, as stored in a run, or for a table with
             columns of codes, `Standardize.of(rows, columns=columns)`.
         missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
-            `TabularDecoder` take it. Otherwise NaN is refused.
+            `TabularDecoder` take it. Otherwise NaN is refused. In a table it always does.
+        columns: What columns of a table hold, by name, where it is not to be inferred: numeric,
+            binary, categorical, ignore, or the list of their categories; or the path of a JSON
+            file that says so; or `Data.columns` of another table, which are then read alone.
         size: For a folder, the size that all images are made to have: 64, or height x width as
             (48, 64) or "48x64". The shorter side is scaled and the centre cut out. If None, they
             must be of one size.
@@ -167,15 +182,19 @@ def load_data(
         if y is not None:
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
         _refuse_decoding("a Dataset", decoding)
+        _refuse_columns("A Dataset", columns)
         return _from_dataset(source, binarize, preprocessing, missing)
 
     if isinstance(source, str | os.PathLike):
-        name, raw = str(source), _read(source, data_dir, decoding)
+        name, raw = str(source), _read(source, data_dir, decoding, columns)
     else:
         name, array = "array", _as_array(source)
         raw = sources.Raw({"train": (array, None if y is None else np.asarray(y))})
     if not _is_folder(source):
         _refuse_decoding(name, decoding)
+    if raw.columns is None:
+        _refuse_columns(name, columns)
+    missing = missing or raw.columns is not None
 
     tensors = {
         split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, x.shape[0]))
@@ -184,7 +203,7 @@ def load_data(
     fingerprint = raw.fingerprint or _fingerprint(tensors)
     splits, rule = _three_splits(tensors, raw.held_out)
     train_x = splits["train"][0]
-    values = _kind(train_x, raw.maximum)
+    values = "columns" if raw.columns else _kind(train_x, raw.maximum)
     if preprocessing is None:
         preprocessing = _choose(train_x, values, raw, binarize)
     for x, _ in splits.values():
@@ -206,6 +225,8 @@ def load_data(
         data_dir=str(sources.data_folder(data_dir).resolve()) if name in sources.NAMED else None,
         images=asdict(decoding) if _is_folder(source) else None,
         cache=raw.cache,
+        columns=raw.columns,
+        notes=raw.notes,
     )
 
 
@@ -233,16 +254,22 @@ def _refuse_decoding(name: str, decoding: Decoding) -> None:
         )
 
 
+def _refuse_columns(name: str, columns: tables.Asked) -> None:
+    if columns is not None:
+        raise InputError(f"{name} is no table.", "Leave out columns, or give a .csv or .tsv file.")
+
+
 def _read(
     source: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None,
     decoding: Decoding,
+    columns: tables.Asked = None,
     *,
     whole: bool = False,
 ) -> sources.Raw:
     if _is_folder(source):
         return folders.read(Path(source).expanduser(), decoding, whole=whole)
-    return sources.read(str(source), data_dir)
+    return sources.read(str(source), data_dir, columns=columns)
 
 
 def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -> Examples:
@@ -290,6 +317,7 @@ def load_examples(
     data_dir: str | os.PathLike[str] | None = None,
     missing: bool = False,
     images: Mapping[str, Any] | None = None,
+    columns: Sequence[Column] | None = None,
 ) -> Examples:
     """The test set of a source that has one, or else all its examples, preprocessed as told.
 
@@ -299,11 +327,12 @@ def load_examples(
         data_dir: Where named sets lie.
         missing: Whether a NaN stands for a missing entry.
         images: What is to be made of the images of a folder, as `load_data` takes it.
+        columns: The columns of a table that are read.
 
     Raises:
         InputError: As `load_data`.
     """
-    raw = _read(source, data_dir, Decoding(**images or {}), whole=True)
+    raw = _read(source, data_dir, Decoding(**images or {}), columns, whole=True)
     x, y = raw.splits["test" if "test" in raw.splits else "train"]
     tensors = _tensor_of(x, str(source), raw, missing=missing), _as_labels(y, x.shape[0])
     preprocessing.check(tensors[0])
@@ -461,6 +490,10 @@ def _choose(x: Rows, values: str, raw: sources.Raw, binarize: str | None) -> Pre
             f"Take one of none, {', '.join(BINARIZE_MODES)}.",
         )
 
+    if raw.columns is not None:
+        if mode != "none":
+            raise InputError("A table is not binarised.", "Leave out binarize.")
+        return Standardize.of(x, columns=[column.codes for column in raw.columns])
     if mode != "none":
         maximum = raw.maximum or (255.0 if x.dtype == torch.uint8 else 1.0)
         if values == "binary":
@@ -542,6 +575,8 @@ def _from_dataset(
         data_dir=None,
         images=None,
         cache=None,
+        columns=None,
+        notes=(),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.data import counts
+from pyrovae.data import counts, tables
 from pyrovae.errors import InputError
 
 # An array, or a matrix of scipy.sparse, and labels.
@@ -31,6 +31,8 @@ class Raw:
             train alone where the source has no split of its own.
         maximum: The grey value that stands for one, where the data are grey images.
         binarize: The binarisation that the literature uses for the set, where there is one.
+        columns: What the columns of a table hold.
+        notes: What is to be known of how the data were read.
         held_out: How many examples it validates on, and as many it tests on, where it splits a
             set at random that has no split of its own.
         split_rule: The rule that made the splits, where it is none of the source's own.
@@ -44,6 +46,8 @@ class Raw:
     split_rule: str | None = None
     fingerprint: str | None = None
     cache: str | None = None
+    columns: tuple[tables.Column, ...] | None = None
+    notes: tuple[str, ...] = ()
     held_out: int | None = None
 
 
@@ -59,8 +63,13 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(data_dir or os.environ.get("PYROVAE_DATA") or cache_folder()).expanduser()
 
 
-def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
-    """Reads a named set, or a file of arrays or of counts.
+def read(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    columns: tables.Asked = None,
+) -> Raw:
+    """Reads a named set, or a file: of arrays, of counts, or a table of such columns.
 
     Raises:
         InputError: If there is no such name or file, or it cannot be read.
@@ -69,12 +78,15 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
         return NAMED[name](data_folder(data_dir))
 
     path = Path(name).expanduser()
+    if path.suffix in tables.SUFFIXES:
+        table = tables.read(path, columns)
+        return Raw({"train": (table.rows, None)}, columns=table.columns, notes=table.notes)
     if path.name.endswith(counts.SUFFIXES):
         return Raw({"train": counts.read(path)})
     if path.suffix not in (".npy", ".npz"):
         raise InputError(
             f"{name!r} is neither a named data set, nor a folder, nor a file of data: .npy, .npz, "
-            f"{', '.join(counts.SUFFIXES)}.",
+            f"{', '.join((*counts.SUFFIXES, *tables.SUFFIXES))}.",
             f"Take one of {', '.join(NAMED)}, or the path of a file or of a folder of images.",
         )
     return Raw(_read_arrays(path))
