@@ -57,8 +57,9 @@ def main(count, genes, epochs):
         print(f"reading: {seconds:.0f} s, {peak:.2f} GB", flush=True)
         seconds, peak = measured(TRAIN, file, "--epochs", epochs, "--run-dir", run)
         lines = (run / "metrics.jsonl").read_text().splitlines()
-        steps = sum(json.loads(line)["seconds"] for line in lines)
-        print(f"training: {seconds:.0f} s, of which {steps:.0f} s are steps; {peak:.2f} GB")
+        each = sorted(json.loads(line)["seconds"] for line in lines)
+        print(f"training and evaluation: {seconds:.0f} s, {peak:.2f} GB")
+        print(f"epochs: {sum(each):.0f} s, the quickest {each[0]:.1f}, the slowest {each[-1]:.1f}")
 
 
 if __name__ == "__main__":

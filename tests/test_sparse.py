@@ -62,14 +62,15 @@ def test_moments_and_found_rows_are_those_of_the_dense_matrix():
 
 
 def test_entries_that_stand_twice_are_added_up_and_zeros_dropped():
-    twice = sparse.coo_array(([1, 2, 0], ([0, 0, 1], [1, 1, 0])), shape=(2, 3))
-    rows = SparseRows.of(twice, "x")
+    places = [1, 1, 0], [0, 2, 3]
+    rows = SparseRows.of(sparse.csr_array(([1, 2, 0], *places), shape=(2, 3)), "x")
     assert rows.values.tolist() == [3.0]
     assert rows.index_select(0, torch.arange(2)).tolist() == [[0, 3, 0], [0, 0, 0]]
 
 
 def test_the_matrix_that_was_given_stays_as_it_was():
-    given = sparse.csr_array(([2.0, 0.0], ([0, 1], [1, 0])), shape=(2, 2))
+    entries = np.array([2, 0], np.float32)
+    given = sparse.csr_array((entries, [1, 0], [0, 1, 2]), shape=(2, 2))
     kept = given.data.copy()
     rows = SparseRows.of(given, "x")
     rows.values.fill_(7)
@@ -131,6 +132,16 @@ def test_defaults_follow_from_the_values(x, values, kind, decoder):
     assert data.values == values
     assert isinstance(data.preprocessing, kind)
     assert default_decoder(data) == decoder
+
+
+@pytest.mark.parametrize("given", [matrix(), torch.from_numpy(counts()).to_sparse_coo()])
+def test_examples_take_what_is_sparse(given):
+    y = torch.arange(40)
+    examples = Examples(given, y)
+    assert torch.equal(everything(examples), torch.from_numpy(counts()).float())
+    assert torch.equal(examples.raw([7, 3]).y, torch.tensor([7, 3]))
+    with pytest.raises(InputError, match="40 examples and 3 labels"):
+        Examples(given, y[:3])
 
 
 def test_other_fingerprints_for_other_values_and_other_places():

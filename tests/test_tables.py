@@ -157,6 +157,14 @@ def test_encodings(csv_file, encoding, note):
     assert table.notes == note
 
 
+def test_the_end_of_a_name_may_be_in_capitals(csv_file):
+    rows = "\n".join(f"{i},{'xy'[i % 2]}" for i in range(30))
+    assert load_data(csv_file(f"a,b\n{rows}", "T.CSV")).columns == (
+        Column("a"),
+        Column("b", ("x", "y")),
+    )
+
+
 def test_quotes_blank_lines_and_other_ends_of_lines(csv_file):
     table = read(csv_file('a,"b, c"\r\n\r\n"x, ""y""",1\r\n"two\nlines",2\r\nz,3\r\n\r\n'))
     assert table.columns == (Column("a", ("two\nlines", 'x, "y"', "z")), Column("b, c"))

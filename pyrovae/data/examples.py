@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data.preprocessing import AsIs, Preprocessing, Standardize
-from pyrovae.data.sparse import Rows, stored
+from pyrovae.data.sparse import Rows, SparseRows, is_sparse, stored
 from pyrovae.errors import InputError
 from pyrovae.randomness import draw_key, generator, seeded, uniform
 
@@ -50,8 +50,9 @@ class Examples:
     example, for any number of workers.
 
     Args:
-        x: The observations, a tensor (N, x), sparse rows (N, X), or a `Dataset` of x or (x, y).
-        y: The labels of a tensor or of sparse rows, with shape (N,).
+        x: The observations: a tensor (N, x), a matrix (N, X) of `scipy.sparse` or a sparse
+            tensor, or a `Dataset` of x or of (x, y).
+        y: The labels of a tensor or a matrix, with shape (N,).
         preprocessing: How they become the program's x.
         missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
             `TabularDecoder` take it. Otherwise NaN is refused.
@@ -71,7 +72,7 @@ class Examples:
 
     def __init__(
         self,
-        x: "Rows | Dataset[Any]",
+        x: "Rows | Dataset[Any] | Any",
         y: Tensor | None = None,
         *,
         preprocessing: Preprocessing | None = None,
@@ -80,14 +81,15 @@ class Examples:
         seed: int = 0,
         num_workers: int = 2,
     ) -> None:
-        self._x = x
+        name = f"The {split} data"
+        self._x: Rows | Dataset[Any] = SparseRows.of(x, name) if is_sparse(x) else x
         self._y = y
         self.preprocessing: Preprocessing = preprocessing or AsIs()
         self.missing = missing
         self.split = split
         self.seed = seed
         self.num_workers = num_workers
-        self.device = x.device if isinstance(x, Rows) else torch.device("cpu")
+        self.device = self._x.device if isinstance(self._x, Rows) else torch.device("cpu")
 
         if len(self) == 0:
             raise InputError(f"The {split} set is empty.", "Give data with at least one example.")
@@ -96,8 +98,8 @@ class Examples:
                 f"The {split} set has {len(self)} examples and {len(y)} labels.",
                 "Give one label for each example.",
             )
-        if isinstance(x, Rows) and x.is_floating_point():
-            refuse_non_finite(x, f"The {split} data", missing=missing)
+        if isinstance(self._x, Rows) and self._x.is_floating_point():
+            refuse_non_finite(self._x, name, missing=missing)
 
     def __len__(self) -> int:
         return len(self._x)  # pyright: ignore[reportArgumentType]

@@ -78,7 +78,7 @@ def read(
         return NAMED[name](data_folder(data_dir))
 
     path = Path(name).expanduser()
-    if path.suffix in tables.SUFFIXES:
+    if path.suffix.lower() in tables.SUFFIXES:
         table = tables.read(path, columns)
         return Raw({"train": (table.rows, None)}, columns=table.columns, notes=table.notes)
     if path.name.endswith(counts.SUFFIXES):
