@@ -111,10 +111,10 @@ class Run:
                 "Give data of the run's own shape.",
             )
         device = next(as_module(self.program).parameters()).device
+        examples = examples.to(device)
         if examples.missing:
-            here = examples.to(device)
-            check_support(self.program, here.in_order(here.block))
-        splits = {**self.splits, "test": examples.to(device)}
+            check_support(self.program, examples.in_order(examples.block))
+        splits = {**self.splits, "test": examples}
         return replace(self, splits=splits, evaluation=None, path=None)
 
     # ── Numbers ──

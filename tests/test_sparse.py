@@ -1,5 +1,6 @@
 """Sparse counts: as their dense copies in every batch and number, from any file, or refused."""
 
+import gzip
 import re
 import sys
 
@@ -145,10 +146,13 @@ def test_examples_take_what_is_sparse(given):
 
 
 def test_other_fingerprints_for_other_values_and_other_places():
-    x, moved, larger = counts(), counts(), counts()
-    moved[0] = np.roll(moved[0], 1)
-    larger[0, counts()[0] > 0] += 1
-    assert len({load_data(sparse.csr_array(a)).fingerprint for a in (x, moved, larger)}) == 3
+    x = counts()
+    x[:2] = 0
+    aside, below, larger = x.copy(), x.copy(), x.copy()
+    x[0, 0] = aside[0, 1] = below[1, 0] = 5
+    larger[0, 0] = 6
+    found = {load_data(sparse.csr_array(a)).fingerprint for a in (x, aside, below, larger)}
+    assert len(found) == 4
 
 
 def test_standardised_sparse_data_have_moments_zero_and_one():
@@ -260,6 +264,15 @@ def test_files_load_as_what_was_written(tmp_path, name, kind):
     assert data.values == "counts"
     assert torch.equal(everything(data.test), everything(expected.test))
     assert data.fingerprint == expected.fingerprint
+
+
+def test_a_file_of_text_may_be_compressed(tmp_path):
+    text = write(tmp_path / "c.mtx").read_bytes()
+    (tmp_path / "c.mtx.gz").write_bytes(gzip.compress(text))
+    (tmp_path / "cut.mtx.gz").write_bytes(gzip.compress(text)[:40])
+    assert load_data(tmp_path / "c.mtx.gz").fingerprint == load_data(matrix()).fingerprint
+    with pytest.raises(InputError, match=r"cut\.mtx\.gz cannot be read"):
+        load_data(tmp_path / "cut.mtx.gz")
 
 
 def test_dense_files_of_counts_are_counts(tmp_path):
