@@ -42,6 +42,7 @@ from pyrovae.networks import (
     ResidualConvNet,
     ResidualDeconvNet,
     ResidualMLP,
+    TabularInput,
     TokenEncoderNet,
 )
 
@@ -93,6 +94,8 @@ OF_IMAGES = frozenset({"conv", "residual-conv"})
 MOST_TO_START_AT = 10_000
 # Likelihoods over levels have an output or a bin for each.
 MOST_LEVELS = 2**16
+# The decoders of values that say all of it.
+OF_VALUES = {"counts": "negative-binomial", "columns": "tabular"}
 # What a likelihood's values are that reach the program as the whole numbers they are.
 WHOLE = frozenset({"levels", "counts", "symbols"})
 
@@ -124,7 +127,9 @@ class Choice:
 
 
 def default_decoder(data: Data) -> str:
-    """A Bernoulli for binary data, a Gaussian with a learned shared scale for all others."""
+    """That of binary data, of counts or of tables; else a Gaussian with a learned shared scale."""
+    if data.values in OF_VALUES:
+        return OF_VALUES[data.values]
     binary = data.values == "binary" or isinstance(data.preprocessing, Binarize)
     return "bernoulli" if binary else "gaussian"
 
@@ -147,8 +152,8 @@ def build_bound(bound: Choice | None, kl: Choice | None) -> Bound | None:
     make = ELBO if bound is None else bound.resolve("bound")
     options = {} if bound is None else dict(bound.options)
     if kl is not None:
-        options["kl"] = _called(kl.resolve("kl"), (), kl.options)
-    return _called(make, (), options)
+        options["kl"] = _called(kl.resolve("kl"), {}, kl.options)
+    return _called(make, {}, options)
 
 
 def build_vae(
@@ -166,7 +171,8 @@ def build_vae(
 
     Raises:
         InputError: If a word names no part, a size is not positive, the networks are for images
-            and the data are not, or two parts need each other.
+            and the data are not, a column of a table is of no kind for the decoder, or two parts
+            need each other.
     """
     for name, size in (("latent_dim", latent_dim), ("hidden", hidden)):
         if size is not None and size < 1:
@@ -183,6 +189,7 @@ def build_vae(
             "Take --network mlp.",
         )
 
+    _check_columns(data, decoder or Choice(default_decoder(data)))
     encode, decode = NETWORKS[network](hidden)
     choices = {
         "prior": prior,
@@ -196,6 +203,35 @@ def build_vae(
         encoder=assembly.part("encoder"),
         beta=beta,
     )
+
+
+def _check_columns(data: Data, decoder: Choice) -> None:
+    """Refuses a likelihood of other values for a column that it gives no probability.
+
+    Raises:
+        InputError: Naming the column, or if a likelihood of columns is to be one of no table.
+    """
+    values, columns = values_of(decoder), data.columns or ()
+    if values == "columns" and not columns:
+        raise InputError(
+            f"The {decoder.name} decoder is of tables, and the data are none.",
+            "Give a .csv or .tsv file.",
+        )
+    if values == "columns" or not columns:
+        return
+    missing = torch.zeros(len(columns), dtype=torch.bool)
+    for split in data.splits.values():
+        for batch in split.in_order(split.block):
+            missing |= batch.x.isnan().any(0)
+    for column, lacks in zip(columns, missing.tolist(), strict=True):
+        if lacks or (column.kind != "numeric" and column.kind != values):
+            what = "has missing entries" if lacks else f"is {column.kind}"
+            raise InputError(
+                f"The column {column.name!r} {what}, and the {decoder.name} decoder takes none "
+                "such.",
+                'Take --decoder tabular, or say "ignore" of the column in a file that --columns '
+                "names.",
+            )
 
 
 @dataclass
@@ -230,7 +266,8 @@ class _Assembly:
         cls = choice.resolve(kind)
         options = {**self._defaults(cls), **choice.options}
         needs = [p.name for p in signature(cls).parameters.values() if p.default is p.empty]
-        return _called(cls, [self._supply(kind, name, cls, options) for name in needs], options)
+        supplied = {name: self._supply(kind, name, cls, options) for name in needs}
+        return _called(cls, supplied, options)
 
     def _supply(self, kind: str, name: str, cls: Any, options: Mapping[str, Any]) -> Any:
         """What a constructor's argument without a default stands for.
@@ -248,6 +285,7 @@ class _Assembly:
             "latent_dim": lambda: self.latent_dim,
             "x_shape": lambda: self.data.x_shape,
             "exemplars": lambda: self._examples(len(self.data.train)),
+            "columns": lambda: self._codes,
         }
         if name not in supplied:
             raise InputError(
@@ -260,7 +298,8 @@ class _Assembly:
         """A network that puts out what a class reads."""
         event = self.data.x_shape if kind == "decoder" else self.latent_dim
         known = signature(cls.net_shape).parameters
-        shape = cls.net_shape(event, **{k: v for k, v in options.items() if k in known})
+        given = {**options, "columns": self._codes}
+        shape = cls.net_shape(event, **{k: v for k, v in given.items() if k in known})
         if kind == "decoder":
             return self.decode((self.latent_dim,), shape)
         return self._encode(shape)
@@ -270,6 +309,9 @@ class _Assembly:
         values = values_of(self.choices["decoder"])
         if values == "symbols":
             return TokenEncoderNet(self.data.x_shape, shape, symbols=self._count("symbols"))
+        if values == "columns":
+            taken = TabularInput.net_shape(self.data.x_shape, columns=self._codes)
+            return TabularInput(self.encode(taken, shape), columns=self._codes)
         net = self.encode(self.data.x_shape, shape)
         if values == "counts":
             return Log1p(net)
@@ -278,6 +320,11 @@ class _Assembly:
             named = "classes" if "classes" in signature(cls).parameters else "levels"
             return Centred(net, levels=self._count(named))
         return net
+
+    @property
+    def _codes(self) -> tuple[int, ...]:
+        """The number of codes of each column of a table."""
+        return tuple(column.codes for column in self.data.columns or ())
 
     def _count(self, name: str) -> int:
         """How many levels or symbols there are: as many as was said, or as the data show."""
@@ -306,6 +353,11 @@ class _Assembly:
     def _started(self, part: nn.Module) -> nn.Module:
         """The part, with the weights that are to begin at examples set to some."""
         start_at = getattr(part, "start_at", None)
+        if start_at is not None and any(self._codes):
+            raise InputError(
+                f"A {type(part).__name__} learns inputs, and categories cannot be learned.",
+                "Take another prior, such as --prior gaussian-mixture.",
+            )
         return part if start_at is None else start_at(self._examples(MOST_TO_START_AT))
 
     def _examples(self, most: int) -> Tensor:
@@ -337,12 +389,16 @@ class _Assembly:
         if values_of(self.choices["decoder"]) in WHOLE:
             counted = [name for name in ("levels", "classes", "symbols") if name in known]
             defaults |= {name: self.largest + 1 for name in counted}
+        if self.data.columns is not None:
+            del defaults["min_scale"]  # its numbers are no levels
         return {k: v for k, v in defaults.items() if k in known}
 
 
-def _called(cls: Callable[..., Any], arguments: Any, options: Mapping[str, Any]) -> Any:
+def _called(
+    cls: Callable[..., Any], supplied: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
     try:
-        return cls(*arguments, **options)
+        return cls(**supplied, **options)
     except TypeError as error:
         raise InputError(
             f"{cls.__name__} cannot be made of {sorted(options)} ({error}).",

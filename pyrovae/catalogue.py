@@ -26,7 +26,9 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "kl": ("bounds/controls.py", ""),
 }
 # What the rest of a program can supply, by the name of the argument.
-SUPPLIED = frozenset({"net", "latent_dim", "x_shape", "prior", "encoder", "decoder", "exemplars"})
+SUPPLIED = frozenset(
+    {"net", "latent_dim", "x_shape", "prior", "encoder", "decoder", "exemplars", "columns"}
+)
 _WORDS = {"DReG": "dreg"}
 # What a program is, not what its user chooses.
 _INTERNAL = frozenset({"vectorize_particles", "max_plate_nesting"})

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pyrovae.data import Binarize, Data, Examples, Given, as_examples
+from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError
 from pyrovae.parts import to_config
 from pyrovae.programs import (
@@ -109,6 +110,7 @@ def describe_data(data: Data | None, splits: Mapping[str, Examples]) -> dict[str
         "preprocessing": _describe_preprocessing(train),
         "missing": train.missing,
         "images": None if data is None or data.images is None else dict(data.images),
+        "columns": None if data is None or data.columns is None else as_config(data.columns),
     }
 
 

@@ -38,13 +38,15 @@ from pyrovae.data import (
     load_data,
     load_examples,
 )
+from pyrovae.data.tables import Column
+from pyrovae.data.tables import from_config as from_columns
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation
 from pyrovae.generation import Encoded, Generated
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
-from pyrovae.programs import Program, Structure, as_module, inspect_program
+from pyrovae.programs import Program, Structure, as_module, check_support, inspect_program
 from pyrovae.run_folder import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -93,13 +95,14 @@ class Run:
         """This run with other data to be measured and shown on, preprocessed as its own were.
 
         Args:
-            source: The name of a data set, or the path of a .npy or .npz file or of a folder of
-                images: its test set, or all of it where it has none. Or an array or a tensor, in
-                the units of the run's own.
+            source: The name of a data set, or the path of a file of arrays, of counts or of a
+                table, or of a folder of images: its test set, or all of it where it has none. Or
+                an array or a tensor, in the units of the run's own.
             data_dir: Where named sets lie.
 
         Raises:
-            InputError: If they cannot be read, or are of another shape.
+            InputError: If they cannot be read, are of another shape, or have missing entries that
+                the program does not take.
         """
         expected = tuple(self.config["data"]["x_shape"])
         examples = load_examples(
@@ -108,6 +111,7 @@ class Run:
             data_dir=data_dir,
             missing=self.config["data"].get("missing", False),
             images=_images_of(expected, self.config["data"].get("images") or {}),
+            columns=_columns_of(self.config["data"]),
         )
         if examples.x_shape != expected:
             raise InputError(
@@ -116,7 +120,10 @@ class Run:
                 "Give data of the run's own shape.",
             )
         device = next(as_module(self.program).parameters()).device
-        splits = {**self.splits, "test": examples.to(device)}
+        examples = examples.to(device)
+        if examples.missing:
+            check_support(self.program, examples.in_order(examples.block))
+        splits = {**self.splits, "test": examples}
         return replace(self, splits=splits, evaluation=None, path=None)
 
     # ── Numbers ──
@@ -412,7 +419,7 @@ class Run:
     ) -> Picture:
         x = self.preprocessing.invert(found.x).cpu()
         figure = plots.grid(_drawable(x), rows=rows)
-        return Picture(x, figure, caption)
+        return Picture(x, figure, caption, _columns_of(self.config["data"]))
 
     def write(self, name: str, text: str, *, append: bool = False) -> None:
         """Writes a file of the run's directory, if it has one.
@@ -426,6 +433,11 @@ class Run:
 
 def _called(source: Any) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "array"
+
+
+def _columns_of(config: Mapping[str, Any]) -> tuple[Column, ...] | None:
+    """The columns of a run's table, from what is recorded of its data."""
+    return from_columns(config["columns"]) if config.get("columns") else None
 
 
 def _images_of(shape: tuple[int, ...], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -627,6 +639,7 @@ def _splits(
             data_dir=data_dir or config["data_dir"],
             preprocessing=from_config(config["preprocessing"]),
             missing=config.get("missing", False),
+            columns=_columns_of(config),
             **(config.get("images") or {}),
         )
     if loaded.fingerprint != config["fingerprint"]:

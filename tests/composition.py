@@ -13,7 +13,7 @@ import math
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +28,7 @@ from pyrovae import CompiledSVI, generation
 from pyrovae.building import Choice, build_vae, values_of
 from pyrovae.catalogue import entries
 from pyrovae.data import AsIs, Batch, load_data
+from pyrovae.data.tables import Column
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.parts import from_config, to_config
@@ -61,6 +62,8 @@ MAKE = {
     "real": factors,
     "levels": lambda rng: np.clip(np.round(2 + factors(rng)), 0, 4),
     "counts": lambda rng: rng.poisson(np.exp(1 + factors(rng) / 3)),
+    # Three columns of numbers, and three of codes.
+    "columns": lambda rng: np.where(np.arange(6) < 3, x := factors(rng), np.clip(x.round(), 0, 2)),
     "symbols": lambda rng: (factors(rng) > 0) + (factors(rng) > 1),
 }
 
@@ -95,7 +98,12 @@ def triples():
 def data_for(decoder):
     x = MAKE[values_of(decoder)](np.random.default_rng(0)).astype(np.float32)
     images = decoder.name == "pixel-cnn"
-    return load_data(x.reshape(EXAMPLES, 2, 3) if images else x, preprocessing=AsIs())
+    data = load_data(x.reshape(EXAMPLES, 2, 3) if images else x, preprocessing=AsIs())
+    if values_of(decoder) != "columns":
+        return data
+    return replace(
+        data, values="columns", columns=[Column(str(i), "abc"[: 3 * (i > 2)]) for i in range(6)]
+    )
 
 
 def choices(triple):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from programs_for_tests import same, weights
+from scipy.io import mmwrite
+from scipy.sparse import csr_matrix
 
 import pyrovae
 from pyrovae import cli
@@ -61,6 +63,9 @@ class Shifted(nn.Module):
         ["--prior", "own.py:Shifted", "--prior.shift", "0.5"],
         ["--data", "numbers.npy", "--decoder", "student-t"],
         ["--data", "counts.npy", "--decoder", "negative-binomial"],
+        ["--data", "counts.mtx"],
+        ["--data", "counts.mtx", "--decoder", "gaussian"],
+        ["--data", "people.csv", "--columns", "schema.json"],
     ],
     ids=lambda words: " ".join(words) or "nothing",
 )
@@ -69,6 +74,10 @@ def test_the_script_does_the_same(words, tmp_path, capsys):
     rng = np.random.default_rng(0)
     np.save("numbers.npy", rng.normal(3, 2, (200, 5)).astype(np.float32))
     np.save("counts.npy", rng.poisson(2, (200, 5)))
+    mmwrite("counts.mtx", csr_matrix(rng.poisson(0.5, (200, 5))))
+    rows = [f"{a:.2f},{'no' if b else 'yes'},{c}" for a, b, c in rng.integers(0, 2, (200, 3))]
+    (tmp_path / "people.csv").write_text("\n".join(["height,smokes,children", *rows]))
+    (tmp_path / "schema.json").write_text('{"children": "numeric"}')
     words = [*FEW, *words, "--run-dir", "by_python"]
 
     source = script_of(words, capsys)

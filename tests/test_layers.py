@@ -46,7 +46,8 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"arrays", "decoding", "downloads", "preprocessing", "raw"},
+        {"arrays", "counts", "decoding", "downloads", "sparse", "tables"},
+        {"preprocessing", "raw"},
         {"named"},
         {"sources"},
         {"examples", "folders"},

@@ -18,7 +18,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae import cli, pretrained
-from pyrovae.data.sources import OFFLINE
+from pyrovae.data.downloads import OFFLINE
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.extras import require
 

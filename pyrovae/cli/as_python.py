@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ DEFAULTS = {
     "engine": None,
     "precision": "float32",
 }
+KEYWORD_ONLY = Parameter.KEYWORD_ONLY
 PARTIAL = "from functools import partial"
 INDENT, WIDTH = "    ", 99
 
@@ -48,6 +49,8 @@ class _Script:
         """All of it."""
         options = self.plan.options
         self._write("data = ", "pyrovae.load_data", [self._code(options.data)], self._loading())
+        if self.plan.is_standardized:
+            self.lines.append("data = data.standardized()")
         self.lines.append(f"torch.manual_seed({options.seed})")
         if self.plan.spec is None:
             self._vae(self.plan.program)
@@ -115,7 +118,7 @@ class _Script:
             given = getattr(value, name)
             if name == "exemplars":
                 arguments.append(self._examples(len(self.plan.data.train)))
-            elif parameter.default is parameter.empty:
+            elif parameter.default is parameter.empty and parameter.kind is not KEYWORD_ONLY:
                 arguments.append(self._code(given))
             elif given != parameter.default:
                 arguments.append(f"{name}={self._code(given)}")

@@ -54,9 +54,13 @@ class Training:
 
     data: Names = "digits"
     """digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces, a folder of images, or a
-    .npy or .npz file; --data itself may be left out"""
+    file: arrays or counts as .npy, .npz, .mtx, .h5ad, a table as .csv, .tsv; --data itself may be
+    left out"""
     data_dir: DataDir = None
     """where named data sets lie"""
+    columns: Annotated[Path | None, _auto("FILE.json", "inferred")] = None
+    """what columns of a table hold: {"age": "numeric", "sex": "binary", "job": "categorical",
+    "code": "ignore"}, or a list of the categories"""
     size: Annotated[str | None, _auto("INT|HxW", "the images' own, if it is one")] = None
     """the size of all images of a folder, such as 64, or height x width as 48x64: the shorter
     side is scaled, and the centre cut out"""
@@ -137,7 +141,11 @@ class Train(Training):
     """q(z|x)"""
     decoder: Annotated[
         str | None,
-        _auto("NAME|FILE:CLASS", "bernoulli for binary data, else gaussian, its scale learned"),
+        _auto(
+            "NAME|FILE:CLASS",
+            "bernoulli for binary data, negative-binomial for counts, tabular for tables, else "
+            "gaussian, its scale learned",
+        ),
     ] = None
     """p(x|z)"""
     network: Network = "mlp"
@@ -235,9 +243,9 @@ class _Draws(_OfRun):
     """other data to show it on, preprocessed as the run's own were"""
     output: Annotated[
         Path | None,
-        _output("PATH", "RUN/VERB/VERB.png, with VERB.npz beside it"),
+        _output("PATH", "RUN/VERB/VERB.png, with VERB.npz, and VERB.csv of a table, beside it"),
     ] = None
-    """the picture to write, as .png, or the numbers in it, as .npz"""
+    """the picture to write, as .png, or the numbers in it, as .npz, or of a table .csv"""
 
 
 @dataclass

@@ -66,6 +66,13 @@ class Plan:
         """The steps of an epoch."""
         return -(-len(self.data.train) // self.options.batch_size)
 
+    @property
+    def is_standardized(self) -> bool:
+        """Whether counts are standardised, for a decoder of real values."""
+        from pyrovae.data import Standardize
+
+        return self.data.values == "counts" and isinstance(self.data.preprocessing, Standardize)
+
     def for_fit(self) -> dict[str, Any]:
         """The arguments of `fit` behind the program and the data."""
         from functools import partial
@@ -100,7 +107,7 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     """
     import torch
 
-    from pyrovae.building import build_bound
+    from pyrovae.building import build_bound, values_of
     from pyrovae.data import load_data
     from pyrovae.devices import resolve_device
     from pyrovae.preparation import check_options
@@ -108,8 +115,11 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
 
     check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
     device = resolve_device(options.device)
-    loading = _loading(options, chosen("decoder", options, words) if spec is None else None)
+    decoder = chosen("decoder", options, words) if spec is None else None
+    loading = _loading(options, decoder)
     data = load_data(options.data, **loading)
+    if data.values == "counts" and decoder is not None and values_of(decoder) == "real":
+        data = data.standardized()
     torch.manual_seed(options.seed)
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
     program, about, record = _build(options, spec, words, data)
@@ -164,6 +174,7 @@ def _loading(options: Any, decoder: "Choice | None") -> dict[str, Any]:
         "data_dir": options.data_dir,
         "binarize": binarize,
         "preprocessing": preprocessing,
+        "columns": options.columns,
         "size": options.size,
         "pad": options.pad,
         "grey": options.grey or None,

@@ -42,14 +42,21 @@ def print_plan(plan: Plan) -> None:
 
 
 def _print_data(data: "Data") -> None:
+    from pyrovae.data.tables import summary
+
     splits = data.splits.values()
     shape = " x ".join(map(str, data.x_shape))
     in_colour = data.values == "grey" and len(data.x_shape) == 3 and data.x_shape[0] > 1
     values = "colour" if in_colour else data.values
-    print(f"data     {data.name}, {shape}, {values} values, {data.preprocessing.summary}")
+    kind = "a table" if data.columns else f"{values} values"
+    print(f"data     {data.name}, {shape}, {kind}, {data.preprocessing.summary}")
     print(f"splits   {' / '.join(f'{len(s):,}' for s in splits)} ({data.split_rule})")
     if data.cache is not None:
         print(f"cache    {data.cache}")
+    if data.columns is not None:
+        print(f"columns  {summary(data.columns)}")
+    for note in data.notes:
+        print(f"         {note}")
 
 
 def _by_module(names: list[str]) -> str:

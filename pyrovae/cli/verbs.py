@@ -56,7 +56,8 @@ def with_run(command: Any) -> None:
     else:
         picture, verb = _draw(run, command), type(command).__name__.lower()
         beside = command.run / verb / verb
-        for path in [command.output] if command.output else map(beside.with_suffix, SUFFIXES):
+        suffixes = (*SUFFIXES, ".csv") if picture.columns else SUFFIXES
+        for path in [command.output] if command.output else map(beside.with_suffix, suffixes):
             print(picture.save(path))
 
 

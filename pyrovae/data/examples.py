@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyrovae.data.preprocessing import AsIs, Preprocessing
+from pyrovae.data.preprocessing import AsIs, Preprocessing, Standardize
+from pyrovae.data.sparse import Rows, SparseRows, is_sparse, stored
 from pyrovae.errors import InputError
 from pyrovae.randomness import draw_key, generator, seeded, uniform
 
@@ -43,13 +44,15 @@ class Examples:
     """The examples of one split, ready to be batched.
 
     Tensors stay in their own dtype (an 8-bit image takes a byte per pixel) and are indexed,
-    and preprocessed, on the device: no DataLoader, no Python per example. A `Dataset` streams
-    through DataLoader workers instead; whatever its items draw is a function of the seed, the
-    epoch and the example, for any number of workers.
+    and preprocessed, on the device: no DataLoader, no Python per example. Sparse rows stay as
+    sparse as they are, and become dense batch by batch. A `Dataset` streams through DataLoader
+    workers instead; whatever its items draw is a function of the seed, the epoch and the
+    example, for any number of workers.
 
     Args:
-        x: The observations, a tensor (N, x), or a `Dataset` of x or of (x, y).
-        y: The labels of a tensor, with shape (N,).
+        x: The observations: a tensor (N, x), a matrix (N, X) of `scipy.sparse` or a sparse
+            tensor, or a `Dataset` of x or of (x, y).
+        y: The labels of a tensor or a matrix, with shape (N,).
         preprocessing: How they become the program's x.
         missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
             `TabularDecoder` take it. Otherwise NaN is refused.
@@ -69,7 +72,7 @@ class Examples:
 
     def __init__(
         self,
-        x: "Tensor | Dataset[Any]",
+        x: "Rows | Dataset[Any] | Any",
         y: Tensor | None = None,
         *,
         preprocessing: Preprocessing | None = None,
@@ -78,14 +81,15 @@ class Examples:
         seed: int = 0,
         num_workers: int = 2,
     ) -> None:
-        self._x = x
+        name = f"The {split} data"
+        self._x: Rows | Dataset[Any] = SparseRows.of(x, name) if is_sparse(x) else x
         self._y = y
         self.preprocessing: Preprocessing = preprocessing or AsIs()
         self.missing = missing
         self.split = split
         self.seed = seed
         self.num_workers = num_workers
-        self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+        self.device = self._x.device if isinstance(self._x, Rows) else torch.device("cpu")
 
         if len(self) == 0:
             raise InputError(f"The {split} set is empty.", "Give data with at least one example.")
@@ -94,8 +98,8 @@ class Examples:
                 f"The {split} set has {len(self)} examples and {len(y)} labels.",
                 "Give one label for each example.",
             )
-        if isinstance(x, Tensor) and x.is_floating_point():
-            refuse_non_finite(x, f"The {split} data", missing=missing)
+        if isinstance(self._x, Rows) and self._x.is_floating_point():
+            refuse_non_finite(self._x, name, missing=missing)
 
     def __len__(self) -> int:
         return len(self._x)  # pyright: ignore[reportArgumentType]
@@ -103,7 +107,7 @@ class Examples:
     @property
     def streams(self) -> bool:
         """Whether the examples are read as they are needed."""
-        return not isinstance(self._x, Tensor)
+        return not isinstance(self._x, Rows)
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -112,7 +116,7 @@ class Examples:
 
     def digest(self) -> str | None:
         """A sha256 over the examples in memory, without labels; None of those that stream."""
-        if not isinstance(self._x, Tensor):
+        if not isinstance(self._x, Rows):
             return None
         found = sha256()
         for rows in self._x.split(self.block):
@@ -138,15 +142,27 @@ class Examples:
         moved = copy(self)
         moved.device = device
         moved.__dict__.pop("_settled", None)
-        if isinstance(self._x, Tensor) and _fits(self._x, device):
+        if isinstance(self._x, Rows) and _fits(self._x, device):
             moved._x = self._x.to(device)
             moved._y = None if self._y is None else self._y.to(device)
         return moved
 
+    def preprocessed(self, preprocessing: Preprocessing) -> "Examples":
+        """These examples with another preprocessing."""
+        other = copy(self)
+        other.preprocessing = preprocessing
+        other.__dict__.pop("_settled", None)
+        return other
+
+    def standardization(self) -> Standardize:
+        """What takes these examples, in memory, to mean zero and standard deviation one."""
+        assert isinstance(self._x, Rows)
+        return Standardize.of(self._x)
+
     def raw(self, rows: Tensor | list[int]) -> RawBatch:
         """Some examples in the data's own units."""
         rows = torch.as_tensor(rows)
-        if isinstance(self._x, Tensor):
+        if isinstance(self._x, Rows):
             index = rows.to(self._x.device)
             y = None if self._y is None else self._y[index]
             return self._move(rows, self._x.index_select(0, index), y)
@@ -198,14 +214,14 @@ class Examples:
     @property
     def _can_settle(self) -> bool:
         # A byte cannot be missing.
-        small = isinstance(self._x, Tensor) and self._x.numel() <= SETTLED_LIMIT
+        small = isinstance(self._x, Rows) and self._x.numel() <= SETTLED_LIMIT
         return small and not self.missing
 
     @cached_property
     def _settled(self) -> Tensor:
         """Every example after a static binarisation, a byte per value."""
         settled = torch.cat([batch.x.byte() for batch in self.in_order(self.block)])
-        return settled.to(self._x.device) if isinstance(self._x, Tensor) else settled
+        return settled.to(self._x.device) if isinstance(self._x, Rows) else settled
 
     def _fix(self, raw: RawBatch) -> Batch:
         """Preprocesses with noise from (seed, split, index): the same on every device."""
@@ -226,7 +242,7 @@ class Examples:
         self, groups: Sequence[Tensor], *, seed: int, epoch: int = 0
     ) -> Iterator[RawBatch]:
         """Groups of rows in the data's own units; (seed, epoch) key what a `Dataset` draws."""
-        if isinstance(self._x, Tensor):
+        if isinstance(self._x, Rows):
             yield from map(self.raw, groups)
             return
 
@@ -245,7 +261,7 @@ class Examples:
         return RawBatch(rows, x.to(self.device), None if y is None else y.to(self.device))
 
 
-def refuse_non_finite(x: Tensor, name: str, *, missing: bool) -> None:
+def refuse_non_finite(x: Rows, name: str, *, missing: bool) -> None:
     """Refuses infinity, and NaN where it does not stand for a missing entry.
 
     Args:
@@ -256,8 +272,9 @@ def refuse_non_finite(x: Tensor, name: str, *, missing: bool) -> None:
     Raises:
         InputError: Naming the first example.
     """
-    wrong = x.isinf() if missing else ~x.isfinite()
-    rows = wrong.reshape(len(x), -1).any(1)
+    values = stored(x)
+    wrong = values.isinf() if missing else ~values.isfinite()
+    rows = wrong.reshape(len(x), -1).any(1) if isinstance(x, Tensor) else x.rows_with(wrong)
     if rows.any():
         remedy = "Remove these examples, or fill in their values"
         raise InputError(
@@ -269,15 +286,15 @@ def refuse_non_finite(x: Tensor, name: str, *, missing: bool) -> None:
             else f"{remedy}; where NaN stands for a missing entry, give load_data, or Examples, "
             "missing=True.",
         )
-    if missing and x.isnan().all():
+    if missing and values.numel() == x.numel() and values.isnan().all():
         raise InputError(f"{name} hold no value at all.", "Give data of which some are observed.")
 
 
-def _fits(x: Tensor, device: torch.device) -> bool:
+def _fits(x: Rows, device: torch.device) -> bool:
     if device.type != "cuda" or x.device == device:
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return x.numel() * x.element_size() <= free // 2
+    return x.nbytes <= free // 2
 
 
 class _Seeded(Dataset[tuple[Tensor, Tensor | None]]):

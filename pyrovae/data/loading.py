@@ -4,7 +4,7 @@ __all__ = ["Data", "Given", "as_examples", "load_data", "load_examples"]
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from pyrovae.data import folders, sources
+from pyrovae.data import folders, sources, tables
 from pyrovae.data.decoding import Decoding
 from pyrovae.data.examples import Batch, Examples, refuse_non_finite
 from pyrovae.data.named import NAMED
@@ -29,11 +29,15 @@ from pyrovae.data.preprocessing import (
     observed,
 )
 from pyrovae.data.raw import Raw, data_folder
+from pyrovae.data.sparse import Rows, SparseRows, is_sparse
+from pyrovae.data.tables import Column
 from pyrovae.errors import InputError
 from pyrovae.randomness import generator
 
 # The seed of splits and of fixed noise is one for all runs, so that their numbers compare.
 DATA_SEED = 0
+# A matrix or array of `scipy.sparse`, which is imported where one is met.
+Sparse = Any
 # A `Dataset` that takes up less than this is read into memory once.
 MEMORY_LIMIT = 2 * 2**30
 
@@ -47,13 +51,16 @@ class Data:
         train: The training examples.
         valid: The validation examples.
         test: The test examples.
-        values: What the values are: binary, grey, unit (real, within [0, 1]) or real.
+        values: What the values are: binary, grey, unit (real, within [0, 1]), counts, real, or the
+            columns of a table.
         split_rule: The rule that made the splits.
         fingerprint: A sha256 over shapes and values, or None for data that stream.
         source: The name or path to load it again by, or None for an array.
         data_dir: The folder of named sets, as it was given.
         images: What was made of the files of a folder of images: the arguments of `load_data`.
         cache: A phrase about the cache of those, with its path and size.
+        columns: What the columns of a table hold.
+        notes: What is to be known of how the data were read.
     """
 
     name: str
@@ -67,6 +74,8 @@ class Data:
     data_dir: str | None
     images: Mapping[str, Any] | None
     cache: str | None
+    columns: tuple[Column, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -83,23 +92,29 @@ class Data:
         """The three splits by name."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
+    def standardized(self) -> "Data":
+        """The three splits, standardised by the training moments instead of as they were."""
+        made = self.train.standardization()
+        return replace(self, **{name: x.preprocessed(made) for name, x in self.splits.items()})
+
     def to(self, device: torch.device) -> "Data":
         """The three splits on a device."""
         return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
 
 
 # Data as a user may give them.
-Given = Data | Examples | Tensor | np.ndarray | Dataset[Any]
+Given = Data | Examples | Tensor | np.ndarray | Dataset[Any] | Sparse
 
 
 def load_data(
-    source: "str | os.PathLike[str] | np.ndarray | Tensor | Dataset[Any]",
+    source: "str | os.PathLike[str] | np.ndarray | Tensor | Dataset[Any] | Sparse",
     y: "np.ndarray | Tensor | None" = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
     binarize: str | None = None,
     preprocessing: Preprocessing | None = None,
     missing: bool = False,
+    columns: tables.Asked = None,
     size: "int | tuple[int, int] | str | None" = None,
     pad: bool = False,
     grey: bool | None = None,
@@ -115,25 +130,36 @@ def load_data(
     memory, so that they may be more than fit there. Its subfolders named train, valid and test
     are splits, any others labels; without splits, copies of one image fall into the same one.
 
+    Of a table the first line names the columns. One of two different texts is binary, of numbers
+    numeric, of other texts categorical, and becomes codes 0, 1, ...; an entry that is empty, NA,
+    ? or NaN is missing. `Data.columns` says what each one is.
+
+    Sparse matrices (N, X) stay sparse, and are made dense a batch at a time.
+
     | data | preprocessing |
     |---|---|
     | digits and the MNIST family | dynamic binarisation |
     | values in {0, 1} | as they are |
     | other 8-bit images | dequantised: (value + u) / 256 |
     | real images within [0, 1] | as they are |
+    | sparse whole numbers from 0: counts | as they are |
+    | tables | numbers standardised, codes as they are |
     | other real values | standardised by the training moments |
 
     Args:
         source: A name (digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces), the
-            path of a folder of images or of a .npy or .npz file, an array, a tensor, or a torch
-            `Dataset`.
-        y: Labels (N,) of an array or a tensor.
+            path of a folder of images or of a file (.npy, .npz, .mtx, .h5ad, .csv, .tsv), an
+            array, a tensor, a matrix of `scipy.sparse` or a sparse tensor, or a torch `Dataset`.
+        y: Labels (N,) of an array, a tensor or a matrix.
         data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
         binarize: none, threshold, static or dynamic, instead of the default of the table.
         preprocessing: A preprocessing to apply as it is, as stored in a run, or for a table with
             columns of codes, `Standardize.of(rows, columns=columns)`.
         missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
-            `TabularDecoder` take it. Otherwise NaN is refused.
+            `TabularDecoder` take it. Otherwise NaN is refused. In a table it always does.
+        columns: What columns of a table hold, by name, where it is not to be inferred: numeric,
+            binary, categorical, ignore, or the list of their categories; or the path of a JSON
+            file that says so; or `Data.columns` of another table, which are then read alone.
         size: For a folder, the size that all images are made to have: 64, or height x width as
             (48, 64) or "48x64". The shorter side is scaled and the centre cut out. If None, they
             must be of one size.
@@ -158,23 +184,27 @@ def load_data(
         if y is not None:
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
         _refuse_decoding("a Dataset", decoding)
+        _refuse_columns("A Dataset", columns)
         return _from_dataset(source, binarize, preprocessing, missing)
 
     if isinstance(source, str | os.PathLike):
-        name, raw = str(source), _read(source, data_dir, decoding)
+        name, raw = str(source), _read(source, data_dir, decoding, columns)
     else:
         name, raw = "array", _as_raw(source, y)
     if not _is_folder(source):
         _refuse_decoding(name, decoding)
+    if raw.columns is None:
+        _refuse_columns(name, columns)
+    missing = missing or raw.columns is not None
 
     tensors = {
-        split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, len(x)))
+        split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, x.shape[0]))
         for split, (x, y) in raw.splits.items()
     }
     fingerprint = raw.fingerprint or _fingerprint(tensors)
     splits, rule = _three_splits(tensors, raw.held_out)
     train_x = splits["train"][0]
-    values = _kind(train_x, raw.maximum)
+    values = "columns" if raw.columns else _kind(train_x, raw.maximum)
     if preprocessing is None:
         preprocessing = _choose(train_x, values, raw, binarize)
     for x, _ in splits.values():
@@ -196,11 +226,16 @@ def load_data(
         data_dir=str(data_folder(data_dir).resolve()) if name in NAMED else None,
         images=asdict(decoding) if _is_folder(source) else None,
         cache=raw.cache,
+        columns=raw.columns,
+        notes=raw.notes,
     )
 
 
-def _as_raw(x: np.ndarray | Tensor, y: np.ndarray | Tensor | None) -> Raw:
-    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+def _as_raw(source: "np.ndarray | Tensor | Sparse", y: "np.ndarray | Tensor | None") -> Raw:
+    """An array, or what is sparse as it is, and labels."""
+    array: Any = source
+    if not is_sparse(source):
+        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
     return Raw({"train": (array, None if y is None else np.asarray(y))})
 
 
@@ -221,24 +256,30 @@ def _refuse_decoding(name: str, decoding: Decoding) -> None:
         )
 
 
+def _refuse_columns(name: str, columns: tables.Asked) -> None:
+    if columns is not None:
+        raise InputError(f"{name} is no table.", "Leave out columns, or give a .csv or .tsv file.")
+
+
 def _read(
     source: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None,
     decoding: Decoding,
+    columns: tables.Asked = None,
     *,
     whole: bool = False,
 ) -> Raw:
     if _is_folder(source):
         return folders.read(Path(source).expanduser(), decoding, whole=whole)
-    return sources.read(str(source), data_dir)
+    return sources.read(str(source), data_dir, columns=columns)
 
 
 def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -> Examples:
     """The examples of one split, from whatever container.
 
     Args:
-        given: A data set, of which the split is taken; examples; the program's x as a tensor or
-            an array; or a `Dataset`, which is read into memory where it fits.
+        given: A data set, of which the split is taken; examples; the program's x as a tensor,
+            an array or a sparse matrix; or a `Dataset`, which is read into memory where it fits.
         split: train, valid or test.
         dtype: The floating point type that a tensor or an array is turned into.
 
@@ -253,6 +294,9 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         held = _in_memory(given)
         return Examples(given if held is None else held.x, held and held.y, split=split)
 
+    if is_sparse(given):
+        rows = SparseRows.of(given, f"The {split} data")
+        return Examples(rows if dtype is None else rows.as_type(dtype), split=split)
     x = torch.as_tensor(given)
     if x.dtype.is_complex:
         raise InputError(f"The {split} data are complex.", "Give real numbers.")
@@ -275,6 +319,7 @@ def load_examples(
     data_dir: str | os.PathLike[str] | None = None,
     missing: bool = False,
     images: Mapping[str, Any] | None = None,
+    columns: Sequence[Column] | None = None,
 ) -> Examples:
     """The test set of a source that has one, or else all its examples, preprocessed as told.
 
@@ -284,16 +329,18 @@ def load_examples(
         data_dir: Where named sets lie.
         missing: Whether a NaN stands for a missing entry.
         images: What is to be made of the images of a folder, as `load_data` takes it.
+        columns: The columns of a table that are read.
 
     Raises:
         InputError: As `load_data`.
     """
     if isinstance(source, str | os.PathLike):
-        name, raw = str(source), _read(source, data_dir, Decoding(**images or {}), whole=True)
+        name = str(source)
+        raw = _read(source, data_dir, Decoding(**images or {}), columns, whole=True)
     else:
         name, raw = "array", _as_raw(source, None)
     x, y = raw.splits["test" if "test" in raw.splits else "train"]
-    tensors = _tensor_of(x, name, raw, missing=missing), _as_labels(y, len(x))
+    tensors = _tensor_of(x, name, raw, missing=missing), _as_labels(y, x.shape[0])
     preprocessing.check(tensors[0])
     return Examples(
         *tensors, preprocessing=preprocessing, missing=missing, split="test", seed=DATA_SEED
@@ -303,8 +350,15 @@ def load_examples(
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
 
 
-def _tensor_of(array: np.ndarray, name: str, raw: Raw, *, missing: bool) -> Tensor:
-    """A tensor (N, X) or (N, C, H, W) of bytes or of float32, a cached array as it is mapped."""
+def _tensor_of(array: "np.ndarray | Sparse", name: str, raw: Raw, *, missing: bool) -> Rows:
+    """A tensor (N, X) or (N, C, H, W) of bytes or of float32, a cached array as it is mapped.
+
+    What is sparse stays so.
+    """
+    if is_sparse(array):
+        rows = SparseRows.of(array, name)
+        refuse_non_finite(rows, f"The values of {name}", missing=missing)
+        return rows
     if raw.cache is None:
         return _as_tensor(array, name, missing=missing)
     with warnings.catch_warnings():
@@ -379,7 +433,7 @@ def _as_labels(y: np.ndarray | None, count: int) -> Tensor | None:
 
 # ── Splits and defaults ──────────────────────────────────────────────────────────────────────
 
-Tensors = Mapping[str, tuple[Tensor, Tensor | None]]
+Tensors = Mapping[str, tuple[Rows, Tensor | None]]
 
 
 def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
@@ -412,12 +466,17 @@ def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
     return splits, f"{rule}; {kept[0]}: the source's own" if kept else rule
 
 
-def _rows(split: tuple[Tensor, Tensor | None], rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def _rows(split: tuple[Rows, Tensor | None], rows: Tensor) -> tuple[Rows, Tensor | None]:
     x, y = split
     return x[rows], None if y is None else y[rows]
 
 
-def _kind(x: Tensor, maximum: float | None) -> str:
+def _kind(x: Rows, maximum: float | None) -> str:
+    if isinstance(x, SparseRows):
+        seen = observed(x)
+        if bool(((seen == 0) | (seen == 1)).all()):
+            return "binary"
+        return "counts" if bool(((seen >= 0) & (seen == seen.round())).all()) else "real"
     # In blocks, of which the first mostly tells: the data may be more than memory holds.
     blocks = [observed(block) for block in x.split(1000)]
     if all(bool(((seen == 0) | (seen == 1)).all()) for seen in blocks):
@@ -428,7 +487,7 @@ def _kind(x: Tensor, maximum: float | None) -> str:
     return "unit" if is_unit else "real"
 
 
-def _choose(x: Tensor, values: str, raw: Raw, binarize: str | None) -> Preprocessing:
+def _choose(x: Rows, values: str, raw: Raw, binarize: str | None) -> Preprocessing:
     mode = binarize or (raw.binarize if values != "binary" else None) or "none"
     if mode not in ("none", *BINARIZE_MODES):
         raise InputError(
@@ -436,6 +495,10 @@ def _choose(x: Tensor, values: str, raw: Raw, binarize: str | None) -> Preproces
             f"Take one of none, {', '.join(BINARIZE_MODES)}.",
         )
 
+    if raw.columns is not None:
+        if mode != "none":
+            raise InputError("A table is not binarised.", "Leave out binarize.")
+        return Standardize.of(x, columns=[column.codes for column in raw.columns])
     if mode != "none":
         maximum = raw.maximum or (255.0 if x.dtype == torch.uint8 else 1.0)
         if values == "binary":
@@ -457,7 +520,8 @@ def _fingerprint(tensors: Tensors) -> str:
     digest = sha256()
     for split, (x, _) in sorted(tensors.items()):
         digest.update(f"{split} {tuple(x.shape)} {x.dtype}".encode())
-        digest.update(x.numpy().tobytes())
+        for part in (x,) if isinstance(x, Tensor) else x.parts:
+            digest.update(part.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -516,6 +580,8 @@ def _from_dataset(
         data_dir=None,
         images=None,
         cache=None,
+        columns=None,
+        notes=(),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.data.sparse import Rows, stored
 from pyrovae.errors import InputError
 
 BINARIZE_MODES = ("threshold", "static", "dynamic")
@@ -50,7 +51,7 @@ class Preprocessing(ABC):
     def summary(self) -> str:
         """A phrase for the first lines of a run."""
 
-    def check(self, raw: Tensor) -> None:
+    def check(self, raw: Rows) -> None:
         """Refuses data that are not of the units it was made for.
 
         Raises:
@@ -67,12 +68,17 @@ class Preprocessing(ABC):
         """Back to the data's own units."""
 
 
-def observed(raw: Tensor) -> Tensor:
-    """The entries that are not missing; integers, of which none can be, as they are."""
+def observed(raw: Rows) -> Tensor:
+    """The entries that are not missing; integers, of which none can be, as they are.
+
+    Of sparse rows they are those that are kept, and a zero for all others.
+    """
+    raw = raw if isinstance(raw, Tensor) else torch.nn.functional.pad(raw.values, (0, 1))
     return raw[~raw.isnan()] if raw.is_floating_point() else raw
 
 
-def _check_range(raw: Tensor, maximum: float, summary: str) -> None:
+def _check_range(raw: Rows, maximum: float, summary: str) -> None:
+    raw = stored(raw)
     if raw.dtype == torch.uint8 and maximum >= 255:
         return  # whatever they are; and they may be more than memory holds
     if bool(((raw < 0) | (raw > maximum)).any()):
@@ -139,7 +145,7 @@ class Binarize(Preprocessing):
         """A phrase for the first lines of a run."""
         return f"binarised ({self.mode})"
 
-    def check(self, raw: Tensor) -> None:
+    def check(self, raw: Rows) -> None:
         """Refuses values outside [0, maximum]."""
         _check_range(raw, self.maximum, self.summary)
 
@@ -187,7 +193,7 @@ class Dequantize(Preprocessing):
         """A phrase for the first lines of a run."""
         return f"{self.levels} levels dequantised to (0, 1)"
 
-    def check(self, raw: Tensor) -> None:
+    def check(self, raw: Rows) -> None:
         """Refuses values outside 0 .. levels - 1."""
         _check_range(raw, self.levels - 1, self.summary)
 
@@ -224,7 +230,7 @@ class Standardize(Preprocessing):
         return "standardised by the training moments"
 
     @classmethod
-    def of(cls, raw: Tensor, *, columns: Sequence[int] | None = None) -> "Standardize":
+    def of(cls, raw: Rows, *, columns: Sequence[int] | None = None) -> "Standardize":
         """The moments of vectors (N, X) feature by feature, of images over all pixels.
 
         They are those of the entries observed.
@@ -234,10 +240,7 @@ class Standardize(Preprocessing):
             columns: For a table, the number of codes of each column, 0 for real numbers, as in
                 `TabularDecoder`: columns of codes stay as they are.
         """
-        dims = [0] if raw.dim() == 2 else list(range(raw.dim()))
-        values = raw.double()
-        mean = values.nanmean(dims)
-        scale = (values - mean).square().nanmean(dims).sqrt()
+        mean, scale = _moments(raw) if isinstance(raw, Tensor) else raw.moments()
         # A constant feature stays where it is rather than becoming 0 / 0; so does an unseen one.
         scale = torch.where(scale > 0, scale, 1.0)
         mean = mean.nan_to_num(0.0)
@@ -253,3 +256,10 @@ class Standardize(Preprocessing):
     def invert(self, x: Tensor) -> Tensor:
         """The data's own units."""
         return x * self.scale.to(x.device) + self.mean.to(x.device)
+
+
+def _moments(raw: Tensor) -> tuple[Tensor, Tensor]:
+    dims = [0] if raw.dim() == 2 else list(range(raw.dim()))
+    values = raw.double()
+    mean = values.nanmean(dims)
+    return mean, (values - mean).square().nanmean(dims).sqrt()

@@ -6,10 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-Split = tuple[np.ndarray, np.ndarray | None]
+from pyrovae.data.tables import Column
+
+# An array, or a matrix of scipy.sparse, and labels.
+Split = tuple[Any, np.ndarray | None]
 SPLITS = ("train", "valid", "test")
 
 
@@ -18,10 +22,12 @@ class Raw:
     """Data as they were found.
 
     Attributes:
-        splits: Arrays (x, y or None) under train, valid and test, or under train alone where
-            the source has no split of its own.
+        splits: Arrays or sparse matrices (x, y or None) under train, valid and test, or under
+            train alone where the source has no split of its own.
         maximum: The grey value that stands for one, where the data are grey images.
         binarize: The binarisation that the literature uses for the set, where there is one.
+        columns: What the columns of a table hold.
+        notes: What is to be known of how the data were read.
         held_out: How many examples it validates on, and as many it tests on, where it splits a
             set at random that has no split of its own.
         split_rule: The rule that made the splits, where it is none of the source's own.
@@ -35,6 +41,8 @@ class Raw:
     split_rule: str | None = None
     fingerprint: str | None = None
     cache: str | None = None
+    columns: tuple[Column, ...] | None = None
+    notes: tuple[str, ...] = ()
     held_out: int | None = None
 
 

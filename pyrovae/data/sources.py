@@ -7,14 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrovae.data import arrays
+from pyrovae.data import arrays, counts, tables
 from pyrovae.data.named import NAMED
 from pyrovae.data.raw import SPLITS, Raw, Split, data_folder
 from pyrovae.errors import InputError
 
 
-def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
-    """Reads a named set, or a .npy or .npz file.
+def read(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    columns: tables.Asked = None,
+) -> Raw:
+    """Reads a named set, or a file: of arrays, of counts, or a table of such columns.
 
     Raises:
         InputError: If there is no such name or file, or it cannot be read.
@@ -23,9 +28,15 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Raw:
         return NAMED[name].read(data_folder(data_dir))
 
     path = Path(name).expanduser()
+    if path.suffix.lower() in tables.SUFFIXES:
+        table = tables.read(path, columns)
+        return Raw({"train": (table.rows, None)}, columns=table.columns, notes=table.notes)
+    if path.name.endswith(counts.SUFFIXES):
+        return Raw({"train": counts.read(path)})
     if path.suffix not in (".npy", ".npz"):
         raise InputError(
-            f"{name!r} is neither a named data set, nor a folder, nor a .npy or .npz file.",
+            f"{name!r} is neither a named data set, nor a folder, nor a file of data: .npy, .npz, "
+            f"{', '.join((*counts.SUFFIXES, *tables.SUFFIXES))}.",
             f"Take one of {', '.join(NAMED)}, or the path of a file or of a folder of images.",
         )
     return Raw(_read_arrays(path))
@@ -35,6 +46,8 @@ def _read_arrays(path: Path) -> dict[str, Split]:
     found = arrays.load(path)
     if isinstance(found, np.ndarray):
         return {"train": (found, None)}
+    if counts.is_matrix(found):
+        return {"train": counts.read_npz(path, found)}
 
     if "train" in found:
         return {

@@ -1,7 +1,8 @@
 r"""Decoders $p(x \mid z)$, the likelihood: modules whose forward pass returns a distribution.
 
 Its event shape is that of one observation: a vector, or an image (C, H, W). What its values are
-it says in `values`: binary, unit (in [0, 1]), real, levels (0 .. L - 1), counts or symbols.
+it says in `values`: binary, unit (in [0, 1]), real, levels (0 .. L - 1), counts, symbols, or
+the columns of a table.
 """
 
 __all__ = [

@@ -4,6 +4,7 @@ __all__ = ["TabularDecoder"]
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -49,6 +50,7 @@ class TabularDecoder(nn.Module):
         arXiv:1807.03653.
     """
 
+    values: ClassVar[str] = "columns"
     order: Tensor
 
     def __init__(

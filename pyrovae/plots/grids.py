@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.tables import Column, write
 from pyrovae.errors import InputError
-from pyrovae.plots.saving import save_arrays, save_png
+from pyrovae.plots.saving import save_arrays, save_png, save_text
 from pyrovae.plots.style import BLUE, DPI, FAINT, MUTED, RULE, figure_of, png
 
 if TYPE_CHECKING:
@@ -34,18 +35,26 @@ class Picture:
         x: The data, in the data's own units.
         figure: The figure.
         caption: One sentence that says what is to be seen.
+        columns: What the columns hold, where the data are rows of a table.
     """
 
     x: Tensor = field(repr=False)
     figure: "Figure" = field(repr=False)
     caption: str
+    columns: Sequence[Column] | None = None
 
     def save(self, path: str | Path) -> Path:
-        """Writes the figure as a PNG of 150 dots per inch; or under a name in .npz the data, x.
+        """Writes the figure as a PNG of 150 dots per inch.
+
+        Under a name in .npz it writes the data, x, and under one in .csv the rows of a table.
 
         Raises:
             InputError: If the file cannot be written.
         """
+        if self.columns and Path(path).suffix == ".csv":
+            rows = self.x.flatten(0, -2)
+            # A row of the grid that is short is filled up with rows of nothing.
+            return save_text(path, write(self.columns, rows[~rows.isnan().all(-1)].numpy()))
         if Path(path).suffix == ".npz":
             return save_arrays(path, {"x": self.x})
         return save_png(path, self.figure)

@@ -1,6 +1,6 @@
 """Files that the user names: pictures, and the numbers behind them."""
 
-__all__ = ["save_arrays", "save_png"]
+__all__ = ["save_arrays", "save_png", "save_text"]
 
 import io
 from collections.abc import Mapping
@@ -39,6 +39,15 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> Path:
     numbers: dict[str, Any] = {name: t.detach().cpu().numpy() for name, t in arrays.items()}
     np.savez_compressed(content, **numbers)
     return _write(path, content.getvalue())
+
+
+def save_text(path: str | Path, text: str) -> Path:
+    """Writes text as UTF-8.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    return _write(Path(path), text.encode())
 
 
 def _write(path: Path, content: bytes) -> Path:
