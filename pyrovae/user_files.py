@@ -1,7 +1,8 @@
 """Python files of the user's own: what one defines, and whether it is still as it was.
 
 A run keeps copies of the files that its program is made of. Nothing of them is executed unless
-the user's own file is where it was and as it was, or the user says that the run is trusted.
+the user's own file is where it was and as it was when it was trained on this machine, or the user
+says that the run is trusted.
 """
 
 __all__ = ["copy_into", "defined_in", "digest", "is_own_file", "load", "locate", "split"]
@@ -16,6 +17,7 @@ from types import CodeType
 from typing import Any
 
 from pyrovae.errors import InputError
+from pyrovae.known_files import is_known, remember
 
 _PREFIX = "_pyrovae_user_"
 # Where a run keeps copies of the files that its program is made of.
@@ -104,17 +106,18 @@ def locate(config: Mapping[str, Any], run: Path | None, *, trusted: bool = False
     Raises:
         InputError: If the file is gone or has changed, and its copy is not trusted or damaged.
     """
-    path, expected = Path(str(config["file"])), config.get("sha256")
+    path, expected = Path(str(config["file"])), str(config.get("sha256"))
     is_own = path.is_absolute() and not (run and path.resolve().is_relative_to(run.resolve()))
-    if is_own and expected and digest(path) == expected:
+    if is_own and digest(path) == expected and is_known(path, _name_in(config), expected):
         return path
     if run is None or not trusted:
         raise InputError(
-            f"The run's file {path} is gone or has changed since, so it is not run.",
+            f"The run's file {path} is gone, has changed since or was not trained by you on this "
+            "machine, so it is not run.",
             "Restore it, name the program's file now with --program, or run the copy in the run "
             "with --trust-source.",
         )
-    copy = _copy_of(path, str(expected), run / SOURCE)
+    copy = _copy_of(path, expected, run / SOURCE)
     if digest(copy) != expected:
         raise InputError(
             f"The run's copy {copy} of {path} is gone or has changed.", "Restore the file."
@@ -122,13 +125,19 @@ def locate(config: Mapping[str, Any], run: Path | None, *, trusted: bool = False
     return copy
 
 
+def _name_in(config: Mapping[str, Any]) -> str:
+    """What is taken out of the file of a description."""
+    return str(config.get("function") or config.get("part") or config.get("name"))
+
+
 def copy_into(run: Path, config: Any) -> None:
-    """Copies every file that a tree of descriptions names into the folder of a run."""
+    """Copies every file that a tree of descriptions names into a run, and remembers it."""
     if isinstance(config, list):
         for item in config:
             copy_into(run, item)
     if isinstance(config, Mapping):
         if "file" in config and digest(path := Path(config["file"])) == config.get("sha256"):
+            remember(path, _name_in(config), config["sha256"])
             copy = _copy_of(path, config["sha256"], run / SOURCE)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())

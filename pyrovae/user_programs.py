@@ -1,6 +1,6 @@
 """Programs of the user's own: `my_model.py:build`, a callable that takes the data's shape."""
 
-__all__ = ["build", "describe", "keyword_arguments", "load_builder"]
+__all__ = ["build", "describe", "keyword_arguments", "load_builder", "make"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import field
@@ -65,8 +65,16 @@ def build(
     Raises:
         InputError: If its file is gone or has changed: then nothing of it is run.
     """
-    path = user_files.locate(config, run, trusted=trusted)
-    make = user_files.load(path, config["function"], sha256=config["sha256"])
-    program = make(x_shape, **config["arguments"])
+    return make(config, x_shape, user_files.locate(config, run, trusted=trusted))
+
+
+def make(config: Mapping[str, Any], x_shape: tuple[int, ...], path: Path) -> Program:
+    """Makes a described program by a file that may be run.
+
+    Raises:
+        InputError: If the file holds something else, cannot be run, or makes no program.
+    """
+    builder = user_files.load(path, config["function"], sha256=config["sha256"])
+    program = builder(x_shape, **config["arguments"])
     as_module(program)
     return program

@@ -6,6 +6,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from torch.distributions import Distribution
 
 # Tensors here are tiny: a second thread brings nothing, and costs much on a busy machine.
 torch.set_num_threads(1)
+# What tests train is not remembered as the user's own.
+STATE = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = STATE.name
 # A shell that starts the suite in the background ignores SIGINT, for it and all its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,7 +15,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress", "noise", "catalogue", "interrupts"},
+    {"errors", "progress", "noise", "catalogue", "interrupts", "known_files"},
     {
         "randomness",
         "schedules",

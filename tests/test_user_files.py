@@ -209,7 +209,7 @@ def test_a_run_from_elsewhere_is_not_run_by_being_resumed(how, trained, capsys):
         digest = hashlib.sha256(evil.read_bytes()).hexdigest()
         config["command"] = config["command"].replace("mine.py", "evil.py")
         config["folder"] = str(evil.parent)
-        config["files"] = [{"file": str(evil), "sha256": digest}]
+        config["files"] = [{"file": str(evil), "name": "build", "sha256": digest}]
         config["program"] |= config["files"][0]
     if how == "is another word":
         config["command"] += f" --bound={evil}:Bound"
@@ -222,3 +222,74 @@ def test_a_run_from_elsewhere_is_not_run_by_being_resumed(how, trained, capsys):
     if how == "came with the run":
         assert "is not run" in fails(capsys, "evaluate", str(evil.parent))
         assert not list(evil.parent.rglob("canary"))
+
+
+# ── Files that the user never trained ──
+
+
+def forged(**changes):
+    """A run whose configuration names a file of the standard library, as it is."""
+    config = json.loads(Path("run/config.json").read_text())
+    config["program"] = {
+        "file": subprocess.__file__,
+        "sha256": hashlib.sha256(Path(subprocess.__file__).read_bytes()).hexdigest(),
+        **changes,
+    }
+    config["files"] = [config["program"]]
+    Path("run/config.json").write_text(json.dumps(config))
+    return config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"function": "Popen", "arguments": {"args": ["touch", "canary"]}},
+        {"part": "Popen", "args": ["touch", "canary"]},
+    ],
+    ids=["function", "part"],
+)
+def test_a_file_whose_content_is_public_is_not_run(changes, trained):
+    forged(**changes)
+    with pytest.raises(InputError, match="not trained by you"):
+        pyrovae.load("run")
+    assert not Path("canary").exists()
+
+
+def test_a_file_whose_content_is_public_is_not_resumed(trained, capsys):
+    config = forged(function="Popen", arguments={})
+    config["command"] = f"pyrovae train {subprocess.__file__}:Popen --build.shell True"
+    Path("run/config.json").write_text(json.dumps(config))
+    assert "not trained by you" in fails(capsys, "resume", "run", "--epochs", "5")
+
+
+def test_another_name_in_a_file_that_was_trained_is_not_run(trained):
+    config = json.loads(Path("run/config.json").read_text())
+    config["program"]["function"] = "VAE"
+    Path("run/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="not trained by you"):
+        pyrovae.load("run")
+
+
+def test_on_another_machine_a_run_asks_for_trust(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "nothing yet"))
+    with pytest.raises(InputError, match="trust-source"):
+        pyrovae.load("run")
+    assert pyrovae.load("run", trust_source=True)
+    assert pyrovae.load("run", program="mine.py:build")
+
+
+def test_trainings_are_remembered_once(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for _ in range(2):
+        cli.main(["train", "mine.py", *QUICK, "--run-dir", f"again{_}", "--quiet"])
+    lines = (tmp_path / "state/pyrovae/known_files.jsonl").read_text().splitlines()
+    assert [json.loads(line)[:2] for line in lines] == [[str(Path("mine.py").resolve()), "build"]]
+    assert pyrovae.load("run")
+
+
+def test_what_cannot_be_remembered_is_trained_all_the_same(trained, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    cli.main(["train", "mine.py", *QUICK, "--run-dir", "again", "--quiet"])
+    with pytest.raises(InputError, match="trust-source"):
+        pyrovae.load("again")

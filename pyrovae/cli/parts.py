@@ -60,11 +60,13 @@ def chosen(kind: str, options: Any, words: list[str]) -> "Choice | None":
     return Choice(name, typed)
 
 
-def own_files(options: Any, program: str | None) -> list[Path]:
-    """The files of the user's own that a command names, as its parser has understood it."""
-    named = [program, *(getattr(options, kind, None) for kind in PARTS)]
+def own_files(options: Any, program: str | None) -> list[tuple[Path, str]]:
+    """What a command takes out of files of the user's own, as its parser has understood it."""
+    named = [(program, "build"), *((getattr(options, k, None), k.capitalize()) for k in PARTS)]
     return [
-        user_files.split(name, "")[0] for name in named if name and user_files.is_own_file(name)
+        user_files.split(word, default)
+        for word, default in named
+        if word and user_files.is_own_file(word)
     ]
 
 

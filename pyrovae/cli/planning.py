@@ -154,7 +154,7 @@ def _origin(options: Any, spec: str | None, words: list[str]) -> dict[str, Any]:
         "init_from": init,
         "command": shlex.join(["pyrovae", *words]),
         "folder": str(Path.cwd()),
-        "files": [{"file": str(path), "sha256": digest(path)} for path in files],
+        "files": [{"file": str(p), "name": name, "sha256": digest(p)} for p, name in files],
     }
 
 
@@ -212,7 +212,7 @@ def _build(
     from pyrovae import user_programs
 
     record = user_programs.describe(spec, asdict(options.build))
-    program = user_programs.build(record, data.x_shape)
+    program = user_programs.make(record, data.x_shape, Path(record["file"]))
     about = f"{spec}, {_count(user_programs.as_module(program))} parameters"
     return program, about, {"program": record}
 

@@ -13,6 +13,7 @@ from pyrovae.cli.parsing import parse, split_program
 from pyrovae.cli.parts import own_files
 from pyrovae.cli.training import train
 from pyrovae.errors import InputError
+from pyrovae.known_files import is_known
 from pyrovae.run_folder import find, read_config
 from pyrovae.user_files import digest
 
@@ -66,18 +67,20 @@ def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, dict
     return words, folder, files
 
 
-def _check_files(named: Iterable[Path], recorded: dict[Path, str], run: Path) -> None:
+def _check_files(named: Iterable[tuple[Path, str]], recorded: dict[Path, str], run: Path) -> None:
     """Lets files be run only if they are the user's own, and as they were.
 
     Raises:
         InputError: If one is gone, has changed, or came with the run.
     """
-    for path in named:
+    for path, name in named:
         came_along = path.resolve().is_relative_to(run)
-        if came_along or path not in recorded or digest(path) != recorded[path]:
+        expected = recorded.get(path, "")
+        is_as_it_was = expected and digest(path) == expected and is_known(path, name, expected)
+        if came_along or not is_as_it_was:
             raise InputError(
-                f"The file {path} is gone, has changed since or came with the run, so it is not "
-                "run.",
+                f"The file {path} is gone, has changed since, came with the run or was not "
+                "trained by you on this machine, so it is not run.",
                 "Restore it, or train another run from the weights: --init-from.",
             )
 
