@@ -9,24 +9,20 @@ only reads it.
 
 import argparse
 import json
-import re
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from memory import measured
 from scipy import sparse
 
-# What a process runs, and then its peak memory: what Linux knows of it, torch and all.
+# What the two processes run.
 READ = "import sys, pyrovae; data = pyrovae.load_data(sys.argv[1])"
 TRAIN = """
 from pyrovae.building import build_vae
 told = {"epochs": int(sys.argv[2]), "run_dir": sys.argv[3], "kl_warmup": 1}
 pyrovae.fit(build_vae(data), data, **told)
 """
-PEAK = "\nprint(*[line for line in open('/proc/self/status') if 'VmHWM' in line])"
 
 
 def cells(count, genes, kinds=10, seed=0):
@@ -42,15 +38,6 @@ def cells(count, genes, kinds=10, seed=0):
     return sparse.vstack(blocks, format="csr")
 
 
-def measured(code, *words):
-    """The seconds of a process, and its peak memory in GB."""
-    start = time.perf_counter()
-    command = [sys.executable, "-c", code + PEAK, *map(str, words)]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    seconds = time.perf_counter() - start
-    return seconds, int(re.search(r"VmHWM:\s*(\d+) kB", said)[1]) * 1024 / 1e9
-
-
 def main(count, genes, epochs):
     with tempfile.TemporaryDirectory() as folder:
         file, run = Path(folder, "cells.npz"), Path(folder, "run")
@@ -58,12 +45,12 @@ def main(count, genes, epochs):
         sparse.save_npz(file, x)
         density = x.nnz / count / genes
         print(f"{count} x {genes}, {density:.1%} not zero, {file.stat().st_size / 1e6:.0f} MB")
-        seconds, peak = measured(READ, file)
-        print(f"reading: {seconds:.0f} s, {peak:.2f} GB", flush=True)
-        seconds, peak = measured(READ + TRAIN, file, epochs, run)
+        read = measured(READ, file)
+        print(f"reading: {read.seconds:.0f} s, {read.resident:.2f} GB", flush=True)
+        trained = measured(READ + TRAIN, file, epochs, run)
         lines = (run / "metrics.jsonl").read_text().splitlines()
         each = sorted(json.loads(line)["seconds"] for line in lines)
-        print(f"reading and training: {seconds:.0f} s, {peak:.2f} GB")
+        print(f"reading and training: {trained.seconds:.0f} s, {trained.resident:.2f} GB")
         print(f"epochs: {sum(each):.0f} s, the quickest {each[0]:.1f}, the slowest {each[-1]:.1f}")
 
 
