@@ -23,6 +23,7 @@ __all__ = [
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -66,10 +67,12 @@ class Encoded(NamedTuple):
     Attributes:
         means: For each latent site the posterior means, (N, D).
         y: The labels (N,), where there are any.
+        names: What the examples are called, (N,): their files, or their rows in the source.
     """
 
     means: dict[str, Tensor]
     y: Tensor | None
+    names: np.ndarray | None = None
 
 
 def sample(

@@ -199,7 +199,8 @@ class Run:
             raise InputError(
                 f"The run has no {split} set.", f"Take one of {', '.join(self.splits)}."
             )
-        return generation.encode(self.program, examples.in_order(examples.block))
+        found = generation.encode(self.program, examples.in_order(examples.block))
+        return found._replace(names=examples.names)
 
     # ── Pictures, in the data's own units ──
 

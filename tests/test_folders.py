@@ -529,6 +529,18 @@ def test_a_folder_is_trained_measured_and_shown(photos, cache, options, capsys, 
     assert json.loads(capsys.readouterr().out)["num_examples"] == 30
     assert run("reconstruct", path) == 0
 
+    assert run("encode", path, "--data", "photos", "-o", "all.npz") == 0
+    assert sorted(np.load("all.npz")["names"].tolist()) == sorted(p.name for p in photos.iterdir())
+
+
+def test_each_row_knows_its_file(photos):
+    found = load_data(photos, size=(8, 12))
+    for split in found.splits.values():
+        for row, name in enumerate(split.names.tolist()):
+            pixels = decode(photos / name, (3, 8, 12), pad=False)
+            assert np.array_equal(split.raw([row]).x[0].numpy(), pixels)
+    assert sum(len(split.names) for split in found.splits.values()) == 30
+
 
 def test_what_is_wrong_with_a_folder_is_said_in_two_sentences(photos, monkeypatch, capsys):
     monkeypatch.chdir(photos.parent)

@@ -226,7 +226,8 @@ class Encode(_OfRun):
         Path | None,
         _output("PATH.npz", "RUN/encode/SPLIT.npz, or of other data RUN/encode/NAME.npz"),
     ] = None
-    """the file to write: an array for each latent, and y where there are labels"""
+    """the file to write: an array for each latent, y where there are labels, and names: the files
+    of a folder's images, or the numbers of the rows in their source"""
 
 
 @dataclass

@@ -76,7 +76,8 @@ def _encode(run: "Run", command: Encode) -> None:
     split = "test" if command.data else command.split
     name = Path(command.data).stem if command.data else split
     found = run.encode(split)
-    labels = {} if found.y is None else {"y": found.y}
+    known = {"y": found.y, "names": found.names}
+    labels = {name: array for name, array in known.items() if array is not None}
     path = command.output or command.run / "encode" / f"{name}.npz"
     print(save_arrays(path, {**found.means, **labels}))
 

@@ -1,23 +1,37 @@
 """Files of sparse matrices: what scipy and Matrix Market write, and single cells in .h5ad."""
 
-__all__ = ["SUFFIXES", "is_matrix", "read", "read_npz"]
+__all__ = ["SUFFIXES", "Counts", "is_matrix", "read", "read_npz"]
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyrovae.errors import InputError
 
 SUFFIXES = (".mtx", ".mtx.gz", ".h5ad")
-Labelled = tuple[Any, np.ndarray | None]
 
 
-def read(path: Path) -> Labelled:
-    """Reads a .mtx or .h5ad file: a matrix whose rows are examples, and labels if there are any.
+class Counts(NamedTuple):
+    """A matrix whose rows are examples, and what is known of them.
 
-    Labels are the only column of categories that an .h5ad file has of its examples.
+    Attributes:
+        x: The matrix.
+        y: Their labels.
+        names: What they are called.
+    """
+
+    x: Any
+    y: np.ndarray | None = None
+    names: Sequence[str] | None = None
+
+
+def read(path: Path) -> Counts:
+    """Reads a .mtx or .h5ad file.
+
+    Labels are the only column of categories that an .h5ad file has of its examples, and names
+    its index of them.
 
     Raises:
         InputError: If there is no such file, or it cannot be read.
@@ -25,7 +39,7 @@ def read(path: Path) -> Labelled:
     if not path.is_file():
         raise InputError(f"There is no file {path}.", "Check the path.")
     try:
-        return _read_h5ad(path) if path.suffix == ".h5ad" else (_read_mtx(path), None)
+        return _read_h5ad(path) if path.suffix == ".h5ad" else Counts(_read_mtx(path))
     except InputError:
         raise
     except Exception as error:  # scipy, h5py and anndata raise what they please
@@ -41,7 +55,7 @@ def is_matrix(names: Container[str]) -> bool:
     return "shape" in names and ("format" in names or "indptr" in names)
 
 
-def read_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Labelled:
+def read_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Counts:
     """The sparse matrix in an .npz file, of compressed rows where it does not say of what.
 
     Args:
@@ -56,10 +70,10 @@ def read_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Labelled:
     labels = arrays.get("labels", arrays.get("y"))
     try:
         if "format" in arrays:
-            return sparse.load_npz(path), labels
+            return Counts(sparse.load_npz(path), labels)
         data, indices, starts = (arrays[name] for name in ("data", "indices", "indptr"))
         parts = data, indices.astype(np.int64), starts.astype(np.int64)
-        return sparse.csr_array(parts, shape=tuple(arrays["shape"])), labels
+        return Counts(sparse.csr_array(parts, shape=tuple(arrays["shape"])), labels)
     except Exception as error:  # as above
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {_first_line(error)}).",
@@ -73,7 +87,7 @@ def _read_mtx(path: Path) -> Any:
     return sparse.coo_array(io.mmread(path))
 
 
-def _read_h5ad(path: Path) -> Labelled:
+def _read_h5ad(path: Path) -> Counts:
     try:
         import h5py
         from anndata import io
@@ -86,10 +100,12 @@ def _read_h5ad(path: Path) -> Labelled:
     read_element: Any = io.read_elem
     with h5py.File(path) as file:
         x = read_element(file["X"])
-        table = read_element(file["obs"]).select_dtypes("category")
+        known = read_element(file["obs"])
+    table = known.select_dtypes("category")
     matrix = x if hasattr(x, "tocsr") else sparse.coo_array(x)
     codes = table.iloc[:, 0].cat.codes.to_numpy() if table.shape[1] == 1 else None
-    return matrix, None if codes is None or (codes < 0).any() else codes
+    labels = None if codes is None or (codes < 0).any() else codes
+    return Counts(matrix, labels, [str(name) for name in known.index])
 
 
 def _first_line(error: Exception) -> str:

@@ -58,6 +58,7 @@ class Examples:
             `TabularDecoder` take it. Otherwise NaN is refused.
         split: What the examples are for; it keys their fixed noise.
         seed: The seed of their fixed noise.
+        names: What each is called, such as its file, or its row where they were drawn from more.
         num_workers: The number of DataLoader workers of a streamed `Dataset`.
 
     Raises:
@@ -79,6 +80,7 @@ class Examples:
         missing: bool = False,
         split: str = "train",
         seed: int = 0,
+        names: "np.ndarray | None" = None,
         num_workers: int = 2,
     ) -> None:
         name = f"The {split} data"
@@ -88,6 +90,7 @@ class Examples:
         self.missing = missing
         self.split = split
         self.seed = seed
+        self.names = names
         self.num_workers = num_workers
         self.device = self._x.device if isinstance(self._x, Rows) else torch.device("cpu")
 

@@ -32,7 +32,7 @@ from pyrovae.errors import InputError
 
 IMAGES, INDEX, UNFINISHED = "images.raw", "index.json", "unfinished-"
 # Caches of another number are made anew; one more wherever the pixels or the splits change.
-VERSION = 1
+VERSION = 2
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "val": "valid"}
 # How many files are decoded ahead of those that are written.
 AHEAD = 256
@@ -170,6 +170,7 @@ class _Cached:
         images: All rows, (N, C, H, W), mapped.
         counts: The number of rows of each split, which stand in this order.
         labels: The label of each row, if every one has one.
+        names: The file of each row.
         drawn: The splits that are no folders of their own.
         fingerprint: A hash of the files' contents, their roles and what was made of them.
         bad: The files that cannot be read, and why.
@@ -178,6 +179,7 @@ class _Cached:
     images: np.ndarray
     counts: Mapping[str, int]
     labels: Sequence[int] | None
+    names: Sequence[str]
     drawn: Sequence[str]
     fingerprint: str
     bad: Mapping[str, str]
@@ -192,10 +194,11 @@ class _Cached:
     def raw(self, counts: Mapping[str, int]) -> Raw:
         """The splits, as parts of the map."""
         labels = None if self.labels is None else np.asarray(self.labels, np.int64)
-        splits, start = {}, 0
+        splits, names, start = {}, {}, 0
         for split, count in counts.items():
             rows = slice(start, start + count)
             splits[split] = self.images[rows], None if labels is None else labels[rows]
+            names[split] = self.names[rows]
             start += count
         rule = f"{' and '.join(self.drawn)}: a tenth each, by a seeded hash of the files"
         return Raw(
@@ -204,6 +207,7 @@ class _Cached:
             split_rule=rule if self.drawn else None,
             fingerprint=self.fingerprint,
             cache=self.summary,
+            names=names,
         )
 
 
@@ -330,6 +334,7 @@ def _index(
         "labels": [number[f.label] for f in files if f.label is not None]
         if all(file.label is not None for file in files)
         else None,
+        "names": [file.name for file in files],
         "drawn": list(drawn),
         "fingerprint": sha256(repr((shape, decoding.pad, told)).encode()).hexdigest(),
         "bad": dict(bad),

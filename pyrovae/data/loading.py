@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -198,23 +198,33 @@ def load_data(
     missing = missing or raw.columns is not None
 
     tensors = {
-        split: (_tensor_of(x, name, raw, missing=missing), _as_labels(y, x.shape[0]))
+        split: _Split(
+            _tensor_of(x, name, raw, missing=missing),
+            _as_labels(y, x.shape[0]),
+            _names_of(raw, split, x.shape[0]),
+        )
         for split, (x, y) in raw.splits.items()
     }
     fingerprint = raw.fingerprint or _fingerprint(tensors)
     splits, rule = _three_splits(tensors, raw.held_out)
-    train_x = splits["train"][0]
+    train_x = splits["train"].x
     values = "columns" if raw.columns else _kind(train_x, raw.maximum)
     if preprocessing is None:
         preprocessing = _choose(train_x, values, raw, binarize)
-    for x, _ in splits.values():
+    for x, _, _ in splits.values():
         preprocessing.check(x)
 
     examples = {
         split: Examples(
-            x, y, preprocessing=preprocessing, missing=missing, split=split, seed=DATA_SEED
+            found.x,
+            found.y,
+            preprocessing=preprocessing,
+            missing=missing,
+            split=split,
+            seed=DATA_SEED,
+            names=found.names,
         )
-        for split, (x, y) in splits.items()
+        for split, found in splits.items()
     }
     return Data(
         name,
@@ -339,11 +349,18 @@ def load_examples(
         raw = _read(source, data_dir, Decoding(**images or {}), columns, whole=True)
     else:
         name, raw = "array", _as_raw(source, None)
-    x, y = raw.splits["test" if "test" in raw.splits else "train"]
-    tensors = _tensor_of(x, name, raw, missing=missing), _as_labels(y, x.shape[0])
-    preprocessing.check(tensors[0])
+    split = "test" if "test" in raw.splits else "train"
+    x, y = raw.splits[split]
+    rows = _tensor_of(x, name, raw, missing=missing)
+    preprocessing.check(rows)
     return Examples(
-        *tensors, preprocessing=preprocessing, missing=missing, split="test", seed=DATA_SEED
+        rows,
+        _as_labels(y, len(rows)),
+        preprocessing=preprocessing,
+        missing=missing,
+        split="test",
+        seed=DATA_SEED,
+        names=_names_of(raw, split, len(rows)),
     )
 
 
@@ -433,16 +450,29 @@ def _as_labels(y: np.ndarray | None, count: int) -> Tensor | None:
 
 # ── Splits and defaults ──────────────────────────────────────────────────────────────────────
 
-Tensors = Mapping[str, tuple[Rows, Tensor | None]]
+
+class _Split(NamedTuple):
+    """The examples of a split, their labels, and what they are called."""
+
+    x: Rows
+    y: Tensor | None
+    names: np.ndarray
 
 
-def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
+Splits = Mapping[str, _Split]
+
+
+def _names_of(raw: Raw, split: str, count: int) -> np.ndarray:
+    """What the source calls the examples of a split, or else the numbers of their rows."""
+    return np.arange(count) if raw.names is None else np.asarray(raw.names[split])
+
+
+def _three_splits(found: Splits, held_out: int | None) -> tuple[Splits, str]:
     """The source's own splits, completed by a seeded rule where one is missing."""
     if set(found) >= {"train", "valid", "test"}:
         return found, "the source's own splits"
 
-    x, y = found["train"]
-    own_test = found.get("test")
+    x, own_test = found["train"].x, found.get("test")
     shares = {"valid": 0.1} if own_test else {"valid": 0.1, "test": 0.1}
     if "valid" in found:
         shares = {"test": 0.1}
@@ -457,8 +487,8 @@ def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
     for split, share in shares.items():
         count = held_out or round(share * len(x))
         rows, order = order[-count:], order[:-count]
-        splits[split] = _rows((x, y), rows)
-    splits["train"] = _rows((x, y), order)
+        splits[split] = _rows(found["train"], rows)
+    splits["train"] = _rows(found["train"], order)
 
     kept = [split for split in ("valid", "test") if split in found]
     size = held_out or "10 %"
@@ -466,9 +496,9 @@ def _three_splits(found: Tensors, held_out: int | None) -> tuple[Tensors, str]:
     return splits, f"{rule}; {kept[0]}: the source's own" if kept else rule
 
 
-def _rows(split: tuple[Rows, Tensor | None], rows: Tensor) -> tuple[Rows, Tensor | None]:
-    x, y = split
-    return x[rows], None if y is None else y[rows]
+def _rows(split: _Split, rows: Tensor) -> _Split:
+    x, y, names = split
+    return _Split(x[rows], None if y is None else y[rows], names[rows.numpy()])
 
 
 def _kind(x: Rows, maximum: float | None) -> str:
@@ -516,9 +546,9 @@ def _choose(x: Rows, values: str, raw: Raw, binarize: str | None) -> Preprocessi
     return Standardize.of(x) if values == "real" else AsIs()
 
 
-def _fingerprint(tensors: Tensors) -> str:
+def _fingerprint(splits: Splits) -> str:
     digest = sha256()
-    for split, (x, _) in sorted(tensors.items()):
+    for split, (x, _, _) in sorted(splits.items()):
         digest.update(f"{split} {tuple(x.shape)} {x.dtype}".encode())
         for part in (x,) if isinstance(x, Tensor) else x.parts:
             digest.update(part.numpy().tobytes())

@@ -3,7 +3,7 @@
 __all__ = ["SPLITS", "Raw", "Split", "cache_folder", "data_folder"]
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Raw:
         maximum: The grey value that stands for one, where the data are grey images.
         binarize: The binarisation that the literature uses for the set, where there is one.
         columns: What the columns of a table hold.
+        names: What the examples of each split are called, where the source says.
         notes: What is to be known of how the data were read.
         held_out: How many examples it validates on, and as many it tests on, where it splits a
             set at random that has no split of its own.
@@ -42,6 +43,7 @@ class Raw:
     fingerprint: str | None = None
     cache: str | None = None
     columns: tuple[Column, ...] | None = None
+    names: Mapping[str, Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
     held_out: int | None = None
 

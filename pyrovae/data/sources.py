@@ -32,7 +32,8 @@ def read(
         table = tables.read(path, columns)
         return Raw({"train": (table.rows, None)}, columns=table.columns, notes=table.notes)
     if path.name.endswith(counts.SUFFIXES):
-        return Raw({"train": counts.read(path)})
+        x, y, names = counts.read(path)
+        return Raw({"train": (x, y)}, names=None if names is None else {"train": names})
     if path.suffix not in (".npy", ".npz"):
         raise InputError(
             f"{name!r} is neither a named data set, nor a folder, nor a file of data: .npy, .npz, "
@@ -47,7 +48,8 @@ def _read_arrays(path: Path) -> dict[str, Split]:
     if isinstance(found, np.ndarray):
         return {"train": (found, None)}
     if counts.is_matrix(found):
-        return {"train": counts.read_npz(path, found)}
+        x, y, _ = counts.read_npz(path, found)
+        return {"train": (x, y)}
 
     if "train" in found:
         return {

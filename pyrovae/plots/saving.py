@@ -26,8 +26,8 @@ def save_png(path: str | Path, figure: "Figure") -> Path:
     return _write(Path(path), png(figure))
 
 
-def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> Path:
-    """Writes tensors under their names into an .npz file.
+def save_arrays(path: str | Path, arrays: Mapping[str, Tensor | np.ndarray]) -> Path:
+    """Writes tensors and arrays under their names into an .npz file.
 
     Raises:
         InputError: If it is named otherwise, or cannot be written.
@@ -36,8 +36,11 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> Path:
     if path.suffix != ".npz":
         raise InputError(f"{path} is no .npz file.", "Name it FILE.npz.")
     content = io.BytesIO()
-    numbers: dict[str, Any] = {name: t.detach().cpu().numpy() for name, t in arrays.items()}
-    np.savez_compressed(content, **numbers)
+    as_arrays: dict[str, Any] = {
+        name: x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+        for name, x in arrays.items()
+    }
+    np.savez_compressed(content, **as_arrays)
     return _write(path, content.getvalue())
 
 
