@@ -266,6 +266,19 @@ def test_files_load_as_what_was_written(tmp_path, name, kind):
     assert data.fingerprint == expected.fingerprint
 
 
+def test_examples_keep_the_names_of_their_file(tmp_path):
+    import pandas as pd
+
+    anndata = pytest.importorskip("anndata")
+    names = [f"cell {row}" for row in range(40)]
+    x = matrix().astype(np.float32)
+    anndata.AnnData(x, obs=pd.DataFrame(index=names)).write_h5ad(tmp_path / "c.h5ad")
+    data = load_data(tmp_path / "c.h5ad")
+    for split in data.splits.values():
+        rows = [names.index(name) for name in split.names.tolist()]
+        assert np.array_equal(everything(split).numpy(), x.toarray()[rows])
+
+
 def test_a_file_of_text_may_be_compressed(tmp_path):
     text = write(tmp_path / "c.mtx").read_bytes()
     (tmp_path / "c.mtx.gz").write_bytes(gzip.compress(text))
