@@ -283,7 +283,10 @@ def test_a_file_of_text_may_be_compressed(tmp_path):
     text = write(tmp_path / "c.mtx").read_bytes()
     (tmp_path / "c.mtx.gz").write_bytes(gzip.compress(text))
     (tmp_path / "cut.mtx.gz").write_bytes(gzip.compress(text)[:40])
-    assert load_data(tmp_path / "c.mtx.gz").fingerprint == load_data(matrix()).fingerprint
+    for name in ("C.MTX", "C.MTX.GZ"):
+        (tmp_path / name).write_bytes((tmp_path / name.lower()).read_bytes())
+    for name in ("c.mtx.gz", "C.MTX", "C.MTX.GZ"):
+        assert load_data(tmp_path / name).fingerprint == load_data(matrix()).fingerprint
     with pytest.raises(InputError, match=r"cut\.mtx\.gz cannot be read"):
         load_data(tmp_path / "cut.mtx.gz")
 

@@ -17,7 +17,7 @@ def load(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"There is no file {path}.", "Check the path.")
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}

@@ -2,6 +2,7 @@
 
 __all__ = ["SUFFIXES", "Counts", "is_matrix", "read", "read_npz"]
 
+import gzip
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,12 +39,13 @@ def read(path: Path) -> Counts:
     """
     if not path.is_file():
         raise InputError(f"There is no file {path}.", "Check the path.")
+    is_h5ad = path.suffix.lower() == ".h5ad"
     try:
-        return _read_h5ad(path) if path.suffix == ".h5ad" else Counts(_read_mtx(path))
+        return _read_h5ad(path) if is_h5ad else Counts(_read_mtx(path))
     except InputError:
         raise
     except Exception as error:  # scipy, h5py and anndata raise what they please
-        what = "anndata" if path.suffix == ".h5ad" else "scipy.io.mmwrite"
+        what = "anndata" if is_h5ad else "scipy.io.mmwrite"
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {_first_line(error)}).",
             f"Write it again with {what}.",
@@ -84,7 +86,9 @@ def read_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Counts:
 def _read_mtx(path: Path) -> Any:
     from scipy import io, sparse
 
-    return sparse.coo_array(io.mmread(path))
+    # Opened here, for scipy would take a file whose name ends in .GZ to be no gzip file.
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        return sparse.coo_array(io.mmread(file))
 
 
 def _read_h5ad(path: Path) -> Counts:

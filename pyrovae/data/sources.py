@@ -31,10 +31,10 @@ def read(
     if path.suffix.lower() in tables.SUFFIXES:
         table = tables.read(path, columns)
         return Raw({"train": (table.rows, None)}, columns=table.columns, notes=table.notes)
-    if path.name.endswith(counts.SUFFIXES):
+    if path.name.lower().endswith(counts.SUFFIXES):
         x, y, names = counts.read(path)
         return Raw({"train": (x, y)}, names=None if names is None else {"train": names})
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise InputError(
             f"{name!r} is neither a named data set, nor a folder, nor a file of data: .npy, .npz, "
             f"{', '.join((*counts.SUFFIXES, *tables.SUFFIXES))}.",
