@@ -46,7 +46,7 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"arrays", "counts", "decoding", "downloads", "sparse", "tables"},
+        {"arrays", "counts", "decoding", "downloads", "precision", "sparse", "tables"},
         {"preprocessing", "raw"},
         {"named"},
         {"sources"},

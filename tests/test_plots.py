@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from pyrovae import plots
+from pyrovae.data.tables import Column
 from pyrovae.errors import InputError
 from pyrovae.plots import Picture, curves, grid, kl_bars, latent_scatter, style, weights
 
@@ -227,6 +228,22 @@ def test_a_picture_is_saved_and_displayed_as_a_png(tmp_path):
         assert image.width / image.height == pytest.approx(5, rel=0.02)
     assert picture._repr_png_() == content
     assert len(repr(picture)) < 100
+
+
+def test_rows_of_a_table_are_saved_under_what_they_are(tmp_path):
+    figure, columns = grid(torch.rand(2, 2, 1)), [Column("age"), Column("example")]
+    x = torch.tensor([[[1.5, 2.0], [3.0, 4.0]], [[5.0, 6.0], [math.nan, math.nan]]])
+    plain = Picture(x, figure, "", columns).save(tmp_path / "a.csv")
+    assert plain.read_text() == "age,example\n1.5,2\n3,4\n5,6\n"
+    labels = {"shown": ["original"] * 2 + ["reconstruction"] * 2, "example": [0, 1, 0, 1]}
+    said = Picture(x, figure, "", columns, labels).save(tmp_path / "b.csv").read_text()
+    assert said.splitlines() == [
+        "shown,example_,age,example",
+        "original,0,1.5,2",
+        "original,1,3,4",
+        "reconstruction,0,5,6",
+        "reconstruction,1,,",
+    ]
 
 
 def test_a_picture_that_cannot_be_saved_says_why(tmp_path):

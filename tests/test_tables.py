@@ -65,7 +65,7 @@ def test_types_follow_from_the_entries(csv_file, entries, expected):
     assert columns == (expected, Column("b"))
 
 
-@pytest.mark.parametrize("missing", ["", "NA", "?", " ? ", "NaN", "nan", '""'])
+@pytest.mark.parametrize("missing", sorted(tables.MISSING | {" ? ", '""'}))
 @pytest.mark.parametrize("name", ["age", "sex", "job"])
 def test_what_is_missing_is_nan(csv_file, missing, name):
     rows = ["30,f,clerk", "40,m,nurse", "50,f,farmer"]
@@ -123,12 +123,51 @@ def test_columns_themselves_are_read_alone_and_in_their_order(csv_file):
 
 def test_categories_by_the_thousand_are_refused_unless_they_are_asked_for(csv_file):
     path = csv_file("\n".join(["a,b", *(f"name{i},{i}" for i in range(10_000))]))
-    with pytest.raises(InputError, match=r"'a'.*10,000 different texts.*'name0'.*ignore"):
+    words = r"'a'.*10,000 different texts in 10,000.*'name0'.*ignore"
+    with pytest.raises(InputError, match=words):
         read(path)
     assert read(path, {"a": "categorical"}).columns[0].codes == 10_000
     assert read(path, {"a": "ignore"}).columns == (Column("b"),)
-    fewer = csv_file("\n".join(["a,b", *(f"name{i},{i}" for i in range(1000))]))
+    fewer = csv_file("\n".join(["a,b", *(f"name{i % 1000},{i}" for i in range(2000))]))
     assert read(fewer).columns[0].codes == 1000
+
+
+@pytest.mark.parametrize(
+    ("kinds", "entries", "is_refused"),
+    [(50, 50, False), (51, 51, True), (51, 101, True), (51, 102, False), (300, 300, True)],
+)
+def test_texts_that_hardly_repeat_are_no_categories(csv_file, kinds, entries, is_refused):
+    texts = [f"name{i % kinds}" for i in range(entries)] + [""] * 200
+    path = csv_file("\n".join(["a,b", *(f"{text},{i}" for i, text in enumerate(texts))]))
+    if is_refused:
+        with pytest.raises(InputError, match=rf"'a'.*{kinds} .* in {entries} .*--columns"):
+            read(path)
+    else:
+        assert read(path).columns[0].codes == kinds
+    assert read(path, {"a": "categorical"}).columns[0].codes == kinds
+
+
+@pytest.mark.parametrize(
+    ("others", "count", "words"),
+    [
+        ("1,234", 30, r"'1,234' in 30 of 300"),
+        ("1,234", 200, r"'1,234' in 200 of 300"),
+        ("-", 59, r"'-' in 59 of 300"),
+        ("-", 60, None),
+        ("a b c d", 40, r"'a' in 10, 'b' in 10, 'c' in 10 and 1 more of 300"),
+    ],
+)
+def test_slips_in_a_column_of_numbers_are_named(csv_file, others, count, words):
+    others = others.split()
+    texts = [str(i % 30) for i in range(300)]
+    texts[:count] = [others[i % len(others)] for i in range(count)]
+    path = csv_file("\n".join(["a;b", *(f"{text};{i}" for i, text in enumerate(texts))]))
+    if words is None:
+        assert read(path).columns[0].kind == "categorical"
+        return
+    with pytest.raises(InputError, match=f"column 'a' .*numbers, and {words} entries.*--columns"):
+        read(path)
+    assert "-" not in others or read(path, {"a": "categorical"}).columns[0].codes == 31
 
 
 # ── What a file may be ──
@@ -152,9 +191,93 @@ def test_entries_stand_between_commas_semicolons_tabs_or_bars(csv_file, mark):
     ],
 )
 def test_encodings(csv_file, encoding, note):
-    table = read(csv_file("größe,b\nä,1\nö,2\nü,3", encoding=encoding))
-    assert table.columns == (Column("größe", ("ä", "ö", "ü")), Column("b"))
+    table = read(csv_file("größe,b\nÄrzte,1\nö,2\nü,3", encoding=encoding))
+    assert table.columns == (Column("größe", ("Ärzte", "ö", "ü")), Column("b"))
     assert table.notes == note
+
+
+def test_a_table_of_excel_in_korea_is_read(csv_file):
+    table = read(csv_file("나이,지역\n30,서울\n41,부산\n52,똠방", encoding="cp949"))
+    assert table.columns == (Column("나이"), Column("지역", ("똠방", "부산", "서울")))
+    assert table.notes == ("it is no UTF-8, and was read as CP949",)
+    # Two letters of Latin-1 that CP949 takes for one rare syllable.
+    assert read(csv_file("a,b\nÄrzte,1\nAmt,2\nBau,3", encoding="latin-1")).columns[0].codes == 3
+
+
+def test_an_empty_line_of_a_single_column_is_an_empty_entry(csv_file):
+    table = read(csv_file("\na\n1\n\n2\n\n\n3\n"))
+    np.testing.assert_array_equal(table.rows[:, 0], [1, np.nan, 2, np.nan, np.nan, 3])
+    again = read(csv_file(write(table.columns, table.rows)))
+    np.testing.assert_array_equal(again.rows, table.rows)
+
+
+def test_rows_without_an_entry_are_counted(csv_file):
+    rows = people(60)
+    rows[7:1007:5] = np.nan
+    (note,) = load_data(csv_file(write(SCHEMA, rows))).notes
+    assert note.startswith("11 of the examples have every entry missing")
+    rows[7:1007:5, 1] = 0
+    assert load_data(csv_file(write(SCHEMA, rows))).notes == ()
+    assert load_data(np.where(np.arange(60)[:, None] < 2, np.nan, people()), missing=True).notes
+
+
+# ── Digits ──
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([1_700_000_000 + i for i in range(300)], r"from 1700000000(\.0)? to 1700000299"),
+        (
+            [17 * 10**15 + 7 * i for i in range(300)],
+            r"from (17000000000000000|1\.7e\+16) to",
+        ),
+        ([-(1e6 + i / 100) for i in range(300)], r"from -1000002\.99 to -1000000\.0"),
+        ([1e6 + 1000 * i + 0.1 for i in range(300)], None),
+        ([16_000_000 + i for i in range(100)], None),
+        ([0.5 + i for i in range(300)], None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "npy"])
+def test_numbers_that_float32_cannot_tell_apart_are_refused(
+    tmp_path, csv_file, numbers, words, kind
+):
+    x = np.stack([np.arange(len(numbers)), numbers], 1)
+    if kind == "csv":
+        rows = "\n".join(f"{i},{n!r}" for i, n in enumerate(numbers))
+        path, name = csv_file(f"i,a\n{rows}\n3,\n"), "column 'a' of"
+    else:
+        path, name = tmp_path / "t.npy", "column 1 of"
+        np.save(path, x)
+    if words is None:
+        assert load_data(path).preprocessing.scale[1] > 1
+        return
+    with pytest.raises(InputError, match=rf"{name} .*t\.{kind} .*{words}.*float32 loses.*origin"):
+        load_data(path)
+
+
+def test_integers_beyond_float64_and_images_are_looked_at_too():
+    integers = 2**60 + np.arange(40)[:, None].repeat(2, 1)
+    for x in (integers, integers.astype(np.uint64), -integers):
+        with pytest.raises(InputError, match="column 0 of array"):
+            load_data(x)
+    with pytest.raises(InputError, match="array array has values from 10000000"):
+        load_data(1e7 + np.random.default_rng(0).random((40, 4, 4)))
+
+
+def test_constants_are_no_loss():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    x[:, 1] = 0.1
+    x[::2, 2], x[1::2, 2] = 0.3, 0.1 + 0.2
+    x[::4, 1] = np.nan
+    assert load_data(x, missing=True).x_shape == (3,)
+
+
+def test_other_data_may_lie_close_together(csv_file, quick):
+    path = csv_file("\n".join(["a,b", *(f"{1e6 + 1000 * i + 0.1},{i}" for i in range(60))]))
+    cli.main(["train", str(path), *quick])
+    others = csv_file("a,b\n1000000.1,1\n1000000.2,2\n", "others.csv")
+    assert len(pyrovae.load("run").on(others).splits["test"]) == 2
 
 
 def test_the_end_of_a_name_may_be_in_capitals(csv_file):
@@ -226,7 +349,7 @@ def test_a_damaged_schema_is_named(csv_file, tmp_path, content):
     schema = put(content, tmp_path, "schema.json")
     with pytest.raises(InputError, match=r"schema\.json|mapping"):
         read(csv_file("a,b\n1,x\n2,y"), schema)
-    with pytest.raises(InputError, match=r"gone\.json cannot be read"):
+    with pytest.raises(InputError, match=r"no file .*gone\.json.*path"):
         read(csv_file("a,b\n1,x\n2,y"), tmp_path / "gone.json")
 
 
@@ -254,7 +377,10 @@ def test_rows_are_written_as_they_were_read(csv_file):
 def test_codes_between_two_become_the_nearest():
     texts = [SCHEMA[2].text(code) for code in (-0.4, 0.4, 0.6, 1.9, 7.0, math.nan)]
     assert texts == ["clerk", "clerk", "farmer", "nurse", "nurse", ""]
-    assert SCHEMA[0].text(1234567.0) == "1.23457e+06"
+    numbers = (1234567.0, 1700000000.0, 1700000128.0, 0.1, 3.0, -2e-8, 1e30)
+    texts = ["1234567", "1700000000", "1700000100", "0.1", "3", "-2e-08", "1e+30"]
+    assert [SCHEMA[0].text(number) for number in numbers] == texts
+    assert [np.float32(text) for text in texts] == [np.float32(number) for number in numbers]
 
 
 def test_columns_survive_a_configuration():

@@ -19,6 +19,7 @@ from pyrovae.data import folders, sources, tables
 from pyrovae.data.decoding import Decoding
 from pyrovae.data.examples import Batch, Examples, refuse_non_finite
 from pyrovae.data.named import NAMED
+from pyrovae.data.precision import refuse_lost_digits
 from pyrovae.data.preprocessing import (
     BINARIZE_MODES,
     AsIs,
@@ -131,8 +132,9 @@ def load_data(
     are splits, any others labels; without splits, copies of one image fall into the same one.
 
     Of a table the first line names the columns. One of two different texts is binary, of numbers
-    numeric, of other texts categorical, and becomes codes 0, 1, ...; an entry that is empty, NA,
-    ? or NaN is missing. `Data.columns` says what each one is.
+    numeric, of other texts categorical, and becomes codes 0, 1, ...; an entry that is empty, ?,
+    or one of the marks of pandas (NA, NaN, null, None, N/A, ...) is missing. `Data.columns` says
+    what each one is.
 
     Sparse matrices (N, X) stay sparse, and are made dense a batch at a time.
 
@@ -170,7 +172,8 @@ def load_data(
 
     Raises:
         InputError: If the data are missing, unreadable, empty, of a shape or dtype that is not
-            understood, or hold infinity, or NaN where it stands for nothing.
+            understood, or hold infinity, or NaN where it stands for nothing, or numbers whose
+            differences float32 loses.
 
     Example:
         >>> data = load_data("digits")
@@ -205,6 +208,9 @@ def load_data(
         )
         for split, (x, y) in raw.splits.items()
     }
+    # Of training data alone: others may lie close together, and are measured by its scale.
+    if not is_sparse(trained_on := raw.splits["train"][0]):
+        refuse_lost_digits(trained_on, name, [column.name for column in raw.columns or ()])
     fingerprint = raw.fingerprint or _fingerprint(tensors)
     splits, rule = _three_splits(tensors, raw.held_out)
     train_x = splits["train"].x
@@ -237,7 +243,7 @@ def load_data(
         images=asdict(decoding) if _is_folder(source) else None,
         cache=raw.cache,
         columns=raw.columns,
-        notes=raw.notes,
+        notes=(*raw.notes, *_blank_rows(splits)),
     )
 
 
@@ -494,6 +500,15 @@ def _three_splits(found: Splits, held_out: int | None) -> tuple[Splits, str]:
     size = held_out or "10 %"
     rule = f"{' and '.join(shares)}: a seeded {size} of the examples each"
     return splits, f"{rule}; {kept[0]}: the source's own" if kept else rule
+
+
+def _blank_rows(splits: Splits) -> tuple[str, ...]:
+    """A note of the examples of which nothing was observed, if there are any."""
+    dense = [x for x, _, _ in splits.values() if isinstance(x, Tensor) and x.is_floating_point()]
+    count = sum(int(x.isnan().flatten(1).all(1).sum()) for x in dense)
+    if not count:
+        return ()
+    return (f"{count:,} of the examples have every entry missing, and count with log p(x) = 0",)
 
 
 def _rows(split: _Split, rows: Tensor) -> _Split:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,25 @@ from pyrovae.errors import InputError
 
 SUFFIXES = (".csv", ".tsv")
 KINDS = ("numeric", "binary", "categorical", "ignore")
-# What stands for a missing entry; and what Python and numpy write for one.
-MISSING = frozenset({"", "NA", "?", "nan", "NaN"})
+# What stands for a missing entry: the marks of pandas.read_csv, and two more.
+MISSING = frozenset(
+    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a"
+    "|nan|null|?|NAN".split("|")
+)
 DELIMITERS = ",;\t|"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+HANGUL = re.compile("[가-힣]")
 LARGEST = float(np.finfo(np.float32).max)
 # Texts of more kinds than this are names or sentences, unless the user says otherwise.
 MOST_CATEGORIES = 1000
-# How many names a line mentions.
+# So are more than these, where there are more of them than half the entries.
+MOST_UNREPEATED = 50
+# Where more of a column's entries than this are numbers, the others are slips.
+MOSTLY_NUMBERS = 0.8
+# How many names, and how many slips, a line mentions.
 NAMED_COLUMNS = 12
+NAMED_SLIPS = 3
 
 
 @dataclass(frozen=True)
@@ -79,11 +89,12 @@ class Column:
         return np.array([code[text] for text in texts])
 
     def text(self, number: float) -> str:
-        """An entry as text: of numbers six digits, of codes the nearest category."""
+        """An entry as text: the digits that a float32 has, or the nearest category."""
         if np.isnan(number):
             return ""
         if not self.categories:
-            return f"{number:.6g}"
+            # By way of a float, which is written without an exponent up to 1e16.
+            return str(float(str(np.float32(number)))).removesuffix(".0")
         return self.categories[int(np.clip(round(number), 0, self.codes - 1))]
 
 
@@ -107,12 +118,13 @@ Asked = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Column] | None
 def read(path: Path, asked: Asked = None) -> Table:
     """Reads a file of comma- (or semicolon-, tab- or bar-) separated values.
 
-    The first line names the columns. An entry that is empty, NA, ? or NaN is missing. A column of
-    two different texts is binary, of numbers numeric, and of other texts categorical; one of a
-    single value, or of none, is left out.
+    The first line names the columns. An entry that is empty, ?, or one of the marks of pandas
+    (NA, NaN, null, None, N/A, ...) is missing. A column of two different texts is binary, of
+    numbers numeric, and of other texts categorical; one of a single value, or of none, is left
+    out.
 
     Args:
-        path: The file, as UTF-8 or UTF-16, or else as Latin-1.
+        path: The file, as UTF-8, UTF-16 or CP949, or else as Latin-1.
         asked: What columns hold, by name: numeric, binary, categorical, ignore, or the list of
             their categories; or the path of a JSON file that says so. Others are inferred. Or the
             columns themselves: then these alone are read, in their order.
@@ -137,13 +149,28 @@ def read(path: Path, asked: Asked = None) -> Table:
     return Table(columns, rows, tuple(notes))
 
 
-def write(columns: Sequence[Column], rows: np.ndarray) -> str:
-    """Rows (N, X) as comma-separated text under the names of their columns."""
+def write(
+    columns: Sequence[Column],
+    rows: np.ndarray,
+    labels: Mapping[str, Sequence[Any]] | None = None,
+) -> str:
+    """Rows (N, X) as comma-separated text under the names of their columns.
+
+    Args:
+        columns: What the rows hold.
+        rows: Their entries, as numbers and codes.
+        labels: What stands before them: columns of N texts or numbers that say which row is which,
+            by name; an underscore is added to one that the table has.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([column.name for column in columns])
-    for row in rows.tolist():
-        writer.writerow([c.text(number) for c, number in zip(columns, row, strict=True)])
+    names = [column.name for column in columns]
+    labels = labels or {}
+    writer.writerow([name + "_" * (name in names) for name in labels] + names)
+    said = zip(*labels.values(), strict=True) if labels else [()] * len(rows)
+    for first, row in zip(said, rows.tolist(), strict=True):
+        texts = [c.text(number) for c, number in zip(columns, row, strict=True)]
+        writer.writerow([*first, *texts])
     return file.getvalue()
 
 
@@ -203,6 +230,8 @@ def _texts(path: Path) -> tuple[dict[str, list[str]], list[str]]:
                     f"line has {len(rows[0])}.",
                     "Give every row one entry for each column.",
                 )
+            # An empty line, of a single column, is an empty entry.
+            row = row or ([""] if rows and len(rows[0]) == 1 else [])
             rows += [[text.strip() for text in row]] if row else []
     except csv.Error as error:
         raise InputError(
@@ -223,10 +252,24 @@ def _decoded(path: Path) -> tuple[str, list[str]]:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
-        text, notes = content.decode("latin-1"), ["it is no UTF-8, and was read as Latin-1"]
+        korean = _as_cp949(content)
+        text, name = (korean, "CP949") if korean else (content.decode("latin-1"), "Latin-1")
+        notes = [f"it is no UTF-8, and was read as {name}"]
     if "\0" in text:
         raise InputError(f"{path} is no text.", "Write the table as UTF-8.")
     return text, notes
+
+
+def _as_cp949(content: bytes) -> str | None:
+    """What it says in Korean, or None where it is none.
+
+    Of what CP949 adds to EUC-KR, rare syllables, one alone may be two letters of Latin-1.
+    """
+    try:
+        text = content.decode("cp949")
+    except UnicodeDecodeError:
+        return None
+    return text if HANGUL.search(text.encode("euc_kr", "ignore").decode("euc_kr")) else None
 
 
 def _check_header(names: list[str], path: Path) -> None:
@@ -259,6 +302,8 @@ def _kinds(asked: Asked) -> dict[str, Any]:
     if isinstance(asked, str | os.PathLike):
         try:
             asked = json.loads(Path(asked).read_text())
+        except FileNotFoundError as error:
+            raise InputError(f"There is no file {asked}.", "Check the path.") from error
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{asked} cannot be read ({type(error).__name__}: {error}).",
@@ -303,24 +348,47 @@ def _column(name: str, texts: list[str], asked: Any, path: Path) -> Column | str
             return "a single value" if seen else "all missing"
         if are_numbers and len(seen) > 2:
             return Column(name)
-        _check_categories(name, seen, path)
+        _check_categories(name, Counter(t for t in texts if t not in MISSING), path)
     return Column(name, tuple(sorted(seen, key=float if are_numbers else None)))
 
 
-def _check_categories(name: str, seen: set[str], path: Path) -> None:
-    """Refuses texts that are most probably no categories."""
-    if all(DECIMAL_COMMA.fullmatch(text) for text in seen):
+def _check_categories(name: str, found: Mapping[str, int], path: Path) -> None:
+    """Refuses texts, of so many entries each, that are most probably no categories."""
+    entries = sum(found.values())
+    others = {text: count for text, count in found.items() if not NUMBER.fullmatch(text)}
+    have_commas = all(DECIMAL_COMMA.fullmatch(text) for text in others)
+    if have_commas and len(others) == len(found):
         raise InputError(
             f"The column {name!r} of {path} holds numbers with decimal commas, such as "
-            f"{min(seen)!r}.",
+            f"{min(others)!r}.",
             'Write them with points, or say "categorical" of it with --columns.',
         )
-    if len(seen) > MOST_CATEGORIES:
+    are_few = sum(others.values()) < (1 - MOSTLY_NUMBERS) * entries
+    if others and len(found) > 2 and (are_few or have_commas):
         raise InputError(
-            f"The column {name!r} of {path} holds {len(seen):,} different texts, such as "
-            f"{min(seen)!r}.",
+            f"The column {name!r} of {path} holds numbers, and {_slips(others)} of {entries:,} "
+            "entries.",
+            'Mend these, leave them empty, or say "categorical" of the column with --columns.',
+        )
+    if len(found) > MOST_CATEGORIES or len(found) > max(MOST_UNREPEATED, entries / 2):
+        raise InputError(
+            f"The column {name!r} of {path} holds {len(found):,} different texts in {entries:,} "
+            f"entries, such as {min(found)!r}.",
             'Say "ignore" of it, or "categorical", in a file that --columns names.',
         )
+
+
+def _slips(counts: Mapping[str, int]) -> str:
+    """The most frequent of some texts, with their numbers.
+
+    Example:
+        >>> _slips({"-": 1, "1,234": 30})
+        "'1,234' in 30, '-' in 1"
+    """
+    often = sorted(counts.items(), key=lambda item: -item[1])
+    more = len(often) - NAMED_SLIPS
+    listed = ", ".join(f"{text!r} in {count:,}" for text, count in often[:NAMED_SLIPS])
+    return listed + (f" and {more:,} more" if more > 0 else "")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 __all__ = ["Picture", "grid"]
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +36,14 @@ class Picture:
         figure: The figure.
         caption: One sentence that says what is to be seen.
         columns: What the columns hold, where the data are rows of a table.
+        labels: Which row of the table is which: further columns, by name, of an entry for each.
     """
 
     x: Tensor = field(repr=False)
     figure: "Figure" = field(repr=False)
     caption: str
     columns: Sequence[Column] | None = None
+    labels: Mapping[str, Sequence[Any]] | None = field(default=None, repr=False)
 
     def save(self, path: str | Path) -> Path:
         """Writes the figure as a PNG of 150 dots per inch.
@@ -53,8 +55,10 @@ class Picture:
         """
         if self.columns and Path(path).suffix == ".csv":
             rows = self.x.flatten(0, -2)
-            # A row of the grid that is short is filled up with rows of nothing.
-            return save_text(path, write(self.columns, rows[~rows.isnan().all(-1)].numpy()))
+            if self.labels is None:
+                # A row of the grid that is short is filled up with rows of nothing.
+                rows = rows[~rows.isnan().all(-1)]
+            return save_text(path, write(self.columns, rows.numpy(), self.labels))
         if Path(path).suffix == ".npz":
             return save_arrays(path, {"x": self.x})
         return save_png(path, self.figure)
