@@ -152,7 +152,7 @@ def read(path: Path, asked: Asked = None) -> Table:
 def write(
     columns: Sequence[Column],
     rows: np.ndarray,
-    labels: Mapping[str, Sequence[Any]] | None = None,
+    labels: Mapping[str, "Sequence[Any] | np.ndarray"] | None = None,
 ) -> str:
     """Rows (N, X) as comma-separated text under the names of their columns.
 

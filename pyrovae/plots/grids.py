@@ -43,7 +43,7 @@ class Picture:
     figure: "Figure" = field(repr=False)
     caption: str
     columns: Sequence[Column] | None = None
-    labels: Mapping[str, Sequence[Any]] | None = field(default=None, repr=False)
+    labels: Mapping[str, "Sequence[Any] | np.ndarray"] | None = field(default=None, repr=False)
 
     def save(self, path: str | Path) -> Path:
         """Writes the figure as a PNG of 150 dots per inch.
