@@ -269,7 +269,9 @@ def _as_cp949(content: bytes) -> str | None:
         text = content.decode("cp949")
     except UnicodeDecodeError:
         return None
-    return text if HANGUL.search(text.encode("euc_kr", "ignore").decode("euc_kr")) else None
+    # EUC-KR spells those in eight bytes.
+    common = (len(found.encode("euc_kr")) == 2 for found in HANGUL.findall(text))
+    return text if any(common) else None
 
 
 def _check_header(names: list[str], path: Path) -> None:
