@@ -98,6 +98,7 @@ class Loop:
         """
         self._prepare(progress)
         self._describe()
+        self.run.forget()
         monitors = {
             name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
         }

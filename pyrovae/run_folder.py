@@ -20,6 +20,7 @@ __all__ = [
     "read_config",
     "read_json",
     "read_lines",
+    "remove",
     "write",
 ]
 
@@ -112,6 +113,18 @@ def write(file: Path, content: str | bytes, *, append: bool = False) -> None:
         else:
             temporary.write_bytes(as_bytes)
             os.replace(temporary, file)
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def remove(file: Path) -> None:
+    """Removes a file of a run, if it is there.
+
+    Raises:
+        CheckpointError: If it cannot be removed.
+    """
+    try:
+        file.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(file, error) from error
 

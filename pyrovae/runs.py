@@ -76,6 +76,8 @@ class Run:
         config: What the run was told, as plain data.
         environment: The versions and the hardware that trained it, and the date.
         path: The run directory, or None for a run that writes nothing.
+        evaluation: What was measured last, of the run's own data.
+        others: What the data are called that it is measured on, where they are not its own.
     """
 
     program: Program
@@ -85,6 +87,7 @@ class Run:
     environment: dict[str, str] = field(repr=False)
     path: Path | None = None
     evaluation: Evaluation | None = field(default=None, repr=False)
+    others: str | None = None
 
     def on(
         self,
@@ -124,7 +127,8 @@ class Run:
         if examples.missing:
             check_support(self.program, examples.in_order(examples.block))
         splits = {**self.splits, "test": examples}
-        return replace(self, splits=splits, evaluation=None, path=None)
+        others = _called(source)
+        return replace(self, splits=splits, evaluation=None, path=None, others=others)
 
     # ── Numbers ──
 
@@ -293,7 +297,8 @@ class Run:
 
         It holds the configuration, the weights as safetensors, the user's own files that the
         program is made of, and a model card, `README.md`, with the numbers of the last
-        evaluation.
+        evaluation. Of a table the configuration holds the names of columns and of categories;
+        where files lie is left out.
 
         Raises:
             InputError: If the folder is there and not empty, the preprocessing cannot be
@@ -341,6 +346,7 @@ class Run:
         about = {
             "program": self.config["program"].get("part", type(self.program).__name__),
             "environment": self.environment,
+            "columns": self.config["data"].get("columns"),
         }
         if self.splits:
             x = self.measured.head(3).x
@@ -366,7 +372,8 @@ class Run:
         else:
             return self.config.get("evaluation")
         split = next((WORDS[split] for split in WORDS if split in self.splits), None)
-        return {**found, "split": split} if found else None
+        of = {"split": split} if self.others is None else {"of": Path(self.others).name}
+        return {**found, **of} if found else None
 
     @property
     def _template(self) -> Batch:
@@ -421,6 +428,16 @@ class Run:
         x = self.preprocessing.invert(found.x).cpu()
         figure = plots.grid(_drawable(x), rows=rows)
         return Picture(x, figure, caption, _columns_of(self.config["data"]))
+
+    def forget(self) -> None:
+        """Takes away what was measured of weights that are about to change.
+
+        Raises:
+            CheckpointError: If it cannot be taken away.
+        """
+        self.evaluation = None
+        if self.path is not None:
+            run_folder.remove(self.path / EVALUATION)
 
     def write(self, name: str, text: str, *, append: bool = False) -> None:
         """Writes a file of the run's directory, if it has one.

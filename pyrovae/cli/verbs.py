@@ -16,7 +16,7 @@ from pyrovae.cli.options import (
     Report,
     Sample,
 )
-from pyrovae.cli.printing import noun, print_numbers
+from pyrovae.cli.printing import print_numbers
 
 # What a verb that draws writes where nothing else is said.
 SUFFIXES = (".png", ".npz")
@@ -66,7 +66,7 @@ def _evaluate(run: "Run", command: Evaluate) -> None:
     if command.json:
         print(json.dumps(found.summary()))
     else:
-        print_numbers(found, noun(tuple(run.config["data"]["x_shape"])))
+        print_numbers(found, run)
 
 
 def _encode(run: "Run", command: Encode) -> None:
