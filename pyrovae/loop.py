@@ -16,7 +16,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint, user_files
+from pyrovae import checkpoint, run_folder, user_files
 from pyrovae.checkpoint import Checkpoint
 from pyrovae.data import Batch, RawBatch
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
@@ -356,6 +356,7 @@ class Loop:
             "stopped": self.stopped,
             "last": last,
             "finished": finished,
+            "config": run_folder.identity(self.run.config),
         }
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
