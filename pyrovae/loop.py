@@ -125,7 +125,8 @@ class Loop:
         except CheckpointError:
             raise
         except NonFiniteError:
-            self._save()
+            with suppress(NonFiniteError):
+                self._save()
             raise
         except BaseException:
             # What a step was doing when it was broken off is not worth keeping.
@@ -343,8 +344,19 @@ class Loop:
         self.run.write(METRICS, "".join(json.dumps(m) + "\n" for m in self.run.metrics))
 
     def _save(self, last: dict[str, Tensor] | None = None, *, finished: bool = False) -> None:
-        """Writes a checkpoint, with the last weights where those of the program are others."""
+        """Writes a checkpoint, with the last weights where those of the program are others.
+
+        Raises:
+            NonFiniteError: If a weight is not finite, which an optimizer can make of gradients
+                that are.
+        """
         self.saved_at = time.monotonic()
+        for name, parameter in as_module(self.run.program).named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteError(
+                    f"The parameter {name!r} is not finite after step {self.taken}.",
+                    "What was saved before it stands; try a lower learning rate.",
+                )
         if self.run.path is None:
             return
         state = {

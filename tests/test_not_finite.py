@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 import pyrovae
 from pyrovae import checkpoint, loop, training
-from pyrovae.errors import NonFiniteError, PyrovaeError
+from pyrovae.errors import NonFiniteError
 from pyrovae.svi import Stepper
 
 pytestmark = pytest.mark.filterwarnings("ignore:Encountered NaN")
@@ -91,12 +91,12 @@ class Turning(Dataset):
 
 
 class Recording:
-    """The state of a run after each of its updates that was let through."""
+    """The weights, buffers and moments of a run as they stood before each step."""
 
     def __init__(self, program):
         self.program, self.taken = program, []
 
-    def before(self, step, stepper):
+    def before(self, stepper):
         """Notes how things stand when a step begins."""
         optimizer = stepper.update.optimizer.state_dict()["state"]
         moments = {
@@ -113,13 +113,13 @@ def spoilt(where, recording, monkeypatch, late):
     call, count = Stepper.__call__, [0]
 
     def step(self, *args, **kwargs):
-        recording.before(count[0], self)
+        recording.before(self)
         if count[0] == BAD:
             x, *others = args
             x = x.clone()
             if where.startswith("data"):
                 x[3, 1] = math.nan if where == "data, NaN" else math.inf
-            elif where != "optimizer":
+            elif where in WHERE:
                 x[3, WIDTH] = 1
             args = (x, *others)
         count[0] += 1
@@ -155,8 +155,8 @@ def assert_as_before(program, path, before, step):
 
 
 WHERE = {
-    "data, NaN": "site 'x'",
-    "data, infinite": "site 'x'",
+    "data, NaN": "site 'z'",
+    "data, infinite": "site 'z'",
     "loss": "site 'x'",
     "gradient": "gradient of 'log_scale'",
     "scale": "site 'x'",
@@ -188,35 +188,40 @@ def test_what_is_not_finite_reaches_neither_weights_nor_disk(
 def test_a_stream_that_turns_bad_reaches_neither_weights_nor_disk(
     value, late, tmp_path, monkeypatch
 ):
-    """Its item is read once to look at it, and once in each epoch and each monitor."""
+    """Its item is read to be looked at, and once for each epoch and each of its bounds."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0 if late is None else 1e9)
     program = Regression("nowhere")
     recording = Recording(program)
-    spoilt("optimizer", recording, monkeypatch, late)
-    stream = pyrovae.Examples(Turning(rows(), value, 6))
-    with pytest.raises(PyrovaeError) as stopped:
+    spoilt("nowhere else", recording, monkeypatch, late)
+    stream = pyrovae.Examples(Turning(rows(), value, 5), num_workers=0)
+    with pytest.raises(NonFiniteError, match=r"In epoch 2, batch 7 \(step 15\): .*site 'z'"):
         fit(program, tmp_path / "run", "eager", stream)
-    assert "not finite" in str(stopped.value) or "NaN" in str(stopped.value)
-    assert all(v.isfinite().all() for v in weights(program).values())
-    assert 0 < len(recording.taken) < 3 * STEPS
-    found = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
-    assert all(v.isfinite().all() for v in found.weights.values())
+    assert_as_before(program, tmp_path / "run", recording.taken[15], 15)
 
 
-@pytest.mark.parametrize("engine", ["eager", "graph"])
-def test_a_moment_of_the_optimizer_that_is_not_finite_is_not_saved(engine, tmp_path, monkeypatch):
-    """It makes NaN of a weight in one update, which the step after it finds."""
-    program = Regression("nowhere")
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+@pytest.mark.parametrize(("bad", "engine"), [(BAD, "eager"), (BAD, "graph"), (23, "eager")])
+def test_a_moment_of_the_optimizer_that_is_not_finite_is_not_saved(
+    bad, engine, seconds, tmp_path, monkeypatch
+):
+    """It makes NaN of a weight in one update, be it the last of all."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     call, count = Stepper.__call__, [0]
 
     def step(self, *args, **kwargs):
-        if count[0] == BAD:
+        if count[0] == bad:
             state = self.update.optimizer.state
             next(iter(state.values()))["exp_avg"].view(-1)[0] = math.nan
         count[0] += 1
         return call(self, *args, **kwargs)
 
     monkeypatch.setattr(Stepper, "__call__", step)
-    with pytest.raises(NonFiniteError):
-        fit(program, tmp_path / "run", engine)
-    found = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
-    assert all(v.isfinite().all() for v in found.weights.values())
+    with pytest.raises(NonFiniteError, match=r"parameter '.*' (is|was) not finite"):
+        fit(Regression("nowhere"), tmp_path / "run", engine)
+    assert count[0] <= bad + 2
+    saved = list((tmp_path / "run").glob("checkpoints/step-*"))
+    assert bool(saved) == (seconds == 0.0)
+    if saved:
+        found = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+        assert found.step == bad
+        assert all(v.isfinite().all() for v in found.weights.values())
