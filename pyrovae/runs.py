@@ -29,6 +29,7 @@ from pyrovae import (
     stages,
     user_programs,
 )
+from pyrovae.allotment import Allotment
 from pyrovae.data import (
     Batch,
     Data,
@@ -49,6 +50,7 @@ from pyrovae.plots import Picture
 from pyrovae.programs import Program, Structure, as_module, check_support, inspect_program
 from pyrovae.run_folder import (
     CHECKPOINTS,
+    CONFIG,
     ENVIRONMENT,
     EVALUATION,
     METRICS,
@@ -545,8 +547,8 @@ def load(
             hold any code: look at its folder `source` first.
 
     Raises:
-        InputError: If it is no run directory, or the program or the data are not those of the
-            run.
+        InputError: If it is no run directory, its configuration is not as it was trained, or the
+            program or the data are not those of the run.
         CheckpointError: If no checkpoint is whole.
     """
     path = run_folder.find(path)
@@ -554,12 +556,15 @@ def load(
     target = resolve_device(device)
     newest = checkpoint.load_newest(path / CHECKPOINTS)
 
+    run_folder.check_identity(path, config, newest.state.get("config"))
+
     x_shape = tuple(config["data"]["x_shape"])
-    if program is None:
-        program = _build(config["program"], x_shape, path, trusted=trust_source)
-    elif isinstance(program, str):
-        arguments = config["program"].get("arguments", {})
-        program = user_programs.load_builder(program)(x_shape, **arguments)
+    with run_folder.as_config(path), Allotment(newest.weights):
+        if program is None:
+            program = _build(config["program"], x_shape, path, trusted=trust_source)
+        elif isinstance(program, str):
+            arguments = config["program"].get("arguments", {})
+            program = user_programs.load_builder(program)(x_shape, **arguments)
     module = as_module(program).to(target).eval()
     try:
         module.load_state_dict(newest.weights)
@@ -569,9 +574,18 @@ def load(
             "Give the program that was trained: pyrovae.load(run, program=...).",
         ) from error
 
+    with run_folder.as_config(path):
+        splits = _splits(config["data"], data, data_dir, target)
+        if splits and "config" not in newest.state:  # nothing else tells whether it is as it was
+            inspect_program(program, next(iter(splits.values())).head(3))
+    if any(examples.x_shape != x_shape for examples in splits.values()):
+        raise InputError(
+            f"The {CONFIG} of {path} tells of data of shape {x_shape}, and there are others.",
+            "Restore it, or give the run's own data.",
+        )
     return Run(
         program=program,
-        splits=_splits(config["data"], data, data_dir, target),
+        splits=splits,
         metrics=read_lines(path / METRICS),
         config=config,
         environment=read_json(path / ENVIRONMENT) or describe_environment(target),

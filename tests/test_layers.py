@@ -23,6 +23,7 @@ LAYERS = [
         "distributions",
         "devices",
         "capture",
+        "allotment",
         "user_files",
         "run_folder",
         "extras",

@@ -16,13 +16,16 @@ from pyrovae.errors import InputError
 
 if TYPE_CHECKING:
     from pyrovae.evaluation import Evaluation
+    from pyrovae.resuming import Earlier
     from pyrovae.runs import Run
 
 # What `train` measures at its end: enough for an error bar well under a nat in a few seconds.
 FINAL_SAMPLES, FINAL_EXAMPLES = 500, 1000
 
 
-def train(options: Any, spec: str | None, words: list[str], *, resume: bool = False) -> None:
+def train(
+    options: Any, spec: str | None, words: list[str], *, resume: "bool | Earlier" = False
+) -> None:
     """Trains what the options say, measures it, and prints what it found and what comes next."""
     from pyrovae.tensorboard import TensorBoard
     from pyrovae.training import fit
