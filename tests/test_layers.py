@@ -37,7 +37,7 @@ LAYERS = [
     {"page"},
     {"report"},
     {"runs", "resuming"},
-    {"explore", "loop", "tensorboard"},
+    {"explore", "loop", "restoring", "tensorboard"},
     {"training"},
     {"building"},
     {"estimator"},

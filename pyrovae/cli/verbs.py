@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def with_run(command: Any) -> None:
     """Loads the run of a command, and does with it what the command says."""
+    from pyrovae.restoring import load
     from pyrovae.run_folder import find
-    from pyrovae.runs import load
 
     command.run = find(command.run)
     run = load(
