@@ -2,6 +2,7 @@
 
 __all__ = ["noun", "print_numbers", "print_plan"]
 
+import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -84,3 +85,5 @@ def print_numbers(found: "Evaluation", noun: str) -> None:
             else f"k-hat above 0.7 for {heavy:.0%}"
         )
     )
+    if found.warning is not None:
+        print(textwrap.indent(textwrap.fill(f"warning: {found.warning}", 86), " " * 13))
