@@ -35,7 +35,7 @@ def test_a_bug_whose_place_is_gone_or_not_the_only_one_is_an_error(tmp_path):
     (tmp_path / "file.py").write_text("twice twice")
     for text in ("nowhere", "twice"):
         with pytest.raises(LookupError, match=text):
-            Mutant("a bug", "file.py", text, "").plant(tmp_path)
+            Mutant("a bug", "file.py", text, "", "a test").plant(tmp_path)
 
 
 def test_the_unchanged_package_passes(outcomes):
