@@ -80,6 +80,7 @@ from pyrovae.networks import RecurrentEncoderNet as RecurrentEncoderNet
 from pyrovae.networks import ResidualConvNet as ResidualConvNet
 from pyrovae.networks import ResidualDeconvNet as ResidualDeconvNet
 from pyrovae.networks import ResidualMLP as ResidualMLP
+from pyrovae.networks import Scaled as Scaled
 from pyrovae.networks import TabularInput as TabularInput
 from pyrovae.networks import TokenEncoderNet as TokenEncoderNet
 from pyrovae.priors import AutoregressiveGaussianPrior as AutoregressiveGaussianPrior

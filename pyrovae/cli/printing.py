@@ -2,6 +2,7 @@
 
 __all__ = ["print_numbers", "print_plan"]
 
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,3 +99,5 @@ def print_numbers(found: "Evaluation", run: "Run") -> None:
             else f"k-hat above 0.7 for {heavy:.0%}"
         )
     )
+    if found.warning is not None:
+        print(textwrap.indent(textwrap.fill(f"warning: {found.warning}", 86), " " * 13))
