@@ -80,6 +80,7 @@ from pyrovae.networks import RecurrentEncoderNet as RecurrentEncoderNet
 from pyrovae.networks import ResidualConvNet as ResidualConvNet
 from pyrovae.networks import ResidualDeconvNet as ResidualDeconvNet
 from pyrovae.networks import ResidualMLP as ResidualMLP
+from pyrovae.networks import Scaled as Scaled
 from pyrovae.networks import TabularInput as TabularInput
 from pyrovae.networks import TokenEncoderNet as TokenEncoderNet
 from pyrovae.priors import AutoregressiveGaussianPrior as AutoregressiveGaussianPrior
@@ -101,10 +102,10 @@ from pyrovae.priors import StudentTPrior as StudentTPrior
 from pyrovae.priors import UniformPrior as UniformPrior
 from pyrovae.priors import VampPrior as VampPrior
 from pyrovae.priors import VonMisesFisherPrior as VonMisesFisherPrior
+from pyrovae.restoring import from_pretrained as from_pretrained
+from pyrovae.restoring import load as load
 from pyrovae.resuming import start_from as start_from
 from pyrovae.runs import Run as Run
-from pyrovae.runs import from_pretrained as from_pretrained
-from pyrovae.runs import load as load
 from pyrovae.svi import CompiledSVI as CompiledSVI
 from pyrovae.tensorboard import TensorBoard as TensorBoard
 from pyrovae.training import fit as fit

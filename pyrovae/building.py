@@ -42,6 +42,7 @@ from pyrovae.networks import (
     ResidualConvNet,
     ResidualDeconvNet,
     ResidualMLP,
+    Scaled,
     TabularInput,
     TokenEncoderNet,
 )
@@ -300,9 +301,19 @@ class _Assembly:
         known = signature(cls.net_shape).parameters
         given = {**options, "columns": self._codes}
         shape = cls.net_shape(event, **{k: v for k, v in given.items() if k in known})
-        if kind == "decoder":
-            return self.decode((self.latent_dim,), shape)
-        return self._encode(shape)
+        return self._decode(shape) if kind == "decoder" else self._encode(shape)
+
+    def _decode(self, shape: Shape) -> nn.Module:
+        """A network of the latent, brought to the scale that its weights start for."""
+        net = self.decode((self.latent_dim,), shape)
+        latents = getattr(self.choices["encoder"].resolve("encoder"), "latents", "real")
+        if latents == "bits":
+            return Centred(net, levels=2)
+        if latents == "codes":
+            return Scaled(net, factor=math.sqrt(self.part("encoder").classes))  # pyright: ignore
+        if latents == "unit vectors":
+            return Scaled(net, factor=math.sqrt(self.latent_dim))
+        return net
 
     def _encode(self, shape: Shape) -> nn.Module:
         """A network of the data, as they are or as what its values are asks for."""

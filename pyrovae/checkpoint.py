@@ -6,7 +6,7 @@ synced to the disk file by file, and renamed: a folder under its final name is c
 loaded is the newest folder that verifies, found by looking, not by a pointer.
 """
 
-__all__ = ["Checkpoint", "exists", "load_newest", "save", "storable"]
+__all__ = ["Checkpoint", "exists", "load_newest", "marks", "save", "storable"]
 
 import json
 import os
@@ -93,6 +93,22 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 def exists(folder: Path) -> bool:
     """Whether there is any checkpoint in a folder, damaged or not."""
     return bool(_folders(folder))
+
+
+def marks(folder: Path) -> list[tuple[str, int, int]]:
+    """What tells the checkpoints of a folder from any that are saved later, without a look inside.
+
+    Raises:
+        CheckpointError: If one goes away meanwhile.
+    """
+    try:
+        found = [(path.name, path.stat()) for path in _folders(folder)]
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoints in {folder} cannot be read ({error.strerror}).",
+            "Another process may be at them: start again.",
+        ) from error
+    return [(name, status.st_ino, status.st_mtime_ns) for name, status in found]
 
 
 def load_newest(folder: Path) -> Checkpoint:

@@ -1,6 +1,21 @@
 """What can go wrong, each said in one sentence of cause and one of remedy."""
 
-__all__ = ["CheckpointError", "InputError", "NonFiniteError", "PyrovaeError"]
+__all__ = ["CheckpointError", "InputError", "NonFiniteError", "PyrovaeError", "shorten"]
+
+# How much of a value an error shows.
+SHOWN = 200
+
+
+def shorten(value: object) -> str:
+    """A value as an error shows it, whatever its length.
+
+    Example:
+        >>> shorten("a")
+        "'a'"
+    """
+    text = str(value) if isinstance(value, BaseException) else repr(value)
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 class PyrovaeError(Exception):

@@ -37,6 +37,7 @@ CHUNK = {"cpu": 2**22, "cuda": 2**24}
 WEIGHTS = 2**22
 ACTIVE_VARIANCE = 0.01
 COLLAPSED_KL = 0.1
+HEAVY_TAIL = 0.7
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,30 @@ class Evaluation:
         """The part of the error of the mean log-evidence that more draws would remove."""
         return self.log_evidence_error.square().sum().sqrt().item() / self.num_examples
 
+    @property
+    def heavy_share(self) -> float:
+        r"""The share of examples with $\hat k > 0.7$; NaN if there are too few draws to tell."""
+        return math.nan if self.pareto_k.isnan().any() else _mean(self.pareto_k > HEAVY_TAIL)
+
+    @property
+    def warning(self) -> str | None:
+        r"""What to know before $\log \hat p(x)$ is believed: that most of its weights are heavy.
+
+        None where $\hat k$ is above 0.7 for half of the examples or fewer, or cannot be told.
+        """
+        if not self.heavy_share > 0.5:
+            return None
+        return (
+            f"log p(x) is underestimated: for {self.heavy_share:.0%} of the examples a few of the "
+            f"{self.num_samples:,} samples carry most of the weight (k-hat above {HEAVY_TAIL}). "
+            "Take more samples, or train with a tighter bound such as IWAE or DReG."
+        )
+
     def summary(self) -> dict[str, Any]:
         """The numbers in plain Python: means over examples, with their standard errors.
 
         What cannot be told, such as the error of a single example, is None.
         """
-        heavy = (self.pareto_k > 0.7).double().mean().item()
         found = {
             "elbo": self.elbo.mean().item(),
             "elbo_se": standard_error(self.elbo),
@@ -125,7 +144,8 @@ class Evaluation:
             "log_evidence": self.log_evidence.mean().item(),
             "log_evidence_se": standard_error(self.log_evidence),
             "log_evidence_monte_carlo_se": self.monte_carlo_error,
-            "pareto_k_above_0.7": math.nan if self.pareto_k.isnan().any() else heavy,
+            "pareto_k_above_0.7": self.heavy_share,
+            "warning": self.warning,
             "num_samples": self.num_samples,
             "num_examples": self.num_examples,
             "active_units": self.active_units,
@@ -133,6 +153,10 @@ class Evaluation:
             "seconds": self.seconds,
         }
         return {key: None if value != value else value for key, value in found.items()}
+
+
+def _mean(values: Tensor) -> float:
+    return values.double().mean().item()
 
 
 def standard_error(values: Tensor) -> float:

@@ -16,7 +16,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint, user_files
+from pyrovae import checkpoint, run_folder, user_files
 from pyrovae.checkpoint import Checkpoint
 from pyrovae.data import Batch, RawBatch
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
@@ -98,6 +98,7 @@ class Loop:
         """
         self._prepare(progress)
         self._describe()
+        self.run.forget()
         monitors = {
             name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
         }
@@ -125,7 +126,8 @@ class Loop:
         except CheckpointError:
             raise
         except NonFiniteError:
-            self._save()
+            with suppress(NonFiniteError):
+                self._save()
             raise
         except BaseException:
             # What a step was doing when it was broken off is not worth keeping.
@@ -343,8 +345,19 @@ class Loop:
         self.run.write(METRICS, "".join(json.dumps(m) + "\n" for m in self.run.metrics))
 
     def _save(self, last: dict[str, Tensor] | None = None, *, finished: bool = False) -> None:
-        """Writes a checkpoint, with the last weights where those of the program are others."""
+        """Writes a checkpoint, with the last weights where those of the program are others.
+
+        Raises:
+            NonFiniteError: If a weight is not finite, which an optimizer can make of gradients
+                that are.
+        """
         self.saved_at = time.monotonic()
+        for name, parameter in as_module(self.run.program).named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteError(
+                    f"The parameter {name!r} is not finite after step {self.taken}.",
+                    "What was saved before it stands; try a lower learning rate.",
+                )
         if self.run.path is None:
             return
         state = {
@@ -356,6 +369,7 @@ class Loop:
             "stopped": self.stopped,
             "last": last,
             "finished": finished,
+            "config": run_folder.identity(self.run.config),
         }
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))

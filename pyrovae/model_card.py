@@ -93,10 +93,12 @@ def _numbers(config: Mapping[str, Any]) -> str:
     if found.get("bits_per_dim") is not None:
         rows["bits per dim"] = f"{found['bits_per_dim']:.3f}"
     rows["active units"] = found["active_units"]
-    split = found.get("split") or "given"
     count, samples = found["num_examples"], found["num_samples"]
+    examples = f"{found.get('split') or 'given'} examples"
+    if found.get("of"):
+        examples = f"examples of other data, {_cell(found['of'])}"
     return (
-        f"{_table(rows)}\nNats per example, over {count:,} {split} examples, by {samples:,} "
+        f"{_table(rows)}\nNats per example, over {count:,} {examples}, by {samples:,} "
         "importance samples each: `pyrovae evaluate RUN "
         f"--num-samples {samples} --limit {count}`; ± is one standard error over examples.\n"
     )

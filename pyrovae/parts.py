@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import data, decoders, encoders, models, networks, priors, user_files
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 
 # Every class that the public names of these modules name, and no other.
 _MODULES = (models, priors, encoders, decoders, networks)
@@ -37,6 +37,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     for cls in (nn.ELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
 }
 
+
+# No size or number of a part is larger: what such a number asks for might never be done.
+LARGEST = 2**24
 
 Place = tuple[str, ...]
 Locate = Callable[[Mapping[str, Any]], Path]
@@ -111,7 +114,7 @@ def _make(config: Any, place: Place, made: dict[Place, Any], locate: Locate) -> 
         items = enumerate(config)
         return tuple(_make(item, (*place, str(i)), made, locate) for i, item in items)
     if not isinstance(config, Mapping):
-        return config
+        return _checked(config, place)
     if "same" in config:
         return _made_at(config["same"], made)
     if "type" in config:
@@ -128,6 +131,16 @@ def _make(config: Any, place: Place, made: dict[Place, Any], locate: Locate) -> 
     return made[place]
 
 
+def _checked(value: Any, place: Place) -> Any:
+    """A plain value, if it is no number that no part has."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise InputError(
+            f"The configuration's {'.'.join(place)} is {shorten(value)}, more than any part's.",
+            "Restore the run's config.json, or give the program when the run is loaded.",
+        )
+    return value
+
+
 def _class_of(config: Mapping[str, Any], locate: Locate) -> type:
     """The class that a part's description names; of a user's file, if it is as it was."""
     if "file" not in config:
@@ -139,7 +152,7 @@ def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:
     if isinstance(place, list) and (found := made.get(tuple(map(str, place)))) is not None:
         return found
     raise InputError(
-        f"The configuration refers to {place!r}, which it has not described.",
+        f"The configuration refers to {shorten(place)}, which it has not described.",
         "Restore the run's config.json, or give the program when the run is loaded.",
     )
 
@@ -149,7 +162,7 @@ def _build(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         return make(**arguments)
     except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"A {make.__name__} cannot be built from {sorted(arguments)} ({error}).",
+            f"A {make.__name__} cannot be built from {sorted(arguments)} ({shorten(error)}).",
             "Restore the run's config.json, or give the program when the run is loaded.",
         ) from error
 
@@ -157,7 +170,7 @@ def _build(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 def _look_up(table: Mapping[str, type], name: Any) -> type:
     if not isinstance(name, str) or name not in table:
         raise InputError(
-            f"The configuration names {name!r}, which is no part of pyrovae.",
+            f"The configuration names {shorten(name)}, which is no part of pyrovae.",
             "Restore the run's config.json, or give the program when the run is loaded.",
         )
     return table[name]

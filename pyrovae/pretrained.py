@@ -12,6 +12,7 @@ __all__ = ["CONFIG", "FILES", "WEIGHTS", "Pretrained", "read", "without_places",
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -88,6 +89,7 @@ def write(
             "format": FORMAT,
             **config,
             "program": _portable(config["program"], run, temporary),
+            "data": _portable(config["data"], run, temporary),
             "weights": {"sha256": sha256(weights).hexdigest(), "bytes": len(weights)},
         }
         (temporary / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
@@ -108,7 +110,20 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was told, without where its data and its files lie."""
     name = Path(str(config["data"]["name"])).name
     kept = {key: config[key] for key in KEPT if key in config}
+    if "command" in kept:
+        kept["command"] = _without_folders(kept["command"])
     return {**kept, "data": {**config["data"], "name": name, "source": None, "data_dir": None}}
+
+
+def _without_folders(command: str) -> str:
+    """A command whose paths are names.
+
+    Example:
+        >>> _without_folders("pyrovae train /home/me/photos/ --run-dir=../runs/a --lr 0.1")
+        'pyrovae train photos --run-dir=a --lr 0.1'
+    """
+    words = (re.sub(r"[^=]*/", "", word.rstrip("/")) for word in shlex.split(command))
+    return shlex.join(words)
 
 
 def _portable(config: Any, run: Path | None, folder: Path) -> Any:
@@ -120,7 +135,7 @@ def _portable(config: Any, run: Path | None, folder: Path) -> Any:
     if "file" not in config:
         return {key: _portable(value, run, folder) for key, value in config.items()}
     path = user_files.locate(config, run, trusted=True)
-    user_files.copy_into(folder, {"file": str(path), "sha256": config["sha256"]})
+    user_files.copy(path, config["sha256"], folder)
     rest = {key: value for key, value in config.items() if key != "file"}
     return {"file": path.name, **_portable(rest, run, folder)}
 
@@ -141,7 +156,7 @@ def read(folder: Path, *, program: Program | None = None, trusted: bool = False)
         InputError: If anything in it is missing, damaged, or other than `write` writes it.
     """
     config = _read_config(folder)
-    files = list(_files(config["program"]))
+    files = list(_files(config))
     if program is None and files and not trusted:
         raise InputError(
             f"The program is made of its author's file {files[0]}, which is not run unasked.",
@@ -221,7 +236,8 @@ def _build(config: dict[str, Any], folder: Path, *, trusted: bool) -> Program:
             "Give it yourself: pyrovae.from_pretrained(folder, program=...).",
         )
     try:
-        preprocessing = from_config(config["data"].get("preprocessing"))
+        described_data = config["data"].get("preprocessing")
+        preprocessing = from_config(described_data, folder, trusted=trusted)
         if not isinstance(preprocessing, Preprocessing):
             raise TypeError("it describes no preprocessing")
         if "function" in described:
@@ -230,14 +246,7 @@ def _build(config: dict[str, Any], folder: Path, *, trusted: bool) -> Program:
         as_module(program)
     except InputError:
         raise
-    except (
-        AttributeError,
-        LookupError,
-        MemoryError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _MALFORMED as error:
         raise _damaged(folder, _first_line(error)) from error
     return program
 

@@ -133,6 +133,7 @@ def _evidence_section(found: Evaluation, measured: str) -> Section:
         f"Carlo error of the mean is {found.monte_carlo_error:.3f} nats. Pareto k-hat is above "
         f"0.7 for {heavy} of the examples: there the estimate is still a lower bound, and loose."
     )
+    text = text if found.warning is None else f"{text} {found.warning}"
     return Section("Evidence per example", text, plots.weights(found))
 
 

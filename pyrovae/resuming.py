@@ -17,16 +17,14 @@ from pyrovae.run_folder import (
     CHECKPOINTS,
     CONFIG,
     METRICS,
+    check_identity,
+    compared,
     differences,
     find,
     is_new,
     read_config,
     read_lines,
 )
-
-# What says which run it is. Where its data lie, and how it was called, may change.
-COMPARED = ("program", "parameters", "data", "training")
-FREE = {"data": ("name", "source", "data_dir"), "training": ("epochs",)}
 
 # What it was begun by and with, whatever goes on with it.
 KEPT = ("command", "folder", "files", "init_from", "engine")
@@ -59,37 +57,38 @@ class Earlier:
         config: What it was told.
         checkpoint: The newest of its checkpoints that is whole.
         metrics: One record for each epoch.
+        marks: What tells its checkpoints from later ones.
     """
 
     config: dict[str, Any]
     checkpoint: Checkpoint
     metrics: list[dict[str, Any]]
+    marks: list[tuple[str, int, int]]
 
     @classmethod
     def at(cls, path: Path) -> "Earlier | None":
         """The run in a folder; None where it has not come to save itself.
 
         Raises:
+            InputError: If its configuration is another than the one that was trained.
             CheckpointError: If every checkpoint is damaged.
         """
         if not (path / CONFIG).is_file() or not checkpoint.exists(path / CHECKPOINTS):
             return None
-        return cls(
-            read_config(path),
-            checkpoint.load_newest(path / CHECKPOINTS),
-            read_lines(path / METRICS),
-        )
+        marks = checkpoint.marks(path / CHECKPOINTS)
+        config, newest = read_config(path), checkpoint.load_newest(path / CHECKPOINTS)
+        check_identity(path, config, newest.state.get("config"))
+        return cls(config, newest, read_lines(path / METRICS), marks)
 
-    @classmethod
-    def check_unchanged(cls, path: Path | None, before: "Earlier | None") -> None:
+    @staticmethod
+    def check_unchanged(path: Path | None, before: "Earlier | None") -> None:
         """Refuses a run that was trained on between being read and being held.
 
         Raises:
             InputError: If it was.
         """
-        now = None if path is None else cls.at(path)
-        steps = [None if run is None else run.checkpoint.step for run in (before, now)]
-        if steps[0] != steps[1]:
+        now = [] if path is None else checkpoint.marks(path / CHECKPOINTS)
+        if now != ([] if before is None else before.marks):
             raise InputError(
                 f"Another process has trained {path} in the meantime.", "Start again."
             )
@@ -126,7 +125,7 @@ class Earlier:
             InputError: If it is another run, naming what differs; or if it has already taken
                 more epochs than it is to take, or ran on other threads or another torch.
         """
-        if found := differences(_compared(self.config), _compared(told)):
+        if found := differences(compared(self.config), compared(told)):
             raise InputError(
                 f"The run cannot be resumed with another configuration: {'; '.join(found)}.",
                 "Give what it was trained with, or train another run.",
@@ -187,13 +186,3 @@ def start_from(program: Program, run: str | os.PathLike[str]) -> Matched:
         )
     module.load_state_dict({k: weights[k] for k in taken}, strict=False)
     return Matched(taken, [k for k in own if k not in taken])
-
-
-def _compared(config: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in COMPARED:
-        value = config[key]
-        if key in FREE:
-            value = {name: v for name, v in value.items() if name not in FREE[key]}
-        found[key] = value
-    return found

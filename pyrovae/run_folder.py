@@ -13,31 +13,45 @@ __all__ = [
     "METRICS",
     "REPORT",
     "STAGES",
+    "as_config",
+    "check_identity",
+    "compared",
     "differences",
     "find",
     "held",
+    "identity",
     "is_new",
     "read_config",
     "read_json",
     "read_lines",
+    "remove",
     "write",
 ]
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import CheckpointError, InputError, PyrovaeError, shorten
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
 STAGES = "stages.safetensors"
 LOCK = ".lock"
+# What no path has: NUL, and surrogates but those that stand for bytes which are no text.
+NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+# No program nests its parts deeper.
+DEEPEST = 50
+# What says which run it is. Where its data lie, and how it was called, may change.
+COMPARED = ("program", "parameters", "data", "training")
+FREE = {"data": ("name", "source", "data_dir"), "training": ("epochs",)}
 # Where `pyrovae train` puts runs that were given no folder.
 RUNS = Path("runs")
 
@@ -113,6 +127,19 @@ def write(file: Path, content: str | bytes, *, append: bool = False) -> None:
             temporary.write_bytes(as_bytes)
             os.replace(temporary, file)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(file, error) from error
+
+
+def remove(file: Path) -> None:
+    """Removes a file of a run, if it is there.
+
+    Raises:
+        CheckpointError: If it cannot be removed.
+    """
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
         raise _unwritable(file, error) from error
 
 
@@ -132,7 +159,7 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: If there is no run in it.
     """
     config = read_json(path / CONFIG)
-    if not all(isinstance(config.get(key), dict) for key in ("program", "data")):
+    if not _describes_a_run(config):
         raise InputError(
             f"{path} is not a run directory: it has no {CONFIG} that describes a run.",
             "Give the folder that pyrovae train printed as its run directory.",
@@ -140,14 +167,73 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _describes_a_run(config: dict[str, Any]) -> bool:
+    """Whether a configuration is of the kind that every reader of it counts on."""
+    if _depth(config) > DEEPEST or not isinstance(config.get("program"), dict):
+        return False
+    data = config.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        return False
+    texts = [data.get(key) for key in ("source", "data_dir", "fingerprint")]
+    engine = config.get("engine", {"name": ""})
+    shape = data.get("x_shape")
+    return (
+        all(text is None or (isinstance(text, str) and not NO_NAME.search(text)) for text in texts)
+        and isinstance(shape, list)
+        and all(type(size) is int and 0 < size < 2**31 for size in shape)
+        and isinstance(data.get("images"), dict | None)
+        and isinstance(engine, dict)
+        and isinstance(engine.get("name"), str)
+    )
+
+
+def _depth(tree: Any) -> int:
+    """How deep a tree is, which is asked before it is walked by functions that call themselves."""
+    level, depth = [tree], 0
+    while level:
+        lists = [node.values() if isinstance(node, dict) else node for node in level]
+        level = [n for children in lists for n in children if isinstance(n, dict | list)]
+        depth += 1
+    return depth
+
+
+@contextmanager
+def as_config(path: Path) -> Iterator[None]:
+    """Says of a run's configuration what is raised where it does not make sense.
+
+    Raises:
+        InputError: Instead of what Python and torch raise.
+    """
+    try:
+        yield
+    except PyrovaeError:
+        raise
+    except _MALFORMED as error:
+        raise InputError(
+            f"The {CONFIG} of {path} makes no program with data ({type(error).__name__}: "
+            f"{shorten(error)}).",
+            "Restore it, or give program= or data= when the run is loaded from Python.",
+        ) from error
+
+
+# What a description of the wrong structure raises, wherever that is met.
+_MALFORMED = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
+
+
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that was cut off is left out."""
+    """The records of a JSON-lines file, up to a line that was cut off or is none."""
     records = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(record, dict):
+            break
+        records.append(record)
     return records
 
 
@@ -161,6 +247,41 @@ def _unwritable(path: Path, error: OSError) -> CheckpointError:
 # ── Whether two runs are one ─────────────────────────────────────────────────────────────────
 
 
+def compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration says which run it is."""
+    found: dict[str, Any] = {}
+    for key in COMPARED:
+        value = config.get(key)
+        if key in FREE and isinstance(value, Mapping):
+            value = {name: v for name, v in value.items() if name not in FREE[key]}
+        found[key] = value
+    return found
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """The sha256 of what says which run it is, as JSON has it.
+
+    Example:
+        >>> one, other = {"training": {"epochs": 1, "seed": 0}}, {"training": {"seed": 0}}
+        >>> identity(one) == identity(other)
+        True
+    """
+    return sha256(json.dumps(compared(config), sort_keys=True).encode()).hexdigest()
+
+
+def check_identity(path: Path, config: Mapping[str, Any], expected: str | None) -> None:
+    """Refuses a configuration that is not the one that a checkpoint is of.
+
+    Raises:
+        InputError: If it is another. Checkpoints of versions up to 0.1.0 do not say.
+    """
+    if expected is not None and identity(config) != expected:
+        raise InputError(
+            f"The {CONFIG} of {path} has changed since the run was trained.",
+            "Restore it: its weights would mean something else under another one.",
+        )
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Where two trees of plain values differ, as `a.b is 1, and was 2`, for what both tell of.
 
@@ -170,7 +291,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     then, current = _flat(before), _flat(json.loads(json.dumps(now)))
     return [
-        f"{name} is {current[name]!r}, and was {then[name]!r}"
+        f"{name} is {shorten(current[name])}, and was {shorten(then[name])}"
         for name in current
         if name in then and current[name] != then[name]
     ]

@@ -1,6 +1,6 @@
 """Runs: a trained program with its data, its numbers and its pictures; in a folder or not."""
 
-__all__ = ["Run", "from_pretrained", "load"]
+__all__ = ["WORDS", "Run", "columns_of"]
 
 import json
 import math
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from pyrovae import (
-    checkpoint,
     evaluation,
     generation,
     hub,
@@ -27,20 +26,15 @@ from pyrovae import (
     report,
     run_folder,
     stages,
-    user_programs,
 )
 from pyrovae.data import (
     Batch,
-    Data,
     Examples,
     Preprocessing,
-    as_examples,
-    load_data,
     load_examples,
 )
 from pyrovae.data.tables import Column
 from pyrovae.data.tables import from_config as from_columns
-from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation
 from pyrovae.generation import Encoded, Generated
@@ -48,14 +42,9 @@ from pyrovae.parts import from_config
 from pyrovae.plots import Picture
 from pyrovae.programs import Program, Structure, as_module, check_support, inspect_program
 from pyrovae.run_folder import (
-    CHECKPOINTS,
-    ENVIRONMENT,
     EVALUATION,
-    METRICS,
     REPORT,
-    read_config,
     read_json,
-    read_lines,
 )
 from pyrovae.stages import Stages
 
@@ -76,6 +65,8 @@ class Run:
         config: What the run was told, as plain data.
         environment: The versions and the hardware that trained it, and the date.
         path: The run directory, or None for a run that writes nothing.
+        evaluation: What was measured last, of the run's own data.
+        others: What the data are called that it is measured on, where they are not its own.
     """
 
     program: Program
@@ -85,6 +76,7 @@ class Run:
     environment: dict[str, str] = field(repr=False)
     path: Path | None = None
     evaluation: Evaluation | None = field(default=None, repr=False)
+    others: str | None = None
 
     def on(
         self,
@@ -111,7 +103,7 @@ class Run:
             data_dir=data_dir,
             missing=self.config["data"].get("missing", False),
             images=_images_of(expected, self.config["data"].get("images") or {}),
-            columns=_columns_of(self.config["data"]),
+            columns=columns_of(self.config["data"]),
         )
         if examples.x_shape != expected:
             raise InputError(
@@ -124,7 +116,8 @@ class Run:
         if examples.missing:
             check_support(self.program, examples.in_order(examples.block))
         splits = {**self.splits, "test": examples}
-        return replace(self, splits=splits, evaluation=None, path=None)
+        others = _called(source)
+        return replace(self, splits=splits, evaluation=None, path=None, others=others)
 
     # ── Numbers ──
 
@@ -293,7 +286,8 @@ class Run:
 
         It holds the configuration, the weights as safetensors, the user's own files that the
         program is made of, and a model card, `README.md`, with the numbers of the last
-        evaluation.
+        evaluation. Of a table the configuration holds the names of columns and of categories;
+        where files lie is left out.
 
         Raises:
             InputError: If the folder is there and not empty, the preprocessing cannot be
@@ -341,6 +335,7 @@ class Run:
         about = {
             "program": self.config["program"].get("part", type(self.program).__name__),
             "environment": self.environment,
+            "columns": self.config["data"].get("columns"),
         }
         if self.splits:
             x = self.measured.head(3).x
@@ -366,7 +361,8 @@ class Run:
         else:
             return self.config.get("evaluation")
         split = next((WORDS[split] for split in WORDS if split in self.splits), None)
-        return {**found, "split": split} if found else None
+        of = {"split": split} if self.others is None else {"of": Path(self.others).name}
+        return {**found, **of} if found else None
 
     @property
     def _template(self) -> Batch:
@@ -420,7 +416,17 @@ class Run:
     ) -> Picture:
         x = self.preprocessing.invert(found.x).cpu()
         figure = plots.grid(_drawable(x), rows=rows)
-        return Picture(x, figure, caption, _columns_of(self.config["data"]))
+        return Picture(x, figure, caption, columns_of(self.config["data"]))
+
+    def forget(self) -> None:
+        """Takes away what was measured of weights that are about to change.
+
+        Raises:
+            CheckpointError: If it cannot be taken away.
+        """
+        self.evaluation = None
+        if self.path is not None:
+            run_folder.remove(self.path / EVALUATION)
 
     def write(self, name: str, text: str, *, append: bool = False) -> None:
         """Writes a file of the run's directory, if it has one.
@@ -436,7 +442,7 @@ def _called(source: Any) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "array"
 
 
-def _columns_of(config: Mapping[str, Any]) -> tuple[Column, ...] | None:
+def columns_of(config: Mapping[str, Any]) -> tuple[Column, ...] | None:
     """The columns of a run's table, from what is recorded of its data."""
     return from_columns(config["columns"]) if config.get("columns") else None
 
@@ -497,155 +503,3 @@ def _in_rows(found: Generated, columns: int) -> Generated:
 
 def _shown(found: Generated) -> str:
     return "one draw of x each" if found.shown_by == "draw" else f"shown by the {found.shown_by}"
-
-
-# ── Loading ──────────────────────────────────────────────────────────────────────────────────
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    program: Program | str | None = None,
-    data: Any = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    device: str | torch.device | None = None,
-    trust_source: bool = False,
-) -> Run:
-    """Gives a trained run back, data splits and all.
-
-    Args:
-        path: The run directory, its name under `runs`, or `latest`.
-        program: The program, for a run of a class that no configuration can name; its weights
-            are replaced by the run's. Or the file it is in, as `my_model.py:build`, for one whose
-            file has moved or changed.
-        data: The data, for a run on arrays that were passed to Python: the array, or for one
-            with labels what `load_data` made of it. They are split and preprocessed as they
-            were, and refused if they are others.
-        data_dir: Where named sets lie, if not where they lay in training.
-        device: The device; CUDA where there is one if None.
-        trust_source: Whether to run the run's own copies of the user's files that its program is
-            made of, where these are no longer where and as they were. A run from elsewhere may
-            hold any code: look at its folder `source` first.
-
-    Raises:
-        InputError: If it is no run directory, or the program or the data are not those of the
-            run.
-        CheckpointError: If no checkpoint is whole.
-    """
-    path = run_folder.find(path)
-    config = read_config(path)
-    target = resolve_device(device)
-    newest = checkpoint.load_newest(path / CHECKPOINTS)
-
-    x_shape = tuple(config["data"]["x_shape"])
-    if program is None:
-        program = _build(config["program"], x_shape, path, trusted=trust_source)
-    elif isinstance(program, str):
-        arguments = config["program"].get("arguments", {})
-        program = user_programs.load_builder(program)(x_shape, **arguments)
-    module = as_module(program).to(target).eval()
-    try:
-        module.load_state_dict(newest.weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"The weights of {path} do not fit the program ({_last_line(error)}).",
-            "Give the program that was trained: pyrovae.load(run, program=...).",
-        ) from error
-
-    return Run(
-        program=program,
-        splits=_splits(config["data"], data, data_dir, target),
-        metrics=read_lines(path / METRICS),
-        config=config,
-        environment=read_json(path / ENVIRONMENT) or describe_environment(target),
-        path=path,
-    )
-
-
-def from_pretrained(
-    folder: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    program: Program | None = None,
-    device: str | torch.device | None = None,
-    trust_source: bool = False,
-) -> Run:
-    """Gives a run back from what `Run.save_pretrained` wrote, to be used on other data.
-
-    Nothing in the folder is unpickled, and nothing is run unless it is trusted.
-
-    Args:
-        folder: The folder, or the name of a repository of the Hugging Face hub, `user/name`:
-            the extra `hub`.
-        revision: The branch, tag or commit of a repository.
-        program: The program, for one of a class that no configuration can name; its weights are
-            replaced.
-        device: The device; CUDA where there is one if None.
-        trust_source: Whether to run the files in it that the program is made of. They may hold
-            any code: look at its folder `source` first.
-
-    Returns:
-        The run, without data: `run.sample(16)`, `run.on(data).evaluate()`.
-
-    Raises:
-        InputError: If it is neither a folder nor such a repository, or what is in it is missing,
-            damaged, or other than `save_pretrained` writes it.
-    """
-    path = Path(folder).expanduser()
-    if not path.is_dir() and hub.is_name(str(folder)):
-        path = hub.download(str(folder), pretrained.FILES, revision=revision)
-    target = resolve_device(device)
-    found = pretrained.read(path, program=program, trusted=trust_source)
-    as_module(found.program).to(target)
-    return Run(
-        program=found.program,
-        splits={},
-        metrics=[],
-        config=found.config,
-        environment=found.config["environment"],
-    )
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).splitlines()[-1].strip()
-
-
-def _build(
-    config: dict[str, Any], x_shape: tuple[int, ...], run: Path, *, trusted: bool
-) -> Program:
-    if "function" in config:
-        return user_programs.build(config, x_shape, run, trusted=trusted)
-    if "part" in config:
-        return from_config(config, run, trusted=trusted)
-    raise InputError(
-        f"The run's program, {config.get('class')}, is not one of pyrovae's own parts.",
-        "Give it again: pyrovae.load(run, program=...).",
-    )
-
-
-def _splits(
-    config: dict[str, Any], data: Any, data_dir: Any, device: torch.device
-) -> dict[str, Examples]:
-    source = config["source"] if data is None else data
-    if source is None:
-        return {}
-    if isinstance(source, Examples) or config["fingerprint"] is None:
-        # Trained on bare tensors or a stream, which no fingerprint tells from others.
-        return {"test": as_examples(source, "test").to(device)}
-
-    loaded = source
-    if not isinstance(source, Data):
-        loaded = load_data(
-            source,
-            data_dir=data_dir or config["data_dir"],
-            preprocessing=from_config(config["preprocessing"]),
-            missing=config.get("missing", False),
-            columns=_columns_of(config),
-            **(config.get("images") or {}),
-        )
-    if loaded.fingerprint != config["fingerprint"]:
-        raise InputError(
-            f"The data under {loaded.name!r} are not those that the run was trained on.",
-            "Restore them, or name their folder with --data-dir.",
-        )
-    return loaded.to(device).splits

@@ -59,7 +59,7 @@ def fit(
     precision: str = "float32",
     device: str | torch.device | None = None,
     run_dir: str | os.PathLike[str] | None = None,
-    resume: bool = False,
+    resume: bool | Earlier = False,
     progress: bool = True,
     on_epoch: Callable[[Run], object] | None = None,
     config: dict[str, Any] | None = None,
@@ -103,6 +103,7 @@ def fit(
         resume: Whether to go on with the run in `run_dir`, if one was begun there, from its
             last checkpoint: on the same machine to the same bits as without a break. All else
             is to be as it was, but `epochs`, which may be more. A schedule cannot be compared.
+            Or that run, as `Earlier.at` has read it.
         progress: Whether to show a progress bar, or a line per epoch where there is no terminal.
         on_epoch: Called with the run after each epoch, its record the last of `run.metrics`,
             such as `TensorBoard()`. What it draws at random does not reach the training.
@@ -138,8 +139,10 @@ def fit(
         clip_norm=clip_norm,
         patience=patience,
     )
-    path = place_of(run_dir, resume=resume)
-    before = Earlier.at(path) if path is not None else None
+    path = place_of(run_dir, resume=bool(resume))
+    before = resume if isinstance(resume, Earlier) else None
+    if resume is True and path is not None:
+        before = Earlier.at(path)
     target = resolve_device(device)
     module = as_module(program).to(target)
     dtype = next((p.dtype for p in module.parameters()), torch.float32)

@@ -5,7 +5,7 @@ the user's own file is where it was and as it was when it was trained on this ma
 says that the run is trusted.
 """
 
-__all__ = ["copy_into", "defined_in", "digest", "is_own_file", "load", "locate", "split"]
+__all__ = ["copy", "copy_into", "defined_in", "digest", "is_own_file", "load", "locate", "split"]
 
 import hashlib
 import sys
@@ -117,12 +117,19 @@ def locate(config: Mapping[str, Any], run: Path | None, *, trusted: bool = False
             "Restore it, name the program's file now with --program, or run the copy in the run "
             "with --trust-source.",
         )
-    copy = _copy_of(path, expected, run / SOURCE)
-    if digest(copy) != expected:
+    copied = _copy_of(path, expected, run / SOURCE)
+    if digest(copied) != expected:
         raise InputError(
-            f"The run's copy {copy} of {path} is gone or has changed.", "Restore the file."
+            f"The run's copy {copied} of {path} is gone or has changed.", "Restore the file."
         )
-    return copy
+    return copied
+
+
+def copy(path: Path, sha256: str, run: Path) -> None:
+    """Copies a file of the user's into a run."""
+    place = _copy_of(path, sha256, run / SOURCE)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(path.read_bytes())
 
 
 def _name_in(config: Mapping[str, Any]) -> str:
@@ -138,9 +145,7 @@ def copy_into(run: Path, config: Any) -> None:
     if isinstance(config, Mapping):
         if "file" in config and digest(path := Path(config["file"])) == config.get("sha256"):
             remember(path, _name_in(config), config["sha256"])
-            copy = _copy_of(path, config["sha256"], run / SOURCE)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
+            copy(path, config["sha256"], run)
         for item in config.values():
             copy_into(run, item)
 

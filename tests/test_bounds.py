@@ -357,6 +357,18 @@ def test_wake_follows_the_weights_and_sleep_the_dreams():
     assert ((found[0]["q"] - sleep).abs() < 4.5 * found[1]["q"]).all()
 
 
+def test_a_wake_draw_is_held_where_it_is():
+    """At the exact posterior all draws weigh the same, and the guide's part is its score."""
+    found = linear_gaussian()
+    _, gradients = loss_and_gradients(ReweightedWakeSleep(3), found.vae, found.x)
+    torch.manual_seed(0)
+    q = found.vae.encoder(found.x)
+    log_q = q.log_prob(q.sample((3,))).mean(0).sum()
+    for name, parameter in found.vae.encoder.named_parameters():
+        (expected,) = torch.autograd.grad(-log_q, parameter, retain_graph=True)
+        torch.testing.assert_close(gradients[f"encoder.{name}"], expected)
+
+
 @pytest.mark.parametrize(
     "bound", [IWAE(2), DReG(2), StickingTheLanding(), TotalCorrelation(), MMD()]
 )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pyrovae.building import Choice, build_vae
 from pyrovae.data import load_data
@@ -47,3 +48,27 @@ def test_a_slow_density_under_a_vamp_prior_is_warned_of():
             encoder=Choice("iaf"),
             latent_dim=2,
         )
+
+
+@pytest.mark.parametrize(
+    ("prior", "encoder"),
+    [
+        ("standard-normal", "gaussian"),
+        ("bernoulli", "bernoulli"),
+        ("categorical", "straight-through-categorical"),
+        ("relaxed-categorical", "relaxed-categorical"),
+        ("relaxed-bernoulli", "relaxed-bernoulli"),
+        ("spherical-uniform", "power-spherical"),
+        ("spherical-uniform", "von-mises-fisher"),
+    ],
+)
+def test_a_decoder_reads_latents_of_every_kind_on_the_scale_of_one(prior, encoder):
+    chosen = {"prior": Choice(prior), "encoder": Choice(encoder)}
+    vae = build_vae(load_data(BINARY), **chosen, latent_dim=20, hidden=8)
+    read = []
+    first = next(module for module in vae.decoder.modules() if isinstance(module, nn.Linear))
+    first.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    vae.decoder(vae.prior().sample((5000,)))
+    relaxed = prior.startswith("relaxed")
+    assert read[0].square().mean().item() == pytest.approx(1.0, abs=0.5 if relaxed else 0.05)
+    assert read[0].var() > 0.4, "and not about an offset"

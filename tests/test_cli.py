@@ -113,6 +113,11 @@ def test_encode_writes_the_latents_in_the_order_of_the_data(trained, capsys):
     np.testing.assert_array_equal(rows, digits.raw(range(180)).x[:, 0])
 
     np.save("some.npy", digits.raw(range(7)).x[:, 0].numpy())
+    capsys.readouterr()
+    assert run("evaluate", trained, "--data", "some.npy", "--num-samples", 5) == 0
+    said = capsys.readouterr().out
+    assert "each of 7 images of some.npy" in said
+    assert "test" not in said
     assert run("encode", trained, "--data", "some.npy", "-o", "z.npz") == 0
     found = np.load("z.npz")
     assert set(found) == {"z", "names"}

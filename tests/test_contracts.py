@@ -64,6 +64,7 @@ from pyrovae.networks import (
     ResidualConvNet,
     ResidualDeconvNet,
     ResidualMLP,
+    Scaled,
     TabularInput,
     TokenEncoderNet,
 )
@@ -259,6 +260,7 @@ PARTS_UNDER_TEST = [
     Part(lambda: MLP(X, Z, hidden=(4, 2)), X, Z),
     Part(lambda: Centred(MLP(X, Z, hidden=(4,)), levels=4), X, Z),
     Part(lambda: Log1p(MLP(X, Z, hidden=(4,))), X, Z, given=lambda: torch.rand(X)),
+    Part(lambda: Scaled(MLP(X, Z, hidden=(4,)), factor=3.0), X, Z),
     Part(lambda: MLP(IMAGE, IMAGE, hidden=(), activation=nn.Tanh), IMAGE, IMAGE),
     Part(lambda: ConvNet(IMAGE, Z, channels=(2, 3), strides=(1, 2), hidden=4), IMAGE, Z),
     Part(lambda: DeconvNet(Z, IMAGE, coarse=9, channels=(8, 3), strides=(2, 1)), Z, IMAGE),

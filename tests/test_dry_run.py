@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 import pyrovae
 from pyrovae import cli
-from pyrovae.cli import rehearsal
+from pyrovae.cli import as_python, rehearsal
 
 FEW = ["--epochs", "2", "--hidden", "8", "--latent-dim", "3"]
 
@@ -109,6 +109,36 @@ def test_the_script_of_a_program_of_ones_own(tmp_path, capsys):
     sys.modules.pop("my_model", None)
     cli.main(["train", *words, "--run-dir", "by_command", "--quiet"])
     assert same(weights(by_python["program"]), weights(pyrovae.load("by_command").program))
+
+
+def test_the_script_finds_files_that_lie_elsewhere(tmp_path, capsys):
+    place = tmp_path / "데이터 😀" / "my-own.py"
+    place.parent.mkdir()
+    place.write_text(OWN_PRIOR)
+    words = [*FEW, "--prior", f"{place}:Shifted", "--run-dir", "by_python"]
+    by_python = {}
+    source = script_of(words, capsys)
+    assert str(place) in source
+    exec(source, by_python)
+    words[-1] = "by_command"
+    cli.main(["train", *words, "--quiet"])
+    by_command = pyrovae.load("by_command")
+    assert same(weights(by_python["run"].program), weights(by_command.program))
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "--json"])
+def test_a_dry_run_is_not_silent(flag, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--dry-run", flag])
+    assert "Give one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "written"), [("a", '"a"'), ('a"b', "'a\"b'"), ("a'b", '"a\'b"'), ("é\n", '"é\\n"')]
+)
+def test_strings_are_written_so_that_they_can_be_read(text, written):
+    assert as_python._quoted(text) == written
+    assert eval(written) == text
 
 
 def test_the_script_starts_from_another_run(tmp_path, capsys):

@@ -9,6 +9,7 @@ from linear_gaussian import LATENT_DIM, AsGiven, float64, linear_gaussian
 
 from pyrovae import draws, evaluation
 from pyrovae.capture import CaptureError
+from pyrovae.cli.printing import print_numbers
 from pyrovae.data import Binarize, Dequantize, Examples
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
@@ -81,6 +82,23 @@ def test_the_summary_counts_the_examples_whose_tail_is_heavy(found):
     assert found.summary()["pareto_k_above_0.7"] == 0.25
     object.__setattr__(found, "pareto_k", torch.full((4,), math.nan))
     assert found.summary()["pareto_k_above_0.7"] is None
+
+
+def test_most_tails_heavy_is_said_in_words_with_what_to_do(found, capsys):
+    object.__setattr__(found, "pareto_k", torch.tensor([0.71, 0.72, 0.69]))
+    assert "underestimated: for 67% of the examples" in found.warning
+    assert "the 50 samples" in found.warning
+    assert found.summary()["warning"] == found.warning
+    print_numbers(found, "image")
+    said = capsys.readouterr().out
+    assert f"warning: {found.warning}" in " ".join(said.split())
+    assert max(map(len, said.partition("warning")[2].splitlines())) < 100
+
+    for tails in ([0.71, 0.69], [0.71, 0.72, math.nan]):
+        object.__setattr__(found, "pareto_k", torch.tensor(tails))
+        assert found.warning is found.summary()["warning"] is None
+        print_numbers(found, "image")
+        assert "underestimated" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("scale", "collapsed"), [(0.0, True), (1.0, False)])

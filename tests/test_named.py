@@ -4,6 +4,7 @@ import gzip
 import threading
 import time
 from hashlib import sha256
+from http.client import BadStatusLine
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -128,6 +129,21 @@ def test_what_never_ends_is_cut_off(served, tmp_path, monkeypatch):
 def test_the_next_address_is_tried(small, served, tmp_path):
     fetch(small.files, (f"{served.address}nowhere/x", served.address), tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_server_of_another_kind_is_passed_over(small, served, tmp_path, monkeypatch):
+    real = downloads.urlopen
+
+    def answer(address, timeout):
+        if "other" in address:
+            raise BadStatusLine("SSH-2.0-x")
+        return real(address, timeout=timeout)
+
+    monkeypatch.setattr(downloads, "urlopen", answer)
+    fetch(small.files, ("http://other/", served.address), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(OSError, match="SSH"):
+        fetch(small.files, ("http://other/",), tmp_path / "again")
 
 
 def test_a_redirection_out_of_the_web_is_not_followed(small, served, tmp_path):

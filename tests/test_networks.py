@@ -25,6 +25,7 @@ from pyrovae.networks import (
     ResidualConvNet,
     ResidualDeconvNet,
     ResidualMLP,
+    Scaled,
     TokenEncoderNet,
     smooth_clamp,
     smooth_floor,
@@ -135,6 +136,20 @@ def test_a_gated_layer_is_a_product_of_a_linear_one_and_a_gate():
     hidden = (flat @ A.T + a) * torch.sigmoid(flat @ B.T + b)
     by_hand = hidden @ net.layers[2].weight.T + net.layers[2].bias
     torch.testing.assert_close(net(x), by_hand)
+
+
+def test_gated_layers_pass_a_signal_on_before_they_are_trained():
+    """Under torch's own first weights a thousandth of its square is left."""
+    net, h = GatedMLP((200,), (1,), hidden=(200, 200, 200)), torch.randn(500, 200)
+    for layer in net.layers[:-1]:
+        h = layer(h)
+    assert 0.1 < h.square().mean() < 1
+
+
+def test_small_numbers_are_scaled_before_a_network():
+    net, x = MLP((3,), (4,)), torch.randn(7, 3)
+    torch.testing.assert_close(Scaled(net, factor=5.0)(x), net(5 * x))
+    assert (Scaled(net, factor=5.0).in_shape, Scaled(net, factor=5.0).out_shape) == ((3,), (4,))
 
 
 def test_a_residual_block_adds_to_what_it_takes():

@@ -17,7 +17,7 @@ from test_user_files import CANARY, PART
 from torch import nn
 
 import pyrovae
-from pyrovae import cli, pretrained
+from pyrovae import cli, known_files, pretrained, user_files
 from pyrovae.data.downloads import OFFLINE
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.extras import require
@@ -196,8 +196,7 @@ def test_nothing_says_where_things_lay(tmp_path):
     folder = run.save_pretrained("open")
     config = json.loads((folder / "config.json").read_text())
     assert config["data"]["name"] == "secret.npy"
-    assert config["command"] == run.config["command"]
-    del config["command"]
+    assert config["command"] == "pyrovae train secret.npy --epochs 1 --run-dir run"
     assert str(tmp_path) not in json.dumps(config)
     assert config["evaluation"]["split"] == "test"
 
@@ -294,6 +293,32 @@ def test_a_file_of_the_reader_s_cannot_be_named(own):
     with pytest.raises(InputError, match="names the file"):
         pyrovae.from_pretrained(folder, trust_source=True)
     assert not Path("canary").exists()
+
+
+def test_a_preprocessing_of_the_reader_s_cannot_be_named(folder, own):
+    file = Path("mine.py").resolve()
+    described = {"file": str(file), "sha256": user_files.digest(file), "part": "Anything"}
+    known_files.remember(file, "Anything", described["sha256"])
+    file_before = set(sys.modules)
+    edit(folder, "data", "preprocessing", value=described)
+    with pytest.raises(InputError, match="names the file"):
+        pyrovae.from_pretrained(folder)
+    assert set(sys.modules) == file_before
+
+
+def test_keeping_a_run_trusts_none_of_its_files(own, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    pyrovae.load("run", trust_source=True).save_pretrained("passed on")
+    assert not (tmp_path / "state").exists()
+
+
+def test_numbers_of_other_data_are_not_said_to_be_of_the_test_set(trained):
+    other = trained.on(trained.splits["train"].raw(range(50)).x)
+    other.evaluate(num_samples=5)
+    other.save_pretrained("other")
+    card = Path("other/README.md").read_text()
+    assert "over 50 examples of other data, array" in card
+    assert "test examples" not in card
 
 
 def test_a_part_of_the_standard_library_cannot_be_named(folder):

@@ -205,3 +205,13 @@ def test_samples_of_a_conditional_program_are_of_several_labels():
     run = pyrovae.fit(program, examples, epochs=1, progress=False)
     run.sample(6)
     assert seen[-1].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_numbers_of_weights_that_are_trained_on_are_taken_away(tmp_path):
+    data = pyrovae.load_data("digits")
+    told = {"run_dir": tmp_path / "run", "progress": False}
+    pyrovae.fit(small_vae(data.x_shape), data, epochs=1, **told).evaluate(num_samples=5)
+    assert (tmp_path / "run" / "evaluation.json").exists()
+    again = pyrovae.fit(small_vae(data.x_shape), data, epochs=2, resume=True, **told)
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert again._numbers is None

@@ -6,6 +6,7 @@ import json
 import py_compile
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from programs_for_tests import same, weights
 from pyro.distributions import Normal
 
 import pyrovae
-from pyrovae import cli, user_programs
+from pyrovae import checkpoint, cli, run_folder, user_programs
 from pyrovae.errors import InputError
 
 QUICK = ["--epochs", "2", "--build.latent-dim", "3", "--build.hidden", "8"]
@@ -211,6 +212,9 @@ def test_a_run_from_elsewhere_is_not_run_by_being_resumed(how, trained, capsys):
         config["folder"] = str(evil.parent)
         config["files"] = [{"file": str(evil), "name": "build", "sha256": digest}]
         config["program"] |= config["files"][0]
+        found = checkpoint.load_newest(Path("run/checkpoints"))
+        sealed = {**found.state, "config": run_folder.identity(config)}
+        checkpoint.save(Path("run/checkpoints"), replace(found, state=sealed))
     if how == "is another word":
         config["command"] += f" --bound={evil}:Bound"
     if how == "is the last of two words":

@@ -2,7 +2,6 @@
 
 __all__ = ["as_python"]
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -97,7 +96,7 @@ class _Script:
         if value is None or isinstance(value, bool | int | float):
             return repr(value)
         if isinstance(value, str | Path):
-            return json.dumps(str(value))
+            return _quoted(str(value))
         return self._call(value)
 
     def _variable(self, part: Any) -> str:
@@ -180,7 +179,13 @@ class _Script:
         return cls.__name__
 
     def _import_own(self, path: Path, name: str) -> None:
-        self.imports.add(f"from {path.stem} import {name}")
+        if path.parent == Path.cwd() and path.stem.isidentifier():
+            self.imports.add(f"from {path.stem} import {name}")
+            return
+        self.imports |= {"from pathlib import Path", "from pyrovae.user_files import load"}
+        line = f"{name} = load(Path({self._code(path)}), {self._code(name)})"
+        if line not in self.lines:
+            self.lines.insert(0, line)
 
     def _write(
         self, left: str, call: str, places: Iterable[str], names: Mapping[str, str]
@@ -192,6 +197,12 @@ class _Script:
             inner = "".join(f"{INDENT}{argument},\n" for argument in arguments)
             line = f"{left}{call}(\n{inner})"
         self.lines.append(line)
+
+
+def _quoted(text: str) -> str:
+    """A string in double quotes, as this project writes them, where that changes nothing else."""
+    plain = repr(text)
+    return f'"{plain[1:-1]}"' if plain[0] == "'" and '"' not in text else plain
 
 
 def _public(module: str) -> str:

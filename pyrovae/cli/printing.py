@@ -1,8 +1,10 @@
 """A training before it starts, and the numbers of an evaluation, in words."""
 
-__all__ = ["noun", "print_numbers", "print_plan"]
+__all__ = ["print_numbers", "print_plan"]
 
+import textwrap
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrovae.cli.planning import Plan
@@ -10,6 +12,7 @@ from pyrovae.cli.planning import Plan
 if TYPE_CHECKING:
     from pyrovae.data import Data
     from pyrovae.evaluation import Evaluation
+    from pyrovae.runs import Run
 
 COLLAPSE = (
     "the latents carry no information (posterior collapse); try a longer --kl-warmup, a lower "
@@ -17,7 +20,7 @@ COLLAPSE = (
 )
 
 
-def noun(x_shape: tuple[int, ...]) -> str:
+def _noun(x_shape: tuple[int, ...]) -> str:
     """What one observation is called."""
     return "image" if len(x_shape) == 3 else "example"
 
@@ -65,11 +68,16 @@ def _by_module(names: list[str]) -> str:
     return ", ".join(f"{module} ({count})" for module, count in counts.items())
 
 
-def print_numbers(found: "Evaluation", noun: str) -> None:
-    """Prints an evaluation's numbers, with their errors and what they rest on."""
+def print_numbers(found: "Evaluation", run: "Run") -> None:
+    """Prints the numbers of a run's evaluation, with their errors and what they rest on."""
     numbers = found.summary()
+    noun = _noun(tuple(run.config["data"]["x_shape"]))
+    # The run may have been trained on some of data that are not its own splits.
+    split, of = f"{run.measured_split} ", ""
+    if run.others is not None:
+        split, of = "", f" of {Path(run.others).name}"
     heavy = numbers["pareto_k_above_0.7"]
-    for label, key in (("test ELBO", "elbo"), ("log p(x)", "log_evidence")):
+    for label, key in ((f"{split}ELBO", "elbo"), ("log p(x)", "log_evidence")):
         error = "" if numbers[f"{key}_se"] is None else f"+- {numbers[f'{key}_se']:.2f} "
         print(f"{label:12} {numbers[key]:10.2f} {error}nats per {noun}")
     print(f"{'active units':12} {found.active_units:7d} of {found.latent_dims}")
@@ -80,7 +88,7 @@ def print_numbers(found: "Evaluation", noun: str) -> None:
         print(f"{'bits per dim':12} {found.bits_per_dim:10.3f}{kind}")
     print(
         f"             by {found.num_samples} importance samples for each of "
-        f"{found.num_examples} {noun}s, in {found.seconds:.1f} s; +- is one standard error "
+        f"{found.num_examples} {noun}s{of}, in {found.seconds:.1f} s; +- is one standard error "
         "over them"
     )
     print(
@@ -91,3 +99,5 @@ def print_numbers(found: "Evaluation", noun: str) -> None:
             else f"k-hat above 0.7 for {heavy:.0%}"
         )
     )
+    if found.warning is not None:
+        print(textwrap.indent(textwrap.fill(f"warning: {found.warning}", 86), " " * 13))

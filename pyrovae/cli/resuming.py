@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from contextlib import chdir, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyrovae.cli.options import Resume
 from pyrovae.cli.parsing import parse, split_program
@@ -16,6 +16,9 @@ from pyrovae.errors import InputError
 from pyrovae.known_files import is_known
 from pyrovae.run_folder import find, read_config
 from pyrovae.user_files import digest
+
+if TYPE_CHECKING:
+    from pyrovae.resuming import Earlier
 
 
 def resume(command: Resume) -> None:
@@ -36,9 +39,9 @@ def resume(command: Resume) -> None:
         _check_files(own_files(None, program), files, path)
         options, program = parse(words)
         _check_files(own_files(options, program), files, path)
-        _settle(options, command, config, path)
+        earlier = _settle(options, command, config, path)
         options.data_dir = data_dir or config["data"].get("data_dir")
-        train(options, program, words, resume=True)
+        train(options, program, words, resume=earlier or True)
 
 
 def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, dict[Path, str]]:
@@ -56,7 +59,9 @@ def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, dict
         name, *words = shlex.split(config["command"])
         files = {Path(entry["file"]): str(entry["sha256"]) for entry in config["files"]}
         folder = Path(config["folder"])
-        known = {"epochs", "kl_warmup"} <= config["training"].keys()
+        training = config["training"]
+        known = isinstance(training["epochs"], int)
+        known &= isinstance(training["kl_warmup"], int | float)
     except (AttributeError, KeyError, TypeError, ValueError):
         name, words, files, folder, known = "", [], {}, Path(), False
     if not known or name != "pyrovae" or words[:1] != ["train"]:
@@ -85,8 +90,11 @@ def _check_files(named: Iterable[tuple[Path, str]], recorded: dict[Path, str], r
             )
 
 
-def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -> None:
+def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -> "Earlier | None":
     """What of the command is another now, or was worked out from the number of epochs.
+
+    Returns:
+        The run as it was left, if it has come to save itself.
 
     Raises:
         InputError: If the run has nothing left to do.
@@ -97,9 +105,12 @@ def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -
     options.epochs = command.epochs or config["training"]["epochs"]
     options.kl_warmup = config["training"]["kl_warmup"]
     options.device = command.device or options.device
+    # As they were read: the file that told them may be gone.
+    options.columns = config["data"].get("columns") or options.columns
     earlier = Earlier.at(path)
     if earlier is None:
         options.init_from = config.get("init_from")
     else:
         options.init_from = None
         earlier.check_goes_on(options.epochs)
+    return earlier

@@ -10,22 +10,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae.cli.planning import plan
-from pyrovae.cli.printing import noun, print_numbers, print_plan
+from pyrovae.cli.printing import print_numbers, print_plan
 from pyrovae.cli.rehearsal import rehearse
+from pyrovae.errors import InputError
 
 if TYPE_CHECKING:
     from pyrovae.evaluation import Evaluation
+    from pyrovae.resuming import Earlier
     from pyrovae.runs import Run
 
 # What `train` measures at its end: enough for an error bar well under a nat in a few seconds.
 FINAL_SAMPLES, FINAL_EXAMPLES = 500, 1000
 
 
-def train(options: Any, spec: str | None, words: list[str], *, resume: bool = False) -> None:
+def train(
+    options: Any, spec: str | None, words: list[str], *, resume: "bool | Earlier" = False
+) -> None:
     """Trains what the options say, measures it, and prints what it found and what comes next."""
     from pyrovae.tensorboard import TensorBoard
     from pyrovae.training import fit
 
+    if options.dry_run and (options.quiet or options.json):
+        raise InputError(
+            "A dry run says what would be done, which --quiet and --json leave out.",
+            "Give one of them.",
+        )
     planned = plan(options, spec, words)
     if options.dry_run:
         rehearse(planned)
@@ -68,7 +77,7 @@ def _print_end(run: "Run", found: "Evaluation | None", path: Path, report: Path)
     if found is None:
         print("The program has no log p(x) to measure: see pyrovae.Autoencoder.")
     else:
-        print_numbers(found, noun(tuple(run.config["data"]["x_shape"])))
+        print_numbers(found, run)
     print(f"\nrun      {path}\nreport   {report}\n\nNext:")
     name = shlex.quote(str(path))
     measured = (f"evaluate {name} --num-samples 5000", f"sample {name}", f"traverse {name}")

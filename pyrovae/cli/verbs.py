@@ -16,7 +16,7 @@ from pyrovae.cli.options import (
     Report,
     Sample,
 )
-from pyrovae.cli.printing import noun, print_numbers
+from pyrovae.cli.printing import print_numbers
 
 # What a verb that draws writes where nothing else is said.
 SUFFIXES = (".png", ".npz")
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def with_run(command: Any) -> None:
     """Loads the run of a command, and does with it what the command says."""
+    from pyrovae.restoring import load
     from pyrovae.run_folder import find
-    from pyrovae.runs import load
 
     command.run = find(command.run)
     run = load(
@@ -66,7 +66,7 @@ def _evaluate(run: "Run", command: Evaluate) -> None:
     if command.json:
         print(json.dumps(found.summary()))
     else:
-        print_numbers(found, noun(tuple(run.config["data"]["x_shape"])))
+        print_numbers(found, run)
 
 
 def _encode(run: "Run", command: Encode) -> None:

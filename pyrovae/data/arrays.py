@@ -18,7 +18,10 @@ def load(path: Path) -> Any:
         raise InputError(f"There is no file {path}.", "Check the path.")
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(found, np.ndarray):
+                raise ValueError("an archive, and no array")
+            return found
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except Exception as error:  # numpy raises ValueError, OSError, BadZipFile, EOFError, ...

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, NamedTuple
 from urllib.request import urlopen
@@ -63,9 +64,9 @@ def _fetch_one(file: Remote, addresses: Sequence[str], folder: Path) -> None:
             with urlopen(address + file.name, timeout=SECONDS / len(addresses)) as answer:
                 _keep(answer, file, folder)
             return
-        except OSError:  # URLError and TimeoutError are of this kind
+        except (OSError, HTTPException) as error:  # URLError and TimeoutError are OSErrors
             if address == addresses[-1]:
-                raise
+                raise OSError(str(error) or type(error).__name__) from error
 
 
 def _keep(answer: IO[bytes], file: Remote, folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from pyrovae.data.arrays import find, load, read_idx
 from pyrovae.data.downloads import Remote, fetch
 from pyrovae.data.raw import SPLITS, Raw
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,21 @@ class NamedSet:
         """
         for place in self.places:
             if self._is_in(folder / place):
-                return self.reader(folder / place)
+                return self._read_in(folder / place)
         self._download(folder)
-        return self.reader(folder / self.places[0])
+        return self._read_in(folder / self.places[0])
+
+    def _read_in(self, place: Path) -> Raw:
+        try:
+            return self.reader(place)
+        except InputError:
+            raise
+        except Exception as error:  # whatever numpy and scipy make of files that are others
+            raise InputError(
+                f"{self.title} in {place.resolve()} cannot be read ({type(error).__name__}: "
+                f"{shorten(error)}).",
+                "Remove its files there, and get them anew.",
+            ) from error
 
     def _is_in(self, folder: Path) -> bool:
         if any(find(folder, name) for name in self.others):
@@ -148,7 +160,8 @@ def _frey_faces(folder: Path) -> Raw:
     else:
         from scipy.io import loadmat
 
-        images = loadmat(str(folder / "frey_rawface.mat"))["ff"].T.reshape(-1, 28, 20)
+        found = loadmat(str(folder / "frey_rawface.mat"), variable_names=["ff"])
+        images = found["ff"].T.reshape(-1, 28, 20)
     return Raw({"train": (images, None)}, maximum=255, held_out=200)
 
 

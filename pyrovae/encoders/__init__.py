@@ -1,4 +1,8 @@
-r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution over $(D,)$."""
+r"""Encoders $q(z \mid x)$: modules whose forward pass returns a distribution over $(D,)$.
+
+Where a latent is no real vector of the order of one, the encoder says in `latents` what it is:
+bits, codes or unit vectors.
+"""
 
 __all__ = [
     "LOG_SCALE_BOUNDS",

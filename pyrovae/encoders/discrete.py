@@ -15,6 +15,8 @@ __all__ = [
     "StraightThroughCategoricalEncoder",
 ]
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 from torch import Tensor, nn
 
@@ -37,6 +39,8 @@ LOGIT_BOUNDS = (-10.0, 10.0)
 class _Bits(nn.Module):
     """A network that puts out the logits of bits."""
 
+    latents: ClassVar[str] = "bits"
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
 
@@ -54,6 +58,8 @@ class _Bits(nn.Module):
 
 class _Codes(nn.Module):
     """A network that puts out the logits of one-hot codes."""
+
+    latents: ClassVar[str] = "codes"
 
     def __init__(self, net: nn.Module, *, classes: int = 10) -> None:
         super().__init__()

@@ -39,7 +39,8 @@ class RefinedEncoder(nn.Module):
         prior: The prior of the same VAE: the very module, not a copy.
         decoder: The decoder of the same VAE, likewise.
         steps: The number of steps. Each takes two passes through the decoder, and back.
-        lr: The length $\eta$ of a step; 1 is Newton's near a factorised Gaussian.
+        lr: The length $\eta$ of a step; 1 is Newton's near a factorised Gaussian. A step sees
+            the other dimensions at one of their signs alone, and a long one follows that noise.
 
     Raises:
         InputError: If there is no step, or its length is not positive.
@@ -58,7 +59,7 @@ class RefinedEncoder(nn.Module):
         decoder: nn.Module,
         *,
         steps: int = 5,
-        lr: float = 0.2,
+        lr: float = 0.1,
     ) -> None:
         super().__init__()
 

@@ -2,6 +2,8 @@
 
 __all__ = ["PowerSphericalEncoder", "VonMisesFisherEncoder"]
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from pyrovae.networks import smooth_clamp
 
 class _AboutAxisEncoder(nn.Module):
     """A network that puts out a direction and a log-concentration."""
+
+    latents: ClassVar[str] = "unit vectors"
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -191,7 +191,7 @@ class Session:
         Raises:
             InputError: If it is no longer kept, or there is no bound on log p(x).
         """
-        if name not in self._kept:
+        if not isinstance(name, str) or name not in self._kept:
             raise InputError("This input is no longer kept.", "Give it again.")
         samples = SAMPLES if self.structure.vectorizes else SLOW_SAMPLES
         examples = Examples(*self._kept[name], missing=self.run.measured.missing)

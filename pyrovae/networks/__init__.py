@@ -17,6 +17,7 @@ __all__ = [
     "ResidualConvNet",
     "ResidualDeconvNet",
     "ResidualMLP",
+    "Scaled",
     "TabularInput",
     "TokenEncoderNet",
     "event_rank",
@@ -28,7 +29,7 @@ __all__ = [
 from pyrovae.networks.bounded import smooth_clamp, smooth_floor
 from pyrovae.networks.convolutional import ConvNet, DeconvNet
 from pyrovae.networks.dense import MLP, GatedMLP, ResidualMLP, event_rank, near_zero
-from pyrovae.networks.inputs import Centred, Log1p
+from pyrovae.networks.inputs import Centred, Log1p, Scaled
 from pyrovae.networks.missing import NanMaskedInput, TabularInput
 from pyrovae.networks.recurrent import RecurrentDecoderNet, RecurrentEncoderNet, TokenEncoderNet
 from pyrovae.networks.residual import ResidualConvNet, ResidualDeconvNet

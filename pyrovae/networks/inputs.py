@@ -1,6 +1,6 @@
-"""Networks of data in their own units, which are no numbers to multiply weights with."""
+"""Networks of values in their own units, which are no numbers to multiply weights with."""
 
-__all__ = ["Centred", "Log1p"]
+__all__ = ["Centred", "Log1p", "Scaled"]
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 class Centred(nn.Module):
     r"""A network of levels $0 .. L - 1$, taken to [-1, 1]: $\mathrm{net}(2 x / (L - 1) - 1)$.
+
+    Bits are two levels, also those of a latent.
 
     Args:
         net: A network of numbers of the order of one.
@@ -44,3 +46,28 @@ class Log1p(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, out)$."""
         return self.net(torch.log1p(x))
+
+
+class Scaled(nn.Module):
+    r"""A network of small numbers, made larger: $\mathrm{net}(s x)$.
+
+    A layer starts with weights for entries of the order of one. Those of a unit vector are of the
+    order of $1 / \sqrt D$, those of one-hot codes of K classes of $1 / \sqrt K$: a decoder that
+    reads them as they are starts almost deaf to its latent, and may stay so.
+
+    Args:
+        net: A network of numbers of the order of one.
+        factor: The number $s$: $\sqrt D$ for unit vectors in $R^D$.
+    """
+
+    def __init__(self, net: nn.Module, *, factor: float) -> None:
+        super().__init__()
+
+        self.net = net
+        self.factor = factor
+        self.in_shape: tuple[int, ...] = tuple(net.in_shape)  # pyright: ignore
+        self.out_shape: tuple[int, ...] = tuple(net.out_shape)  # pyright: ignore
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps $(*, in)$ to $(*, out)$."""
+        return self.net(self.factor * x)
