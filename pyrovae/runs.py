@@ -5,7 +5,7 @@ __all__ = ["WORDS", "Run", "columns_of"]
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -216,6 +216,10 @@ class Run:
             f"{WORDS[self.measured_split].capitalize()} examples above their reconstructions, "
             f"{_shown(found)}",
             rows=["original", "reconstruction"],
+            labels={
+                "shown": np.repeat(["original", "reconstruction"], len(found.x)),
+                "example": np.tile(np.arange(len(found.x)), 2),
+            },
         )
 
     def interpolate(self, start: int = 0, end: int = 1, *, steps: int = 10) -> Picture:
@@ -235,10 +239,16 @@ class Run:
         site = site or self._main_site
         dims = self._informative(site, 10) if dims is None else dims
         found = generation.traverse(self.program, batch, site=site, dims=dims)
+        steps = found.x.shape[1]
         return self._picture(
             found,
             f"Latents {site} from -2.5 to 2.5, one a row, {_shown(found)}",
             rows=[f"{site}[{dim}]" for dim in dims],
+            labels={
+                "site": [site] * len(dims) * steps,
+                "dimension": np.repeat(dims, steps),
+                "value": np.tile(np.linspace(-2.5, 2.5, steps), len(dims)),
+            },
         )
 
     def manifold(self, *, site: str | None = None, side: int = 20) -> Picture:
@@ -412,11 +422,16 @@ class Run:
         return Picture(x, figure, "Samples of the same noise, after so many epochs")
 
     def _picture(
-        self, found: Generated, caption: str, *, rows: list[str] | None = None
+        self,
+        found: Generated,
+        caption: str,
+        *,
+        rows: list[str] | None = None,
+        labels: Mapping[str, "Sequence[Any] | np.ndarray"] | None = None,
     ) -> Picture:
         x = self.preprocessing.invert(found.x).cpu()
         figure = plots.grid(_drawable(x), rows=rows)
-        return Picture(x, figure, caption, columns_of(self.config["data"]))
+        return Picture(x, figure, caption, columns_of(self.config["data"]), labels)
 
     def forget(self) -> None:
         """Takes away what was measured of weights that are about to change.

@@ -507,6 +507,18 @@ def test_a_table_is_trained_measured_sampled_and_gone_on_with(table, quick, caps
     cli.main(["reconstruct", "run", "--count", "2", "--data", "others2.csv"])
     shown = read(Path("run/reconstruct/reconstruct.csv"), SCHEMA).rows
     np.testing.assert_array_equal(shown[:2], [[np.nan, 0, 2], [33, 1, 0]])
+    lines = Path("run/reconstruct/reconstruct.csv").read_text().splitlines()
+    starts = ["shown,example,age", "original,0,", "original,1,33", "reconstruction,0,"]
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=False))
+    cli.main(["traverse", "run", "--dims", "1", "0"])
+    lines = Path("run/traverse/traverse.csv").read_text().splitlines()
+    assert lines[0] == "site,dimension,value,age,sex,job"
+    assert [line.rsplit(",", 3)[0] for line in (lines[1], lines[5], lines[9], lines[10])] == [
+        "z,1,-2.5",
+        "z,1,0.0",
+        "z,1,2.5",
+        "z,0,-2.5",
+    ]
     for words in (["evaluate", "run", "--num-samples", "5"], ["resume", "run", "--epochs", "3"]):
         cli.main(words)
     Path("others2.csv").write_text("job,age,sex\nnurse,?,f\npilot,33,m\n")
@@ -521,6 +533,14 @@ def test_another_schema_is_another_run(table, quick, capsys):
     with pytest.raises(SystemExit):
         cli.main(["resume", "run", "--epochs", "3"])
     assert "data.columns.sex" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_without_the_file_of_its_schema(table, quick):
+    Path("schema.json").write_text('{"sex": ["m", "f"]}')
+    cli.main(["train", "people.csv", "--columns", "schema.json", *quick])
+    Path("schema.json").unlink()
+    cli.main(["resume", "run", "--epochs", "3"])
+    assert len(pyrovae.load("run").metrics) == 3
 
 
 def test_missing_entries_of_other_data_are_no_numbers_for_a_density(tmp_path, quick):

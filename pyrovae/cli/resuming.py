@@ -105,8 +105,8 @@ def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -
     options.epochs = command.epochs or config["training"]["epochs"]
     options.kl_warmup = config["training"]["kl_warmup"]
     options.device = command.device or options.device
-    # As they were read: the file that told them may be gone.
-    options.columns = config["data"].get("columns") or options.columns
+    if options.columns is not None and not Path(options.columns).is_file():
+        options.columns = config["data"].get("columns")  # what it told is kept
     earlier = Earlier.at(path)
     if earlier is None:
         options.init_from = config.get("init_from")
