@@ -27,6 +27,7 @@ class Allotment(TorchDispatchMode):
         InputError: At the first tensor that is too many or too large.
 
     Example:
+        >>> import torch
         >>> with Allotment({"weight": torch.zeros(3)}):
         ...     torch.nn.Linear(10**12, 1)
         Traceback (most recent call last):

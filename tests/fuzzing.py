@@ -27,7 +27,6 @@ from collections import Counter
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
-os.environ["PYROVAE_OFFLINE"] = "1"
 
 import torch
 
@@ -229,6 +228,7 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--sealed", action="store_true")
     given = parser.parse_args()
+    os.environ["PYROVAE_OFFLINE"] = "1"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     loop.Loop.train = refuse_to_train

@@ -458,8 +458,8 @@ MUTANTS = [
     Mutant(
         "standardised by the variance",
         "data/preprocessing.py",
-        "scale = (values - mean).square().nanmean(dims).sqrt()",
-        "scale = (values - mean).square().nanmean(dims)",
+        "return mean, (values - mean).square().nanmean(dims).sqrt()",
+        "return mean, (values - mean).square().nanmean(dims)",
         "test_preprocessing.py::test_moments_are_those_of_what_was_observed[(200, 3)]",
     ),
     # Networks.

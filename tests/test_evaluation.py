@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,7 +90,9 @@ def test_most_tails_heavy_is_said_in_words_with_what_to_do(found, capsys):
     assert "underestimated: for 67% of the examples" in found.warning
     assert "the 50 samples" in found.warning
     assert found.summary()["warning"] == found.warning
-    print_numbers(found, "image")
+    told = {"data": {"x_shape": [1, 2, 2]}}
+    run = SimpleNamespace(config=told, measured_split="test", others=None)
+    print_numbers(found, run)
     said = capsys.readouterr().out
     assert f"warning: {found.warning}" in " ".join(said.split())
     assert max(map(len, said.partition("warning")[2].splitlines())) < 100
@@ -97,7 +100,7 @@ def test_most_tails_heavy_is_said_in_words_with_what_to_do(found, capsys):
     for tails in ([0.71, 0.69], [0.71, 0.72, math.nan]):
         object.__setattr__(found, "pareto_k", torch.tensor(tails))
         assert found.warning is found.summary()["warning"] is None
-        print_numbers(found, "image")
+        print_numbers(found, run)
         assert "underestimated" not in capsys.readouterr().out
 
 

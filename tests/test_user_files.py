@@ -56,6 +56,13 @@ def fails(capsys, *words):
     return capsys.readouterr().err
 
 
+def seal(config):
+    """Makes a configuration that of the run's checkpoint, as a stranger can."""
+    found = checkpoint.load_newest(Path("run/checkpoints"))
+    sealed = {**found.state, "config": run_folder.identity(config)}
+    checkpoint.save(Path("run/checkpoints"), replace(found, state=sealed))
+
+
 # ── New ──
 
 
@@ -212,9 +219,7 @@ def test_a_run_from_elsewhere_is_not_run_by_being_resumed(how, trained, capsys):
         config["folder"] = str(evil.parent)
         config["files"] = [{"file": str(evil), "name": "build", "sha256": digest}]
         config["program"] |= config["files"][0]
-        found = checkpoint.load_newest(Path("run/checkpoints"))
-        sealed = {**found.state, "config": run_folder.identity(config)}
-        checkpoint.save(Path("run/checkpoints"), replace(found, state=sealed))
+        seal(config)
     if how == "is another word":
         config["command"] += f" --bound={evil}:Bound"
     if how == "is the last of two words":
@@ -241,6 +246,7 @@ def forged(**changes):
     }
     config["files"] = [config["program"]]
     Path("run/config.json").write_text(json.dumps(config))
+    seal(config)
     return config
 
 
@@ -270,6 +276,7 @@ def test_another_name_in_a_file_that_was_trained_is_not_run(trained):
     config = json.loads(Path("run/config.json").read_text())
     config["program"]["function"] = "VAE"
     Path("run/config.json").write_text(json.dumps(config))
+    seal(config)
     with pytest.raises(InputError, match="not trained by you"):
         pyrovae.load("run")
 
