@@ -11,6 +11,7 @@ from programs_for_tests import binary, same, small_vae, weights
 from torch import nn
 
 import pyrovae
+from pyrovae import run_folder
 from pyrovae.data import AsIs
 from pyrovae.errors import CheckpointError, InputError
 
@@ -215,3 +216,9 @@ def test_numbers_of_weights_that_are_trained_on_are_taken_away(tmp_path):
     again = pyrovae.fit(small_vae(data.x_shape), data, epochs=2, resume=True, **told)
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert again._numbers is None
+
+
+@pytest.mark.parametrize("bad", ["[1]", "3", "{", "null", "\x00"])
+def test_records_end_at_a_line_that_is_none(bad, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"epoch": 1}}\n{bad}\n{{"epoch": 3}}\n')
+    assert run_folder.read_lines(tmp_path / "metrics.jsonl") == [{"epoch": 1}]

@@ -6,7 +6,18 @@ import torch
 from torch import Tensor, nn
 
 
-class Centred(nn.Module):
+class _OfOtherUnits(nn.Module):
+    """A network behind a change of units, of the shapes that it has itself."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+
+        self.net = net
+        self.in_shape: tuple[int, ...] = tuple(net.in_shape)  # pyright: ignore
+        self.out_shape: tuple[int, ...] = tuple(net.out_shape)  # pyright: ignore
+
+
+class Centred(_OfOtherUnits):
     r"""A network of levels $0 .. L - 1$, taken to [-1, 1]: $\mathrm{net}(2 x / (L - 1) - 1)$.
 
     Bits are two levels, also those of a latent.
@@ -17,38 +28,28 @@ class Centred(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, levels: int = 256) -> None:
-        super().__init__()
+        super().__init__(net)
 
-        self.net = net
         self.levels = levels
-        self.in_shape: tuple[int, ...] = tuple(net.in_shape)  # pyright: ignore
-        self.out_shape: tuple[int, ...] = tuple(net.out_shape)  # pyright: ignore
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, out)$."""
         return self.net(x * (2 / (self.levels - 1)) - 1)
 
 
-class Log1p(nn.Module):
+class Log1p(_OfOtherUnits):
     r"""A network of counts, taken to their logarithms: $\mathrm{net}(\log(1 + x))$.
 
     Args:
         net: A network of numbers of the order of one.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-
-        self.net = net
-        self.in_shape: tuple[int, ...] = tuple(net.in_shape)  # pyright: ignore
-        self.out_shape: tuple[int, ...] = tuple(net.out_shape)  # pyright: ignore
-
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, out)$."""
         return self.net(torch.log1p(x))
 
 
-class Scaled(nn.Module):
+class Scaled(_OfOtherUnits):
     r"""A network of small numbers, made larger: $\mathrm{net}(s x)$.
 
     A layer starts with weights for entries of the order of one. Those of a unit vector are of the
@@ -61,12 +62,9 @@ class Scaled(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, factor: float) -> None:
-        super().__init__()
+        super().__init__(net)
 
-        self.net = net
         self.factor = factor
-        self.in_shape: tuple[int, ...] = tuple(net.in_shape)  # pyright: ignore
-        self.out_shape: tuple[int, ...] = tuple(net.out_shape)  # pyright: ignore
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, out)$."""
