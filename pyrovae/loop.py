@@ -16,20 +16,21 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint, run_folder, user_files
+from pyrovae import checkpoint, run_folder, shared_noise, user_files
 from pyrovae.checkpoint import Checkpoint
 from pyrovae.data import Batch, RawBatch
-from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError, RankError
 from pyrovae.interrupts import Interrupts
 from pyrovae.programs import as_module, evaluating
 from pyrovae.progress import Progress
 from pyrovae.randomness import generator, seed_generators, seeded
+from pyrovae.ranks import ALONE, Ranks
 from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
 from pyrovae.stages import Stages
 from pyrovae.svi import Objective, Stepper
-from pyrovae.terms import mean_terms
+from pyrovae.terms import sum_terms
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
 # more than the training does.
@@ -64,6 +65,7 @@ class Loop:
         best: The best epoch so far, if one is looked for.
         stopped: Whether it has stopped early.
         on_epoch: What is called with the run after each epoch, if anything is.
+        ranks: The processes that train it together. The first alone has a folder to write to.
     """
 
     run: Run
@@ -81,6 +83,7 @@ class Loop:
     best: "_Best | None" = None
     stopped: bool = False
     on_epoch: "Callable[[Run], object] | None" = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         device = self.run.splits["train"].device
@@ -116,11 +119,10 @@ class Loop:
                     self.stopped = self._should_stop(record)
                     self.is_whole = True
                     self.stages.take(self.epoch, self.run.program, self.run.splits["train"])
-                    if self.on_epoch is not None:
+                    if self.on_epoch is not None and self.ranks.is_first:
                         self.on_epoch(self.run)
-                    if self._is_due(interrupts):
-                        self._save()
-                        interrupts.answer()
+                    if self._ask(interrupts)():
+                        self._save_together(interrupts)
                 self.is_whole = False
                 self._finish()
         except CheckpointError:
@@ -183,21 +185,27 @@ class Loop:
     def _prepare(self, progress: Progress) -> None:
         """Captures the step of a whole batch, and that of the last one where it is smaller.
 
-        The first also runs under Pyro's validation of shapes and supports. The last batch of an
-        epoch is not worth compiling.
+        Of several processes each captures those of its own shares. The first also runs under
+        Pyro's validation of shapes and supports. The last batch of an epoch is not worth
+        compiling.
         """
         train = self.run.splits["train"]
         size = min(self.batch_size, len(train))
         last = len(train) % size
+        own, own_last = (max(1, len(self.ranks.rows(torch.arange(n)))) for n in (size, last))
         start = time.perf_counter()
         if self.step.engine in ("inductor", "auto"):
             progress.note("compiling the step (seconds, less where it is cached) ...")
         # Numbers that are not finite are for the step to report, that knows where it is.
         with pyro.validation_enabled(True), suppress(NonFiniteError):
-            whole = self._inputs(train.raw(torch.arange(size)))
+            whole = self._inputs(train.raw(torch.arange(own)))
             used = self.step.prepare(*whole)
-            if last:
-                rest = self._inputs(train.raw(torch.arange(last)))
+            # Which is the fastest is for one process to say.
+            named = self.ranks.text_of_first(used["name"])
+            if named != used["name"]:
+                used = self.step.prepare(*whole, engine=named)
+            if last and own_last != own:
+                rest = self._inputs(train.raw(torch.arange(own_last)))
                 name = "graph" if used["name"] == "inductor" else used["name"]
                 self.step.prepare(*rest, engine=name)
             self._check_engine(used)
@@ -223,9 +231,14 @@ class Loop:
         train = self.run.splits["train"]
         steps = -(-len(train) // self.batch_size)
         done = self.taken - (epoch - 1) * steps
-        batches = train.shuffled(self.batch_size, seed=self.seed, epoch=epoch, start=done)
+        batches = train.shuffled(
+            self.batch_size, seed=self.seed, epoch=epoch, start=done, ranks=self.ranks
+        )
 
         for index, raw in enumerate(batches, start=done):
+            count = min(self.batch_size, len(train) - index * self.batch_size)
+            if self.step.exchange is not None:
+                self.step.exchange.share = self.ranks.share(count)
             weight = self.kl_weight(self.taken)
             if self.objective.weight is not None:
                 self.objective.weight.fill_(weight)
@@ -235,23 +248,24 @@ class Loop:
             self._seed_step()
             inputs = self._inputs(raw)
             self.is_whole = False
+            asked = self._ask(interrupts)
             try:
                 result = self.step(*inputs)
-                due = self._is_due(interrupts)
+                due = asked()
                 if due or index == steps - 1:
                     self.step.check()
             except NonFiniteError as error:
                 self.taken -= error.steps_ago
                 where = f"In epoch {epoch}, batch {index - error.steps_ago} (step {self.taken})"
+                where += self.ranks.said
                 raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
             self.taken += 1
-            self.totals += torch.stack(result) * len(raw.rows)
-            self.seen += len(raw.rows)
+            self.totals += torch.stack(result) * count
+            self.seen += count
             self.is_whole = True
             progress.step()
             if due:
-                self._save()
-                interrupts.answer()
+                self._save_together(interrupts)
 
         loss, grad_norm = (self.totals / self.seen).tolist()
         seconds = time.perf_counter() - start
@@ -270,6 +284,38 @@ class Loop:
         """Whether to save: from time to time, and before a signal is answered."""
         return bool(interrupts.received) or time.monotonic() - self.saved_at > SAVE_SECONDS
 
+    def _ask(self, interrupts: Interrupts) -> Callable[[], bool]:
+        """Asks whether to save: processes that train together do so, and end, at one step.
+
+        Of several it is settled before the step and known after it; a signal that comes in
+        between is answered after the next one.
+        """
+        if self.ranks.size == 1:
+            return lambda: self._is_due(interrupts)
+        answer = self.ranks.ask(self._is_due(interrupts), interrupts.received or 0)
+
+        def settled() -> bool:
+            due, received = answer()
+            interrupts.received = interrupts.received or received or None
+            return bool(due)
+
+        return settled
+
+    def _save_together(self, interrupts: Interrupts) -> None:
+        """Saves, and then answers a signal if there is one."""
+        self._share_statistics()
+        self._save()
+        if interrupts.received:
+            # Lest the first be ended, because another one has, before it has saved.
+            with suppress(RankError):
+                self.ranks.wait()
+        interrupts.answer()
+
+    def _share_statistics(self) -> None:
+        """Gives every process the running statistics of the first, which are of its shares."""
+        buffers = as_module(self.run.program).buffers()
+        self.ranks.copy_from_first(b for b in buffers if b.is_floating_point())
+
     def _inputs(self, raw: RawBatch) -> tuple[Tensor, Tensor | None]:
         """The arguments of a step: as they lie where the step itself draws the noise."""
         train = self.run.splits["train"]
@@ -277,7 +323,11 @@ class Loop:
         return batch.x, batch.y
 
     def _seed_step(self) -> None:
-        seed_generators(self.seed, "step", self.taken, device=self.run.splits["train"].device)
+        """Noise of the step: each process's own, and that of latents which all of them share."""
+        device = self.run.splits["train"].device
+        seed_generators(self.seed, "step", self.taken, *self.ranks.key, device=device)
+        if self.objective.shares_noise:
+            shared_noise.seed(self.seed, "step", self.taken, device=device)
 
     def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
         """The examples that an epoch's bound is measured on, their noise the same every time."""
@@ -289,6 +339,9 @@ class Loop:
             count = min(MONITOR_EXAMPLES, len(self.run.splits.get("valid", examples)))
             order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
             rows = order[:count].sort().values
+        rows = self.ranks.rows(rows)
+        if not len(rows):
+            return list
         if examples.streams or len(rows) * math.prod(examples.x_shape) > MONITOR_VALUES:
             return partial(examples.chosen, rows, examples.block)
 
@@ -300,6 +353,7 @@ class Loop:
 
         Without a bound on log p(x) there is the log-likelihood alone.
         """
+        self._share_statistics()
         structure = self.objective.structure
         if structure.global_latents:
             return {}
@@ -308,9 +362,11 @@ class Loop:
         for name, batches in monitors.items():
             with (
                 evaluating(self.run.program),
-                seeded(self.seed, "monitor", name, device=device),
+                seeded(self.seed, "monitor", name, *self.ranks.key, device=device),
             ):
-                elbo, log_likelihood, kl = mean_terms(self.run.program, batches(), structure)
+                sums = sum_terms(self.run.program, batches(), structure)
+            *sums, count = self.ranks.sum(sums).tolist()
+            elbo, log_likelihood, kl = (total / count for total in sums)
             found["log_likelihood"] = log_likelihood
             if structure.has_bound:
                 found |= {"kl": kl, f"{name}_elbo": elbo}

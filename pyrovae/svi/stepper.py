@@ -20,6 +20,7 @@ from pyrovae.capture import OPTIONS
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi.backends import ENGINES, choose, default_engine
 from pyrovae.svi.estimators import Estimate
+from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.plans import Call, Outcome, Plan, State, make_plan, run_in_python
@@ -63,6 +64,8 @@ class Stepper:
             and with the parameters, to say why.
         check_every: After how many steps it is asked whether they were finite; if None at once,
             and on a GPU after 64.
+        exchange: What sums a step's results over the processes that take it together, if there
+            are several.
 
     Raises:
         InputError: If there is no such engine or precision.
@@ -79,6 +82,7 @@ class Stepper:
         clip_norm: float | None = None,
         find_cause: Callable[..., NonFiniteError | None] | None = None,
         check_every: int | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         if engine is not None and engine not in ENGINES:
             raise InputError(f"There is no engine {engine!r}.", f"Take one of {list(ENGINES)}.")
@@ -90,6 +94,7 @@ class Stepper:
         self._owners = owners
         self._find_cause = find_cause
         self._check_every = check_every
+        self.exchange = exchange
         self._sentinel: Sentinel | None = None
         self._plans: dict[Any, list[Plan]] = {}
         self._warned: set[str] = set()
@@ -113,7 +118,11 @@ class Stepper:
             cause = self._diagnose(plan.parameters, call, before)
             if cause is None:
                 raise
+            if self.exchange is not None:
+                self.exchange.fail(plan.parameters.values())
             raise cause from error
+        if self.exchange is not None:
+            found = self.exchange(found)
 
         parameters = list(found.parameters.values())
         if self._may_wait(plan) and self.update.can_be_frozen(parameters):
@@ -124,7 +133,7 @@ class Stepper:
         else:
             self.check()
             if not (math.isfinite(found.loss.item()) and math.isfinite(found.grad_norm.item())):
-                raise self._diagnose(found.parameters, call, before) or _not_finite()
+                raise self._diagnose(found.parameters, call, before) or self._not_finite()
             self.update(parameters, self._clipped(found))
         plan.taken += 1
 
@@ -140,7 +149,8 @@ class Stepper:
         if found is not None:
             suspect, ago = found
             error = (
-                self._diagnose(suspect.parameters, suspect.call, suspect.before) or _not_finite()
+                self._diagnose(suspect.parameters, suspect.call, suspect.before)
+                or self._not_finite()
             )
             error.steps_ago = ago
             raise error
@@ -245,6 +255,10 @@ class Stepper:
             return None
         return find_gradient(dict(zip(found.parameters, found.gradients, strict=True)))
 
+    def _not_finite(self) -> NonFiniteError:
+        where = "" if self.exchange is None else " in the share of another process"
+        return NonFiniteError(f"The training loss is not finite{where}.", REMEDY)
+
     # ── Plans ──
 
     def _plan_for(self, call: Call, engine: str | None = None) -> Plan:
@@ -323,7 +337,3 @@ def _level_of_the_caller() -> int:
     while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _not_finite() -> NonFiniteError:
-    return NonFiniteError("The training loss is not finite.", REMEDY)
