@@ -4,12 +4,10 @@ __all__ = ["Loop"]
 
 import copy
 import json
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pyro
@@ -18,27 +16,23 @@ from torch import Tensor
 
 from pyrovae import checkpoint, run_folder, shared_noise, user_files
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, RawBatch
+from pyrovae.data import RawBatch
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, RankError
 from pyrovae.interrupts import Interrupts
-from pyrovae.programs import as_module, evaluating
+from pyrovae.monitoring import Monitor
+from pyrovae.programs import as_module
 from pyrovae.progress import Progress
-from pyrovae.randomness import generator, seed_generators, seeded
+from pyrovae.randomness import seed_generators
 from pyrovae.ranks import ALONE, Ranks
 from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
 from pyrovae.stages import Stages
 from pyrovae.svi import Objective, Stepper
-from pyrovae.terms import sum_terms
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
 # more than the training does.
 SAVE_SECONDS = 30.0
-# How many examples the training ELBO of an epoch is measured on, at most.
-MONITOR_EXAMPLES = 10_000
-# And how many of their values are kept from one epoch to the next, rather than made anew.
-MONITOR_VALUES = 2**25
 
 
 @dataclass
@@ -102,15 +96,14 @@ class Loop:
         self._prepare(progress)
         self._describe()
         self.run.forget()
-        monitors = {
-            name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
-        }
+        monitor = Monitor(self.run.splits, self.seed, self.ranks)
         try:
             with progress, Interrupts() as interrupts:
                 progress.step(self.taken)
                 while self.epoch < epochs and not self.stopped:
                     record = self._epoch(self.epoch + 1, progress, interrupts)
-                    record |= self._bounds(monitors)
+                    self._share_statistics()
+                    record |= monitor.measure(self.run.program, self.objective.structure)
                     self._record(record)
                     progress.epoch(record)
                     self.is_whole = False
@@ -328,49 +321,6 @@ class Loop:
         seed_generators(self.seed, "step", self.taken, *self.ranks.key, device=device)
         if self.objective.shares_noise:
             shared_noise.seed(self.seed, "step", self.taken, device=device)
-
-    def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
-        """The examples that an epoch's bound is measured on, their noise the same every time."""
-        examples = self.run.splits[name]
-        # Of the training set as many as there are to validate on, so that the two compare, and
-        # any: data may be sorted.
-        rows = torch.arange(len(examples))
-        if name == "train":
-            count = min(MONITOR_EXAMPLES, len(self.run.splits.get("valid", examples)))
-            order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
-            rows = order[:count].sort().values
-        rows = self.ranks.rows(rows)
-        if not len(rows):
-            return list
-        if examples.streams or len(rows) * math.prod(examples.x_shape) > MONITOR_VALUES:
-            return partial(examples.chosen, rows, examples.block)
-
-        kept = list(examples.chosen(rows, examples.block))
-        return lambda: kept
-
-    def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
-        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
-
-        Without a bound on log p(x) there is the log-likelihood alone.
-        """
-        self._share_statistics()
-        structure = self.objective.structure
-        if structure.global_latents:
-            return {}
-        found: dict[str, float] = {}
-        device = self.run.splits["train"].device
-        for name, batches in monitors.items():
-            with (
-                evaluating(self.run.program),
-                seeded(self.seed, "monitor", name, *self.ranks.key, device=device),
-            ):
-                sums = sum_terms(self.run.program, batches(), structure)
-            *sums, count = self.ranks.sum(sums).tolist()
-            elbo, log_likelihood, kl = (total / count for total in sums)
-            found["log_likelihood"] = log_likelihood
-            if structure.has_bound:
-                found |= {"kl": kl, f"{name}_elbo": elbo}
-        return found
 
     def _should_stop(self, record: dict[str, Any]) -> bool:
         """Whether the validation ELBO, or else likelihood, has not risen for so many epochs."""

@@ -34,7 +34,7 @@ LAYERS = [
     {"models", "terms", "bounds"},
     {"draws"},
     {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs", "onnx"},
-    {"plots", "preparation", "pretrained", "model_card", "stages"},
+    {"plots", "preparation", "pretrained", "model_card", "monitoring", "stages"},
     {"page"},
     {"report"},
     {"runs", "resuming"},
