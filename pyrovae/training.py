@@ -248,6 +248,8 @@ def fit(
                     loop.restore(before.checkpoint, before.metrics)
                 ranks.copy_from_first(module.state_dict().values())
                 loop.train(epochs, Progress(epochs, steps, shown=progress and ranks.is_first))
+                # A process must not end while a thread of gloo's still lets go of a tensor.
+                ranks.wait()
         finally:
             module.eval()
 
