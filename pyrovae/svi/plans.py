@@ -106,6 +106,7 @@ class Plan:
         run: The pass of a back end other than Python: from the tensors of a call to its loss,
             its norm and its gradients.
         taken: The number of steps taken by that back end.
+        tried: Whether it was tried to compile what was run for long as a graph.
     """
 
     parameters: dict[str, Tensor]
@@ -116,16 +117,23 @@ class Plan:
     engine: str = "eager"
     run: Pass | None = None
     taken: int = 0
+    tried: bool = False
 
     def __post_init__(self) -> None:
-        # Also those that are not trained now, and may be later.
-        own = [p for module in self.modules for p in module.parameters(recurse=False)]
-        self._watched = list({id(p): p for p in (*own, *self.parameters.values())}.values())
+        # By identity, which stays one's own only while it is alive.
+        self._watched = self._own()
         self._state = self._now()
+
+    def _own(self) -> list[Tensor]:
+        """Also the parameters that are not trained now, and may be later."""
+        own = (p for module in self.modules for p in module._parameters.values())
+        return [*self.parameters.values(), *(p for p in own if p is not None)]
 
     def _now(self) -> Any:
         flags = [module.training for module in self.modules]
-        return flags, [(p.dtype, p.device, p.requires_grad, p.stride()) for p in self._watched]
+        return flags, [
+            (id(p), p.dtype, p.device, p.requires_grad, p.stride()) for p in self._own()
+        ]
 
     def is_current(self) -> bool:
         """Whether modules and parameters are in the state that the plan was made for."""

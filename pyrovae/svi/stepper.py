@@ -286,7 +286,9 @@ class Stepper:
 
     def _compile_in_time(self, plan: Plan, call: Call) -> None:
         """Compiles a graph that nobody asked for in particular, once it has been run for long."""
-        if self.engine is None and plan.engine == "graph" and plan.taken == COMPILE_AFTER:
+        due = plan.taken == COMPILE_AFTER and not plan.tried
+        if self.engine is None and plan.engine == "graph" and due:
+            plan.tried = True
             device = next(iter(plan.parameters.values())).device
             if default_engine(device) != "graph":
                 plan.taken = 0  # what is new is checked anew
