@@ -114,8 +114,9 @@ class Loop:
                     self.stages.take(self.epoch, self.run.program, self.run.splits["train"])
                     if self.on_epoch is not None and self.ranks.is_first:
                         self.on_epoch(self.run)
-                    if self._ask(interrupts)():
-                        self._save_together(interrupts)
+                    due, ends = self._ask(interrupts)()
+                    if due:
+                        self._save_together(interrupts, ends)
                 self.is_whole = False
                 self._finish()
         except CheckpointError:
@@ -189,13 +190,17 @@ class Loop:
         start = time.perf_counter()
         if self.step.engine in ("inductor", "auto"):
             progress.note("compiling the step (seconds, less where it is cached) ...")
+        whole = self._inputs(train.raw(torch.arange(own)))
+        used: dict[str, Any] = {}
         # Numbers that are not finite are for the step to report, that knows where it is.
         with pyro.validation_enabled(True), suppress(NonFiniteError):
-            whole = self._inputs(train.raw(torch.arange(own)))
             used = self.step.prepare(*whole)
-            # Which is the fastest is for one process to say.
-            named = self.ranks.text_of_first(used["name"])
-            if named != used["name"]:
+        # Which is the fastest is for one process to say, and all are to ask it.
+        named = self.ranks.text_of_first(used.get("name", ""))
+        if not used:
+            return
+        with pyro.validation_enabled(True), suppress(NonFiniteError):
+            if named not in ("", used["name"]):
                 used = self.step.prepare(*whole, engine=named)
             if last and own_last != own:
                 rest = self._inputs(train.raw(torch.arange(own_last)))
@@ -244,7 +249,7 @@ class Loop:
             asked = self._ask(interrupts)
             try:
                 result = self.step(*inputs)
-                due = asked()
+                due, ends = asked()
                 if due or index == steps - 1:
                     self.step.check()
             except NonFiniteError as error:
@@ -258,7 +263,7 @@ class Loop:
             self.is_whole = True
             progress.step()
             if due:
-                self._save_together(interrupts)
+                self._save_together(interrupts, ends)
 
         loss, grad_norm = (self.totals / self.seen).tolist()
         seconds = time.perf_counter() - start
@@ -277,32 +282,32 @@ class Loop:
         """Whether to save: from time to time, and before a signal is answered."""
         return bool(interrupts.received) or time.monotonic() - self.saved_at > SAVE_SECONDS
 
-    def _ask(self, interrupts: Interrupts) -> Callable[[], bool]:
-        """Asks whether to save: processes that train together do so, and end, at one step.
+    def _ask(self, interrupts: Interrupts) -> Callable[[], tuple[bool, bool]]:
+        """Asks whether to save, and to end: processes that train together do so at one step.
 
         Of several it is settled before the step and known after it; a signal that comes in
         between is answered after the next one.
         """
         if self.ranks.size == 1:
-            return lambda: self._is_due(interrupts)
+            return lambda: (self._is_due(interrupts), True)
         answer = self.ranks.ask(self._is_due(interrupts), interrupts.received or 0)
 
-        def settled() -> bool:
+        def settled() -> tuple[bool, bool]:
             due, received = answer()
             interrupts.received = interrupts.received or received or None
-            return bool(due)
+            return bool(due), bool(received)
 
         return settled
 
-    def _save_together(self, interrupts: Interrupts) -> None:
-        """Saves, and then answers a signal if there is one."""
+    def _save_together(self, interrupts: Interrupts, ends: bool) -> None:
+        """Saves, and then answers a signal if there is one, and all know of it."""
         self._share_statistics()
         self._save()
-        if interrupts.received:
+        if ends:
             # Lest the first be ended, because another one has, before it has saved.
             with suppress(RankError):
                 self.ranks.wait()
-        interrupts.answer()
+            interrupts.answer()
 
     def _share_statistics(self) -> None:
         """Gives every process the running statistics of the first, which are of its shares."""

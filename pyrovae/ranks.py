@@ -6,6 +6,7 @@ update; the first alone writes. With one process nothing here does anything.
 
 __all__ = ["ALONE", "Ranks", "joined", "launch", "restarts"]
 
+import itertools
 import os
 import signal
 import socket
@@ -14,10 +15,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from pyrovae.errors import RankError
 from pyrovae.interrupts import SIGNALS
@@ -88,7 +92,12 @@ class Ranks:
         if self.size > 1:
             with torch.no_grad():
                 for tensor in tensors:
-                    self._wait_for(dist.broadcast(tensor.data, src=0, async_op=True))
+                    # As bytes in their order: gloo takes neither every type nor every layout.
+                    values = tensor.detach().contiguous()
+                    sent = values.reshape(-1).view(torch.uint8)
+                    self._wait_for(dist.broadcast(sent, src=0, async_op=True))
+                    if not self.is_first:
+                        tensor.copy_(values)
 
     def text_of_first(self, text: str) -> str:
         """The text that the first process has, of up to 2,000 bytes."""
@@ -161,6 +170,8 @@ class Ranks:
             yield
         finally:
             signal.set_wakeup_fd(before)
+            # To close it is not enough: workers that load data were forked with a copy of it.
+            writer.shutdown(socket.SHUT_WR)
             writer.close()
             watch.join()
             reader.close()
@@ -199,7 +210,7 @@ def joined() -> Iterator[Ranks]:
             yield ranks
     elif all(name in os.environ for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1:
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            _meet()
         except (RuntimeError, ValueError) as error:
             raise RankError(
                 f"The other processes of the training cannot be reached ({error}).",
@@ -212,6 +223,31 @@ def joined() -> Iterator[Ranks]:
             dist.destroy_process_group()
     else:
         yield ALONE
+
+
+# How often the processes have met.
+_meetings = itertools.count()
+
+
+def _meet() -> None:
+    """Makes a group of the processes, under names that no group before it had.
+
+    `torchrun` keeps what they wrote to find each other, which of an earlier group leads nowhere.
+    """
+    store, rank, size = _meeting_place()
+    name = f"pyrovae {next(_meetings)}"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore(name, store),  # pyright: ignore[reportPrivateImportUsage]
+        rank=rank,
+        world_size=size,
+    )
+
+
+@cache
+def _meeting_place() -> tuple[Any, int, int]:
+    """A store that all processes reach, and which of how many this one is."""
+    return next(iter(rendezvous("env://")))
 
 
 @contextmanager

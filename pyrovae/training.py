@@ -78,7 +78,8 @@ def fit(
     and draws noise of its own, but for latents outside the plate, which all draw alike; the
     gradients are summed, so that the update is that of the whole batch. Bounds and layers that
     look at a batch as a whole, such as batch normalisation, look at a share of it. The weights
-    are at first those of the first process, which alone writes and calls `on_epoch`.
+    are at first those of the first process, which alone writes and calls `on_epoch`: the runs of
+    the others have no path.
 
     Args:
         program: Any program of `pyrovae.programs`, such as `pyrovae.VAE`. It is trained in
@@ -170,6 +171,12 @@ def fit(
             )
         path, before = _place(run_dir, resume, ranks)
         structure = check_program(program, splits)
+        if ranks.size > 1 and structure.global_latents and structure.full_size is None:
+            raise InputError(
+                f"The latent {structure.global_latents[0]!r} is outside the plate 'data', whose "
+                "size is that of a batch, so that every process would count its KL.",
+                "Give the plate that of the data: pyro.plate('data', N, subsample_size=len(x)).",
+            )
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise InputError(
@@ -246,7 +253,7 @@ def fit(
                     Earlier.check_unchanged(path, before)
                 if before is not None:
                     loop.restore(before.checkpoint, before.metrics)
-                ranks.copy_from_first(module.state_dict().values())
+                ranks.copy_from_first([*module.parameters(), *module.buffers()])
                 loop.train(epochs, Progress(epochs, steps, shown=progress and ranks.is_first))
                 # A process must not end while a thread of gloo's still lets go of a tensor.
                 ranks.wait()
@@ -265,9 +272,17 @@ def _place(
     if resume is True and path is not None:
         before = Earlier.at(path)
     # A folder that is new to the first process may not be so any more to the others.
-    goes_on = ranks.text_of_first("goes on" if before is not None else "")
-    if goes_on and before is None and run_dir is not None:
+    step = ranks.text_of_first("" if before is None else str(before.checkpoint.step))
+    if step and before is None and run_dir is not None:
         before = Earlier.at(Path(run_dir))
+    if step != ("" if before is None else str(before.checkpoint.step)):
+        raise InputError(
+            f"The first process goes on from step {step} of {run_dir}, which is not what this one "
+            "finds there.",
+            "Put the run where all processes can read it.",
+        )
+    # Nobody trains on before all have read.
+    ranks.wait()
     return path, before
 
 

@@ -20,7 +20,8 @@ from torch import nn
 
 import pyrovae
 from pyrovae import loop, ranks
-from pyrovae.errors import PyrovaeError
+from pyrovae.errors import NonFiniteError, PyrovaeError
+from pyrovae.svi import Exchange, Stepper
 
 RANK = int(os.environ.get("RANK", 0))
 ROWS, BATCH, EPOCHS = 101, 20, 3
@@ -86,7 +87,45 @@ def in_step(number, act):
 def facts(out):
     """Three trainings in one group of processes, which is theirs and not `fit`'s."""
     torch.distributed.init_process_group("gloo")
-    return {"plain": plain(out), "noise": noise(), "failing": failing(out)}
+    return {
+        "copied": copied(),
+        "unprepared": unprepared(),
+        "plain": plain(out),
+        "noise": noise(),
+        "failing": failing(out),
+    }
+
+
+def copied():
+    """Tensors of types and layouts that gloo does not take, as the first process has them."""
+    given = [
+        torch.arange(12.0).reshape(3, 4)[:, ::2],
+        torch.arange(6.0).reshape(2, 3).t(),
+        torch.arange(3, dtype=torch.int16),
+        torch.tensor(5),
+        torch.zeros(0),
+    ]
+    if RANK:
+        for tensor in given:
+            tensor.zero_()
+    with ranks.joined() as group:
+        group.copy_from_first(given)
+    return [tensor.tolist() for tensor in given]
+
+
+def unprepared():
+    """A training whose first process alone finds a number that is not finite as it prepares."""
+    prepare = Stepper.prepare
+
+    def failing(*args, **told):
+        raise NonFiniteError("Not finite.", "Never mind.")
+
+    if RANK == 0:
+        Stepper.prepare = failing
+    try:
+        return {"weights": digest(train(epochs=1))}
+    finally:
+        Stepper.prepare = prepare
 
 
 def plain(out):
@@ -159,6 +198,29 @@ def told_to_end(out):
     if RANK == 1:
         in_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     return whole(out)
+
+
+def told_late(out):
+    """The same, saved at every step, the second process told to end when that step is settled."""
+    loop.SAVE_SECONDS = 0.0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    exchange, calls = Exchange.__call__, itertools.count()
+
+    def acting(self, found):
+        if RANK == 1 and next(calls) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return exchange(self, found)
+
+    Exchange.__call__ = acting
+    return whole(out)
+
+
+def again(out):
+    """Groups of the processes, one after the other."""
+    for _ in range(6):
+        with ranks.joined() as group:
+            group.wait()
+    return {"size": group.size}
 
 
 def stuck(out):

@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyro
@@ -25,7 +27,7 @@ from pyrovae.errors import InputError
 from pyrovae.handlers import share_noise
 from pyrovae.programs import inspect_program
 from pyrovae.ranks import ALONE, Ranks, joined
-from pyrovae.svi import Exchange, Objective
+from pyrovae.svi import Exchange, Objective, Stepper
 from pyrovae.svi.plans import Call, Outcome, run_in_python
 
 HERE = Path(__file__).parent
@@ -59,7 +61,7 @@ def results(out, size=2):
 
 
 def finished(what, out, *, size=2):
-    codes = [process.wait(120) for process in start(what, out, size=size)]
+    codes = [process.wait(300) for process in start(what, out, size=size)]
     assert codes == [0] * size
     return results(out, size)
 
@@ -301,6 +303,18 @@ def test_both_processes_have_the_same_weights_and_records(facts):
     assert len(first["records"]) == 3
 
 
+def test_what_is_copied_may_be_of_any_type_and_layout(facts):
+    first, second = (found["copied"] for found in facts[0])
+    assert first == second
+    assert first[0] == [[0.0, 2.0], [4.0, 6.0], [8.0, 10.0]]
+    assert first[2:] == [[0, 1, 2], 5, []]
+
+
+def test_one_that_fails_to_prepare_keeps_step_with_the_others(facts):
+    first, second = (found["unprepared"] for found in facts[0])
+    assert first == second
+
+
 def test_the_first_alone_writes_and_calls_back(facts):
     (first, second), out = facts
     assert first["plain"]["path"] == str(out / "plain")
@@ -379,6 +393,30 @@ def test_a_signal_to_one_ends_all_at_the_same_step(ended, tmp_path, uninterrupte
         assert found["warned"] == []
 
 
+def test_a_signal_that_comes_late_ends_all_at_the_same_step(tmp_path):
+    codes = [process.wait(120) for process in start("told_late", tmp_path / "late")]
+    assert codes == [143, 143]
+
+
+def test_processes_can_meet_again(tmp_path):
+    told = torchrun("--standalone", HERE / "on_ranks.py", "again", tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert [found["size"] for found in results(tmp_path)] == [2, 2]
+
+
+def test_a_process_ends_while_a_worker_that_it_forked_lives():
+    with Ranks(0, 2).never_stuck():
+        told_at = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(told_at, warn_on_full_buffer=False)
+        of_worker = os.dup(told_at)
+        ends = threading.Timer(10, os.close, [of_worker])
+        ends.start()
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+    ends.cancel()
+    os.close(of_worker)
+
+
 def test_a_run_goes_on_on_another_number_of_processes(ended, tmp_path, uninterrupted):
     shutil.copytree(ended, tmp_path / "again")
     (found,) = finished("whole", tmp_path / "again", size=1)
@@ -442,6 +480,24 @@ def test_a_start_anew_goes_on_with_what_it_had_begun(tmp_path, monkeypatch):
     assert launches.begun_before(options, ALONE) is None
 
 
+# ── Back ends ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_back_end_is_changed_for_that_of_the_first():
+    program = Given()
+    x = torch.randn(4, 4)
+    objective = Objective(
+        program, inspect_program(program, pyrovae.data.Batch(x)), pyro.infer.Trace_ELBO()
+    )
+    step = Stepper(
+        objective, torch.optim.Adam(program.parameters()), owners=[program], engine="graph"
+    )
+    assert step.prepare(x, None)["name"] == "graph"
+    assert step.prepare(x, None, engine="eager")["name"] == "eager"
+    step(x, None)
+    assert step.engines == ["eager"]
+
+
 # ── Devices and refusals ─────────────────────────────────────────────────────────────────────
 
 
@@ -457,3 +513,46 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="has no GPU: there are 2"):
         resolve_device(None)
+
+
+class Silent(Ranks):
+    """One of two processes, which hears nothing of the other but what it is given."""
+
+    heard = ""
+
+    def text_of_first(self, text):
+        return self.heard
+
+    def wait(self):
+        pass
+
+
+class PlateOfABatch(Given):
+    """The same, but its plate does not know how many examples there are."""
+
+    def model(self, x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(w * z, 1.0).expand([len(x), 3]).to_event(1), obs=x[:, :3])
+
+    def guide(self, x):
+        pyro.sample("w", dist.Normal(self.loc, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.net(x[:, :3]), 1.0).to_event(1))
+
+
+def test_a_global_latent_that_every_process_would_count_is_refused(monkeypatch):
+    monkeypatch.setattr("pyrovae.training.joined", lambda: nullcontext(Silent(0, 2)))
+    with pytest.raises(InputError, match="every process would count"):
+        pyrovae.fit(PlateOfABatch(), torch.randn(20, 4), device="cpu", progress=False)
+
+
+def test_a_process_that_does_not_find_the_run_is_refused(monkeypatch, tmp_path):
+    ranks = Silent(1, 2)
+    ranks.heard = "7"
+    monkeypatch.setattr("pyrovae.training.joined", lambda: nullcontext(ranks))
+    with pytest.raises(InputError, match="goes on from step 7"):
+        pyrovae.fit(
+            Given(), torch.randn(20, 4), run_dir=tmp_path / "run", resume=True, progress=False
+        )

@@ -177,7 +177,10 @@ class Stepper:
             What the bits of a step depend on: the back end, its options, the precision, the
             number of threads, and the version of torch.
         """
-        plan = self._plan_for(Call(args, kwargs), engine)
+        call = Call(args, kwargs)
+        if engine is not None:
+            self._plans.pop(call.kind, None)  # a plan that is there has its back end
+        plan = self._plan_for(call, engine)
         return {
             "name": plan.engine,
             "options": OPTIONS if plan.engine == "inductor" else {},
