@@ -92,7 +92,9 @@ def facts(out):
         "unprepared": unprepared(),
         "plain": plain(out),
         "noise": noise(),
-        "failing": failing(out),
+        "failing": failing(out, lambda x: x * torch.nan),
+        "raising": failing(out, fail),
+        "exact": exact(),
     }
 
 
@@ -157,22 +159,49 @@ def noise():
     return found
 
 
-def failing(out):
-    """A number that is not finite comes up in the share of the second process."""
+def fail(x):
+    raise RuntimeError("It cannot go on.")
+
+
+def failing(out, spoil):
+    """Something happens to the share of the second process, in a step."""
     program = small_vae()
     model, calls = program.model, itertools.count()
+    program.model = lambda x: model(spoil(x) if is_due() else x)
 
-    def poisoned(x):
-        spoilt = RANK == 1 and next(calls) > 20
-        return model(x * torch.nan if spoilt else x)
+    def is_due():
+        return RANK == 1 and program.training and next(calls) > 13
 
-    program.model = poisoned
     try:
-        train(program, run_dir=out / "failing", engine="eager")
-    except PyrovaeError as error:
+        train(program, engine="eager")
+    except (PyrovaeError, RuntimeError) as error:
         finite = all(bool(p.isfinite().all()) for p in program.parameters())
         return {"error": str(error), "type": type(error).__name__, "finite": finite}
     return {}
+
+
+class Without(nn.Module):
+    """A program without noise."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 6))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            logits = self.net(x.mean(-1, keepdim=True))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+def exact():
+    """What several processes train to the numbers of one: their shares are not of one size."""
+    run = train(Without(), batch_size=27, clip_norm=0.5)
+    state = run.program.state_dict()
+    return {"weights": {k: v.tolist() for k, v in state.items()}, "records": numbers(run)}
 
 
 def whole(out):

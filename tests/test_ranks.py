@@ -338,6 +338,22 @@ def test_the_numbers_are_near_those_of_one_process(facts):
         assert last[name] == pytest.approx(alone.metrics[-1][name], rel=0.1)
 
 
+def test_without_noise_the_numbers_are_those_of_one_process(facts):
+    from on_ranks import exact
+
+    alone = exact()
+    for found in facts[0]:
+        for name, weight in alone["weights"].items():
+            torch.testing.assert_close(
+                torch.tensor(found["exact"]["weights"][name]),
+                torch.tensor(weight),
+                rtol=1e-5,
+                atol=1e-6,
+            )
+        for mine, theirs in zip(found["exact"]["records"], alone["records"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-5)
+
+
 def test_each_back_end_shares_the_noise_of_global_latents(facts):
     first, second = (found["noise"] for found in facts[0])
     for engine in ("eager", "graph", "inductor"):
@@ -352,10 +368,18 @@ def test_nan_in_one_share_reaches_no_weight(facts):
     for found in (first, second):
         assert found["type"] == "NonFiniteError"
         assert found["finite"]
-        assert found["error"].startswith("In epoch 3, batch 0 (step 12), process")
-    assert "in the share of another process" in first["error"]
+        assert found["error"].startswith("In epoch 3, batch 1 (step 13), process")
+    assert "in another process" in first["error"]
     assert "process 2 of 2" in second["error"]
     assert "site 'x'" in second["error"]
+
+
+def test_a_step_that_fails_in_one_process_is_known_to_the_others(facts):
+    first, second = (found["raising"] for found in facts[0])
+    assert first["type"] == "NonFiniteError"
+    assert "in another process" in first["error"]
+    assert second["type"] == "RuntimeError"
+    assert second["error"] == "It cannot go on."
 
 
 # ── What befalls them ────────────────────────────────────────────────────────────────────────

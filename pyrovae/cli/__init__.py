@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if begun is None:
                     train(command, program, given)
                 else:
-                    resume(Resume(begun))
+                    resume(Resume(begun), restarted=True)
             elif isinstance(command, Resume):
                 resume(command)
             elif ranks is None or ranks.is_first:

@@ -114,12 +114,12 @@ class Stepper:
         try:
             found = self._run(plan, call, before)
         except (ValueError, RuntimeError) as error:
+            if self.exchange is not None:
+                self.exchange.fail(plan.parameters.values())
             # Distributions refuse NaN in words of their own, when they check or when they draw.
             cause = self._diagnose(plan.parameters, call, before)
             if cause is None:
                 raise
-            if self.exchange is not None:
-                self.exchange.fail(plan.parameters.values())
             raise cause from error
         if self.exchange is not None:
             found = self.exchange(found)
@@ -259,8 +259,10 @@ class Stepper:
         return find_gradient(dict(zip(found.parameters, found.gradients, strict=True)))
 
     def _not_finite(self) -> NonFiniteError:
-        where = "" if self.exchange is None else " in the share of another process"
-        return NonFiniteError(f"The training loss is not finite{where}.", REMEDY)
+        if self.exchange is not None:
+            cause = "The step has failed, or its loss is not finite, in another process."
+            return NonFiniteError(cause, REMEDY)
+        return NonFiniteError("The training loss is not finite.", REMEDY)
 
     # ── Plans ──
 
