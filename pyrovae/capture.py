@@ -117,8 +117,8 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Callable[..., Seque
         from torch._inductor.compile_fx import compile_fx
 
     module = copy.deepcopy(graph.module)
-    draw = keep_order(module)
     try:
+        draw = keep_order(module)
         with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.random.fork_rng():
             everything: list[Any] = [*inputs, *(t.detach() for t in graph.closed_over), *draw()]
             compiled: Any = compile_fx(module, everything, config_patches=OPTIONS)

@@ -1,6 +1,6 @@
 """The device that a command runs on, and what a run says of its machine."""
 
-__all__ = ["cuda_problem", "describe_environment", "resolve_device"]
+__all__ = ["count_idle", "cuda_problem", "describe_environment", "resolve_device"]
 
 import os
 import platform
@@ -36,7 +36,7 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
 
     problem = cuda_problem()
     if problem is None:
-        return torch.device("cuda")
+        return _own_gpu()
     if problem:
         warnings.warn(
             f"There is a GPU that torch {torch.__version__} cannot use ({problem}), so the CPU is "
@@ -44,6 +44,28 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
             stacklevel=2,
         )
     return torch.device("cpu")
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process: of several on one machine each has another.
+
+    Raises:
+        InputError: If there are more processes than GPUs.
+    """
+    number, count = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    if number is None:
+        return torch.device("cuda")
+    if int(number) >= count:
+        raise InputError(
+            f"Process {int(number) + 1} of this machine has no GPU: there are {count}.",
+            f"Start torchrun with --nproc-per-node {count}, or give --device cpu.",
+        )
+    return torch.device("cuda", int(number))
+
+
+def count_idle(device: torch.device) -> int:
+    """How many GPUs stand idle beside the one that is used."""
+    return torch.cuda.device_count() - 1 if device.type == "cuda" else 0
 
 
 def cuda_problem() -> str | None:

@@ -1,6 +1,13 @@
 """What can go wrong, each said in one sentence of cause and one of remedy."""
 
-__all__ = ["CheckpointError", "InputError", "NonFiniteError", "PyrovaeError", "shorten"]
+__all__ = [
+    "CheckpointError",
+    "InputError",
+    "NonFiniteError",
+    "PyrovaeError",
+    "RankError",
+    "shorten",
+]
 
 # How much of a value an error shows.
 SHOWN = 200
@@ -50,3 +57,7 @@ class NonFiniteError(PyrovaeError, ArithmeticError):
 
 class CheckpointError(PyrovaeError, RuntimeError):
     """A checkpoint cannot be written, or none that is whole can be found."""
+
+
+class RankError(PyrovaeError, RuntimeError):
+    """One of the processes that train together cannot be reached any more."""

@@ -1,6 +1,13 @@
 """Effect handlers and store-keeping that Pyro lacks."""
 
-__all__ = ["fill_improper", "isolated_store", "kl_weight", "register", "unregistered"]
+__all__ = [
+    "fill_improper",
+    "isolated_store",
+    "kl_weight",
+    "register",
+    "share_noise",
+    "unregistered",
+]
 
 import itertools
 from collections.abc import Collection, Iterator
@@ -14,6 +21,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
+from pyrovae import shared_noise
 from pyrovae.distributions import Weighted, is_improper
 from pyrovae.errors import InputError
 
@@ -90,6 +98,36 @@ def fill_improper(like: Tensor) -> Any:
         like: A tensor whose dtype and device the zeros take.
     """
     return _FillImproper(like)
+
+
+class _ShareNoise(Messenger):
+    def __init__(self, plate: str) -> None:
+        super().__init__()
+        self.plate = plate
+
+    def _is_shared(self, msg: Any) -> bool:
+        return not (
+            msg["is_observed"]
+            or isinstance(msg["fn"], _Subsample)
+            or any(frame.name == self.plate for frame in msg["cond_indep_stack"])
+        )
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if self._is_shared(msg):
+            shared_noise.exchange()
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self._is_shared(msg):
+            shared_noise.exchange()
+
+
+def share_noise(plate: str) -> Any:
+    """A handler that draws the latents outside a plate from the stream that processes share.
+
+    Args:
+        plate: The plate whose examples are shared out among the processes.
+    """
+    return _ShareNoise(plate)
 
 
 class _KLWeight(Messenger):

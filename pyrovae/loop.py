@@ -4,40 +4,35 @@ __all__ = ["Loop"]
 
 import copy
 import json
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
-from pyrovae import checkpoint, run_folder, user_files
+from pyrovae import checkpoint, run_folder, shared_noise, user_files
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Batch, RawBatch
-from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.data import RawBatch
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError, RankError
 from pyrovae.interrupts import Interrupts
-from pyrovae.programs import as_module, evaluating
+from pyrovae.monitoring import Monitor
+from pyrovae.programs import as_module
 from pyrovae.progress import Progress
-from pyrovae.randomness import generator, seed_generators, seeded
+from pyrovae.randomness import seed_generators
+from pyrovae.ranks import ALONE, Ranks
 from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
 from pyrovae.stages import Stages
 from pyrovae.svi import Objective, Stepper
-from pyrovae.terms import mean_terms
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
 # more than the training does.
 SAVE_SECONDS = 30.0
-# How many examples the training ELBO of an epoch is measured on, at most.
-MONITOR_EXAMPLES = 10_000
-# And how many of their values are kept from one epoch to the next, rather than made anew.
-MONITOR_VALUES = 2**25
 
 
 @dataclass
@@ -64,6 +59,7 @@ class Loop:
         best: The best epoch so far, if one is looked for.
         stopped: Whether it has stopped early.
         on_epoch: What is called with the run after each epoch, if anything is.
+        ranks: The processes that train it together. The first alone has a folder to write to.
     """
 
     run: Run
@@ -81,6 +77,7 @@ class Loop:
     best: "_Best | None" = None
     stopped: bool = False
     on_epoch: "Callable[[Run], object] | None" = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         device = self.run.splits["train"].device
@@ -99,15 +96,14 @@ class Loop:
         self._prepare(progress)
         self._describe()
         self.run.forget()
-        monitors = {
-            name: self._monitor(name) for name in ("train", "valid") if name in self.run.splits
-        }
+        monitor = Monitor(self.run.splits, self.seed, self.ranks)
         try:
             with progress, Interrupts() as interrupts:
                 progress.step(self.taken)
                 while self.epoch < epochs and not self.stopped:
                     record = self._epoch(self.epoch + 1, progress, interrupts)
-                    record |= self._bounds(monitors)
+                    self._share_statistics()
+                    record |= monitor.measure(self.run.program, self.objective.structure)
                     self._record(record)
                     progress.epoch(record)
                     self.is_whole = False
@@ -116,11 +112,11 @@ class Loop:
                     self.stopped = self._should_stop(record)
                     self.is_whole = True
                     self.stages.take(self.epoch, self.run.program, self.run.splits["train"])
-                    if self.on_epoch is not None:
+                    if self.on_epoch is not None and self.ranks.is_first:
                         self.on_epoch(self.run)
-                    if self._is_due(interrupts):
-                        self._save()
-                        interrupts.answer()
+                    due, ends = self._ask(interrupts)()
+                    if due:
+                        self._save_together(interrupts, ends)
                 self.is_whole = False
                 self._finish()
         except CheckpointError:
@@ -183,21 +179,31 @@ class Loop:
     def _prepare(self, progress: Progress) -> None:
         """Captures the step of a whole batch, and that of the last one where it is smaller.
 
-        The first also runs under Pyro's validation of shapes and supports. The last batch of an
-        epoch is not worth compiling.
+        Of several processes each captures those of its own shares. The first also runs under
+        Pyro's validation of shapes and supports. The last batch of an epoch is not worth
+        compiling.
         """
         train = self.run.splits["train"]
         size = min(self.batch_size, len(train))
         last = len(train) % size
+        own, own_last = (max(1, len(self.ranks.rows(torch.arange(n)))) for n in (size, last))
         start = time.perf_counter()
         if self.step.engine in ("inductor", "auto"):
             progress.note("compiling the step (seconds, less where it is cached) ...")
+        whole = self._inputs(train.raw(torch.arange(own)))
+        used: dict[str, Any] = {}
         # Numbers that are not finite are for the step to report, that knows where it is.
         with pyro.validation_enabled(True), suppress(NonFiniteError):
-            whole = self._inputs(train.raw(torch.arange(size)))
             used = self.step.prepare(*whole)
-            if last:
-                rest = self._inputs(train.raw(torch.arange(last)))
+        # Which is the fastest is for one process to say, and all are to ask it.
+        named = self.ranks.text_of_first(used.get("name", ""))
+        if not used:
+            return
+        with pyro.validation_enabled(True), suppress(NonFiniteError):
+            if named not in ("", used["name"]):
+                used = self.step.prepare(*whole, engine=named)
+            if last and own_last != own:
+                rest = self._inputs(train.raw(torch.arange(own_last)))
                 name = "graph" if used["name"] == "inductor" else used["name"]
                 self.step.prepare(*rest, engine=name)
             self._check_engine(used)
@@ -223,9 +229,14 @@ class Loop:
         train = self.run.splits["train"]
         steps = -(-len(train) // self.batch_size)
         done = self.taken - (epoch - 1) * steps
-        batches = train.shuffled(self.batch_size, seed=self.seed, epoch=epoch, start=done)
+        batches = train.shuffled(
+            self.batch_size, seed=self.seed, epoch=epoch, start=done, ranks=self.ranks
+        )
 
         for index, raw in enumerate(batches, start=done):
+            count = min(self.batch_size, len(train) - index * self.batch_size)
+            if self.step.exchange is not None:
+                self.step.exchange.share = self.ranks.share(count)
             weight = self.kl_weight(self.taken)
             if self.objective.weight is not None:
                 self.objective.weight.fill_(weight)
@@ -235,23 +246,24 @@ class Loop:
             self._seed_step()
             inputs = self._inputs(raw)
             self.is_whole = False
+            asked = self._ask(interrupts)
             try:
                 result = self.step(*inputs)
-                due = self._is_due(interrupts)
+                due, ends = asked()
                 if due or index == steps - 1:
                     self.step.check()
             except NonFiniteError as error:
                 self.taken -= error.steps_ago
                 where = f"In epoch {epoch}, batch {index - error.steps_ago} (step {self.taken})"
+                where += self.ranks.said
                 raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
             self.taken += 1
-            self.totals += torch.stack(result) * len(raw.rows)
-            self.seen += len(raw.rows)
+            self.totals += torch.stack(result) * count
+            self.seen += count
             self.is_whole = True
             progress.step()
             if due:
-                self._save()
-                interrupts.answer()
+                self._save_together(interrupts, ends)
 
         loss, grad_norm = (self.totals / self.seen).tolist()
         seconds = time.perf_counter() - start
@@ -270,6 +282,38 @@ class Loop:
         """Whether to save: from time to time, and before a signal is answered."""
         return bool(interrupts.received) or time.monotonic() - self.saved_at > SAVE_SECONDS
 
+    def _ask(self, interrupts: Interrupts) -> Callable[[], tuple[bool, bool]]:
+        """Asks whether to save, and to end: processes that train together do so at one step.
+
+        Of several it is settled before the step and known after it; a signal that comes in
+        between is answered after the next one.
+        """
+        if self.ranks.size == 1:
+            return lambda: (self._is_due(interrupts), True)
+        answer = self.ranks.ask(self._is_due(interrupts), interrupts.received or 0)
+
+        def settled() -> tuple[bool, bool]:
+            due, received = answer()
+            interrupts.received = interrupts.received or received or None
+            return bool(due), bool(received)
+
+        return settled
+
+    def _save_together(self, interrupts: Interrupts, ends: bool) -> None:
+        """Saves, and then answers a signal if there is one, and all know of it."""
+        self._share_statistics()
+        self._save()
+        if ends:
+            # Lest the first be ended, because another one has, before it has saved.
+            with suppress(RankError):
+                self.ranks.wait()
+            interrupts.answer()
+
+    def _share_statistics(self) -> None:
+        """Gives every process the running statistics of the first, which are of its shares."""
+        buffers = as_module(self.run.program).buffers()
+        self.ranks.copy_from_first(b for b in buffers if b.is_floating_point())
+
     def _inputs(self, raw: RawBatch) -> tuple[Tensor, Tensor | None]:
         """The arguments of a step: as they lie where the step itself draws the noise."""
         train = self.run.splits["train"]
@@ -277,44 +321,11 @@ class Loop:
         return batch.x, batch.y
 
     def _seed_step(self) -> None:
-        seed_generators(self.seed, "step", self.taken, device=self.run.splits["train"].device)
-
-    def _monitor(self, name: str) -> Callable[[], Iterable[Batch]]:
-        """The examples that an epoch's bound is measured on, their noise the same every time."""
-        examples = self.run.splits[name]
-        # Of the training set as many as there are to validate on, so that the two compare, and
-        # any: data may be sorted.
-        rows = torch.arange(len(examples))
-        if name == "train":
-            count = min(MONITOR_EXAMPLES, len(self.run.splits.get("valid", examples)))
-            order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
-            rows = order[:count].sort().values
-        if examples.streams or len(rows) * math.prod(examples.x_shape) > MONITOR_VALUES:
-            return partial(examples.chosen, rows, examples.block)
-
-        kept = list(examples.chosen(rows, examples.block))
-        return lambda: kept
-
-    def _bounds(self, monitors: dict[str, Callable[[], Iterable[Batch]]]) -> dict[str, float]:
-        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
-
-        Without a bound on log p(x) there is the log-likelihood alone.
-        """
-        structure = self.objective.structure
-        if structure.global_latents:
-            return {}
-        found: dict[str, float] = {}
+        """Noise of the step: each process's own, and that of latents which all of them share."""
         device = self.run.splits["train"].device
-        for name, batches in monitors.items():
-            with (
-                evaluating(self.run.program),
-                seeded(self.seed, "monitor", name, device=device),
-            ):
-                elbo, log_likelihood, kl = mean_terms(self.run.program, batches(), structure)
-            found["log_likelihood"] = log_likelihood
-            if structure.has_bound:
-                found |= {"kl": kl, f"{name}_elbo": elbo}
-        return found
+        seed_generators(self.seed, "step", self.taken, *self.ranks.key, device=device)
+        if self.objective.shares_noise:
+            shared_noise.seed(self.seed, "step", self.taken, device=device)
 
     def _should_stop(self, record: dict[str, Any]) -> bool:
         """Whether the validation ELBO, or else likelihood, has not risen for so many epochs."""

@@ -4,7 +4,8 @@ Two draws from one generator that do not depend on each other may change places 
 eyes. Each would still have its distribution, but the numbers of a seed would be others than
 the program's own. So the draws that depend on no value are made ahead of the graph, one after
 the other, and the ones that follow a draw which does are tied to it, if they are given a tensor
-at all: `torch.randperm` and `torch.randint` are not.
+at all: `torch.randperm` and `torch.randint` are not. An exchange of streams (`shared_noise`) keeps
+its place among the draws ahead, and cannot follow one that depends on a value.
 """
 
 __all__ = ["keep_order"]
@@ -34,6 +35,9 @@ def keep_order(module: fx.GraphModule) -> Callable[[], Sequence[Tensor]]:
 
     Returns:
         A function that makes the draws to be passed after the other inputs.
+
+    Raises:
+        ValueError: If noise that processes share would come after noise that depends on a value.
     """
     graph = module.graph
     for node in filter(_is_draw, list(graph.nodes)):
@@ -42,9 +46,12 @@ def keep_order(module: fx.GraphModule) -> Callable[[], Sequence[Tensor]]:
     draws = [node for node in graph.nodes if _is_draw(node)]
     free = _independent(graph)
     number = next((n for n, node in enumerate(draws) if node not in free), len(draws))
+    if not all(map(_gives, draws[number:])):
+        raise ValueError("noise that processes share follows noise that depends on a value.")
     ahead = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    ahead.output([_copy(ahead, node, copies) for node in draws[:number]])
+    made = [(_gives(node), _copy(ahead, node, copies)) for node in draws[:number]]
+    ahead.output([copy for gives, copy in made if gives])
     _pass_in(graph, draws[:number])
 
     for earlier, later in zip(draws[number:], draws[number + 1 :], strict=False):
@@ -57,6 +64,11 @@ def keep_order(module: fx.GraphModule) -> Callable[[], Sequence[Tensor]]:
 def _is_draw(node: fx.Node) -> bool:
     tags = getattr(node.target, "tags", ())
     return node.op == "call_function" and torch.Tag.nondeterministic_seeded in tags
+
+
+def _gives(node: fx.Node) -> bool:
+    """Whether a draw gives something, as an exchange of streams does not."""
+    return node.meta.get("val") is not None
 
 
 def _rewrite(graph: fx.Graph, node: fx.Node) -> None:
@@ -106,9 +118,12 @@ def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.
 
 
 def _pass_in(graph: fx.Graph, draws: Sequence[fx.Node]) -> None:
-    """Makes inputs of draws."""
+    """Makes inputs of draws, and removes the exchanges of streams between them."""
     last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
-    for number, draw in enumerate(draws):
+    for draw in draws:
+        if not _gives(draw):
+            graph.erase_node(draw)
+    for number, draw in enumerate(filter(_gives, draws)):
         with graph.inserting_after(last[0]) if last else graph.inserting_before():
             last = [graph.placeholder(f"noise_{number}")]
         last[0].meta.update(draw.meta)

@@ -3,6 +3,7 @@
 __all__ = ["Earlier", "Matched", "place_of", "start_from"]
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,6 +130,13 @@ class Earlier:
             raise InputError(
                 f"The run cannot be resumed with another configuration: {'; '.join(found)}.",
                 "Give what it was trained with, or train another run.",
+            )
+        before, now = self.config.get("processes", 1), told.get("processes", 1)
+        if before != now:
+            warnings.warn(
+                f"The run was trained on {before} processes and goes on on {now}: in the same "
+                "order, by batches of the same size, but not to the same bits.",
+                stacklevel=3,
             )
         engine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
         used = self.config.get("engine")

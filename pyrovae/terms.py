@@ -4,7 +4,7 @@ Everything is at weight 1 and in nats: `poutine.scale`, beta and warm-ups, which
 training loss, are left out; `poutine.mask`, which says what was observed, counts.
 """
 
-__all__ = ["Terms", "draw_terms", "mean_terms", "read_terms"]
+__all__ = ["Terms", "draw_terms", "read_terms", "sum_terms"]
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -82,24 +82,20 @@ def draw_terms(program: Program, batch: Batch, num_particles: int, structure: St
     return read_terms(*trace_pair(program, batch, within=particles), dim)
 
 
-def mean_terms(
-    program: Program, batches: Iterable[Batch], structure: Structure
-) -> tuple[float, float, float]:
+def sum_terms(program: Program, batches: Iterable[Batch], structure: Structure) -> Tensor:
     r"""The ELBO, $E_q[\log p(x \mid z)]$ and $\mathrm{KL}(q \,\|\, p)$ over batches, by one draw.
 
-    Means over examples, however they are batched. Within `evaluating`, as `draw_terms`.
+    Sums over examples, and behind them how many examples these were: a tensor (4,) in float64
+    on the CPU. Within `evaluating`, as `draw_terms`.
     """
-    totals = torch.zeros(3, dtype=torch.float64)
-    count = 0
+    totals = torch.zeros(4, dtype=torch.float64)
     for batch in batches:
         terms = draw_terms(program, batch, 1, structure)
         kl = terms.log_posterior - terms.log_prior
         each = (terms.log_weight, terms.log_likelihood, kl)
-        totals += torch.stack([term.sum() for term in each]).double().cpu()
-        count += len(batch.x)
-
-    elbo, log_likelihood, kl = (totals / count).tolist()
-    return elbo, log_likelihood, kl
+        totals[:3] += torch.stack([term.sum() for term in each]).double().cpu()
+        totals[3] += len(batch.x)
+    return totals
 
 
 def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None) -> Terms:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +29,12 @@ from pyrovae.preparation import (
 )
 from pyrovae.programs import Program, as_module
 from pyrovae.progress import Progress
+from pyrovae.ranks import Ranks, joined
+from pyrovae.ranks import launch as launched_by
 from pyrovae.resuming import Earlier, place_of
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule, constant, linear
-from pyrovae.svi import Differentiable, Objective, Stepper, default_engine
+from pyrovae.svi import Differentiable, Exchange, Objective, Stepper, default_engine
 
 # Below so many steps, capturing and compiling take longer than they save (docs/performance.md).
 CAPTURE_STEPS, COMPILE_STEPS = 500, 5000
@@ -71,6 +74,13 @@ def fit(
     parameter store is afterwards what it was. Every random number of a step is a function of
     the seed and the step.
 
+    Started by `torchrun` it trains on all of its processes: each takes its share of every batch
+    and draws noise of its own, but for latents outside the plate, which all draw alike; the
+    gradients are summed, so that the update is that of the whole batch. Bounds and layers that
+    look at a batch as a whole, such as batch normalisation, look at a share of it. The weights
+    are at first those of the first process, which alone writes and calls `on_epoch`: the runs of
+    the others have no path.
+
     Args:
         program: Any program of `pyrovae.programs`, such as `pyrovae.VAE`. It is trained in
             place.
@@ -85,7 +95,7 @@ def fit(
         optimizer: Called with the trainable parameters, such as
             `partial(torch.optim.Adam, lr=1e-3)`.
         epochs: How often to visit every training example.
-        batch_size: How many examples make a step.
+        batch_size: How many examples make a step, on however many processes.
         kl_warmup: Over how many epochs the weight of the KL term rises from 0 to 1.
         lr_schedule: A factor on the optimizer's learning rate for each step.
         clip_norm: The norm that gradients are scaled down to where they exceed it.
@@ -116,6 +126,7 @@ def fit(
     Raises:
         InputError: If the program, the data or an option cannot be used, or what is to be
             resumed is another run or is in training elsewhere, before the first step.
+        RankError: If another process of the training is gone.
         NonFiniteError: If a loss or gradient is not finite, naming the site and the batch, with
             the weights as they were before that step.
         CheckpointError: If a checkpoint cannot be written.
@@ -139,10 +150,6 @@ def fit(
         clip_norm=clip_norm,
         patience=patience,
     )
-    path = place_of(run_dir, resume=bool(resume))
-    before = resume if isinstance(resume, Earlier) else None
-    if resume is True and path is not None:
-        before = Earlier.at(path)
     target = resolve_device(device)
     module = as_module(program).to(target)
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
@@ -151,8 +158,25 @@ def fit(
     if patience is not None and "valid" not in splits:
         raise InputError("Early stopping needs validation data.", "Give valid, or no patience.")
 
-    with unregistered(), isolated_store(empty=True), torch.random.fork_rng(devices=_cuda(target)):
+    with (
+        joined() as ranks,
+        unregistered(),
+        isolated_store(empty=True),
+        torch.random.fork_rng(devices=_cuda(target)),
+    ):
+        if batch_size < ranks.size:
+            raise InputError(
+                f"A batch of {batch_size} is too small for {ranks.size} processes.",
+                "Give a larger batch_size, or start fewer of them.",
+            )
+        path, before = _place(run_dir, resume, ranks)
         structure = check_program(program, splits)
+        if ranks.size > 1 and structure.global_latents and structure.full_size is None:
+            raise InputError(
+                f"The latent {structure.global_latents[0]!r} is outside the plate 'data', whose "
+                "size is that of a batch, so that every process would count its KL.",
+                "Give the plate that of the data: pyro.plate('data', N, subsample_size=len(x)).",
+            )
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise InputError(
@@ -163,7 +187,14 @@ def fit(
         weight = torch.ones((), device=target) if kl_warmup else None
         train_set = splits["train"]
         redraw = train_set.redraw if train_set.preprocessing.redraws else None
-        objective = Objective(program, structure, bound or Trace_ELBO(), weight, redraw)
+        objective = Objective(
+            program,
+            structure,
+            bound or Trace_ELBO(),
+            weight,
+            prepare=redraw,
+            shared=ranks.size > 1,
+        )
         made = optimizer(parameters)
         told = {
             "program": describe_program(program),
@@ -181,6 +212,7 @@ def fit(
                 "engine": engine,
                 "precision": precision,
             },
+            "processes": ranks.size,
             **(config or {}),
         }
         if before is not None:
@@ -194,8 +226,13 @@ def fit(
             precision=precision,
             clip_norm=clip_norm,
             find_cause=objective.find_cause,
+            exchange=Exchange(ranks) if ranks.size > 1 else None,
         )
-        environment = {**describe_environment(target), "date": f"{datetime.now():%Y-%m-%d}"}
+        environment = {
+            **describe_environment(target),
+            "date": f"{datetime.now():%Y-%m-%d}",
+            **({"launch": launch} if (launch := launched_by()) else {}),
+        }
         run = Run(program, splits, [], told, environment, path)
         loop = Loop(
             run=run,
@@ -207,18 +244,46 @@ def fit(
             patience=patience,
             seed=seed,
             on_epoch=on_epoch,
+            ranks=ranks,
         )
         module.train()
         try:
             with run_folder.held(path):
-                Earlier.check_unchanged(path, before)
+                if ranks.is_first:
+                    Earlier.check_unchanged(path, before)
                 if before is not None:
                     loop.restore(before.checkpoint, before.metrics)
-                loop.train(epochs, Progress(epochs, steps, shown=progress))
+                ranks.copy_from_first([*module.parameters(), *module.buffers()])
+                loop.train(epochs, Progress(epochs, steps, shown=progress and ranks.is_first))
+                # A process must not end while a thread of gloo's still lets go of a tensor.
+                ranks.wait()
         finally:
             module.eval()
 
     return run
+
+
+def _place(
+    run_dir: str | os.PathLike[str] | None, resume: "bool | Earlier", ranks: Ranks
+) -> tuple[Path | None, Earlier | None]:
+    """Where this process writes, if it does, and what it goes on with."""
+    path = place_of(run_dir, resume=bool(resume)) if ranks.is_first else None
+    before = resume if isinstance(resume, Earlier) else None
+    if resume is True and path is not None:
+        before = Earlier.at(path)
+    # A folder that is new to the first process may not be so any more to the others.
+    step = ranks.text_of_first("" if before is None else str(before.checkpoint.step))
+    if step and before is None and run_dir is not None:
+        before = Earlier.at(Path(run_dir))
+    if step != ("" if before is None else str(before.checkpoint.step)):
+        raise InputError(
+            f"The first process goes on from step {step} of {run_dir}, which is not what this one "
+            "finds there.",
+            "Put the run where all processes can read it.",
+        )
+    # Nobody trains on before all have read.
+    ranks.wait()
+    return path, before
 
 
 def engine_for(steps: int, device: torch.device) -> str:

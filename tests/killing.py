@@ -25,7 +25,7 @@ import torch
 from programs_for_tests import binary, small_vae
 
 import pyrovae
-from pyrovae import checkpoint, loop, run_folder
+from pyrovae import checkpoint, loop, monitoring, run_folder
 from pyrovae.schedules import cosine
 
 EPOCHS, ROWS, BATCH = 6, 290, 50
@@ -94,7 +94,7 @@ POINTS = {
     "after an old checkpoint is removed": at(checkpoint.shutil, "rmtree", 10, after=True),
     "in a step": at(torch.optim.Adam, "step", 1),
     "in the middle of an epoch": at(loop, "seed_generators", 9),
-    "in an evaluation": at(loop, "mean_terms", 3),
+    "in an evaluation": at(monitoring, "sum_terms", 3),
     "before a record is written": at(run_folder, "write", 5),
     "after a record is written": at(run_folder, "write", 5, after=True),
 }

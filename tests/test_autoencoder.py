@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 import pyrovae
-from pyrovae import bounds, loop
+from pyrovae import bounds
 from pyrovae.data import Batch
 from pyrovae.distributions import ImproperUniform
 from pyrovae.errors import InputError
@@ -162,7 +162,9 @@ def test_a_plane_laid_out_by_the_prior_is_not_in_its_report(tmp_path):
 
 def test_early_stopping_keeps_the_weights_of_the_best_likelihood(monkeypatch):
     found = iter([-5.0, -3.0, -4.0, -4.5])
-    monkeypatch.setattr(loop.Loop, "_bounds", lambda *_: {"log_likelihood": next(found)})
+    monkeypatch.setattr(
+        "pyrovae.monitoring.Monitor.measure", lambda *_: {"log_likelihood": next(found)}
+    )
     run = pyrovae.fit(
         autoencoder(), binary(), valid=binary(), epochs=4, patience=2, progress=False
     )

@@ -15,9 +15,10 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress", "noise", "catalogue", "interrupts", "known_files"},
+    {"errors", "progress", "noise", "catalogue", "interrupts", "known_files", "randomness"},
     {
-        "randomness",
+        "ranks",
+        "shared_noise",
         "schedules",
         "networks",
         "distributions",
@@ -33,7 +34,7 @@ LAYERS = [
     {"models", "terms", "bounds"},
     {"draws"},
     {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs", "onnx"},
-    {"plots", "preparation", "pretrained", "model_card", "stages"},
+    {"plots", "preparation", "pretrained", "model_card", "monitoring", "stages"},
     {"page"},
     {"report"},
     {"runs", "resuming"},
@@ -129,14 +130,14 @@ INNER = {
     "svi": [
         {"estimators", "guard", "precision", "updates"},
         {"objective", "plans"},
-        {"backends", "faithfulness", "sentinel"},
+        {"backends", "exchange", "faithfulness", "sentinel"},
         {"stepper"},
         {"compiled"},
         {"__init__"},
     ],
     "cli": [
         {"options"},
-        {"parts"},
+        {"launches", "parts"},
         {"planning"},
         {"as_python", "printing"},
         {"rehearsal"},

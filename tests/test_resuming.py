@@ -132,7 +132,9 @@ def test_a_run_that_is_over_takes_more_epochs_to_the_same_bits(patience, tmp_pat
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path, monkeypatch):
     elbos = iter([-3.0, -1.0, -2.0, -2.0])
-    monkeypatch.setattr(loop.Loop, "_bounds", lambda *_: {"valid_elbo": next(elbos)})
+    monkeypatch.setattr(
+        "pyrovae.monitoring.Monitor.measure", lambda *_: {"valid_elbo": next(elbos)}
+    )
     options = {"patience": 2, "kl_warmup": 0}
     stopped = training(program_of("plain"), tmp_path / "run", **options)
     again = training(program_of("plain"), tmp_path / "run", epochs=9, **options)

@@ -512,6 +512,72 @@ def test_parameters_that_pyro_keeps_in_their_modules(back_end):
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_a_parameter_that_takes_the_place_of_another_is_trained(back_end):
+    program = Registering()
+    svi = unregistered_step(program, torch.optim.SGD(program.parameters(), lr=0.1), back_end)
+    svi.step(X)
+    old, program.slope = program.slope, nn.Parameter(torch.zeros_like(program.slope))
+    svi._stepper.update.optimizer.add_param_group({"params": [program.slope]})
+    before = old.clone()
+    svi.step(X)
+    assert program.slope.all()
+    assert torch.equal(old, before)
+
+
+def test_a_rate_that_decays_does_so_once_a_step():
+    """Also where parameters of one group were first met at different steps."""
+
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc, self.late = (nn.Parameter(torch.zeros(())) for _ in range(2))
+
+        def model(self, x, late):
+            mean = self.loc + self.late if late else self.loc
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+        def guide(self, x, late):
+            pass
+
+    found = []
+    x = torch.ones(3)
+    for merged in (True, False):
+        program = Growing()
+        options = {"lr": 0.1, "lrd": 0.5}
+        optimizer = pyro.optim.clipped_adam.ClippedAdam(program.parameters(), **options)
+        svi = CompiledSVI(program.model, program.guide, optimizer, Trace_ELBO(), engine="eager")
+        if not merged:
+            svi._stepper.update._kernel = lambda parameters: None
+        for late in (False, False, True, True):
+            svi.step(x, late)
+        found.append([*program.parameters(), torch.tensor(optimizer.param_groups[0]["lr"])])
+    assert_close(*found)
+
+
+def test_options_by_name_need_a_name():
+    class Nameless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(3))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(self.loc, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pass
+
+    program = Nameless()
+    svi = unregistered_step(program, pyro.optim.Adam(lambda name: {"lr": 0.1}))
+    with pytest.raises(InputError, match=r"has none for one of shape \(3,\)"):
+        svi.step(torch.ones(4, 3))
+    svi = unregistered_step(program, pyro.optim.Adam({"lr": 0.1}))
+    svi.step(torch.ones(4, 3))
+    assert program.loc.all()
+
+
 def test_a_rate_changed_after_a_state_was_loaded_is_the_one_that_counts():
     program = Registering()
     optimizer = torch.optim.SGD(program.parameters(), lr=0.1)
@@ -876,6 +942,23 @@ def test_a_long_training_is_compiled_in_the_end(monkeypatch):
         engines += svi.engines
     assert engines == ["graph"] * 5 + ["inductor"] * 2
     assert len(compiled) == 1
+
+
+def test_what_cannot_be_compiled_is_not_tried_again(monkeypatch):
+    monkeypatch.setattr(stepper_module, "COMPILE_AFTER", 3)
+    monkeypatch.setattr(stepper_module, "default_engine", lambda device: "inductor")
+    tried = []
+
+    def fail(*_):
+        tried.append(None)
+        raise capture_module.CaptureError("no C++ compiler")
+
+    monkeypatch.setattr(backends_module, "compile_graph", fail)
+    svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        losses_of(svi, [((X,), {})] * 12)
+    assert len(tried) == 1
+    assert svi.engines == ["graph"]
 
 
 def test_without_a_compiler_the_graph_is_run_as_it_is(monkeypatch):

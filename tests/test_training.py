@@ -159,11 +159,11 @@ def test_early_stopping_keeps_the_best_weights(monkeypatch):
     elbos = iter([-5.0, -3.0, -4.0, -4.5, -6.0, -7.0])
     seen = []
 
-    def bounds(self, monitors):
-        seen.append(weights(self.run.program))
+    def bounds(self, program, structure):
+        seen.append(weights(program))
         return {"valid_elbo": next(elbos)}
 
-    monkeypatch.setattr(loop.Loop, "_bounds", bounds)
+    monkeypatch.setattr("pyrovae.monitoring.Monitor.measure", bounds)
     vae = small_vae()
     run = quick(vae, binary(), valid=binary(), epochs=6, patience=3)
     assert len(run.metrics) == 5
@@ -173,7 +173,9 @@ def test_early_stopping_keeps_the_best_weights(monkeypatch):
 
 def test_patience_starts_after_the_warm_up(monkeypatch):
     elbos = iter([-1.0, -2.0, -6.0, -5.0, -4.0, -4.5, -4.6, -4.7, -4.8])
-    monkeypatch.setattr(loop.Loop, "_bounds", lambda *_: {"valid_elbo": next(elbos)})
+    monkeypatch.setattr(
+        "pyrovae.monitoring.Monitor.measure", lambda *_: {"valid_elbo": next(elbos)}
+    )
     run = quick(small_vae(), binary(), valid=binary(), epochs=9, kl_warmup=3, patience=2)
     assert len(run.metrics) == 7
     assert run.config["best_epoch"] == 5

@@ -8,8 +8,10 @@ __all__ = ["main"]
 import os
 import signal
 import sys
+from typing import Any
 
 from pyrovae.cli.doctor import doctor
+from pyrovae.cli.launches import begun_before, together
 from pyrovae.cli.new import new
 from pyrovae.cli.options import Doctor, New, Resume, Training
 from pyrovae.cli.parsing import parse
@@ -25,16 +27,17 @@ def main(arguments: list[str] | None = None) -> None:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         command, program = parse(given)
-        if isinstance(command, Training):
-            train(command, program, given)
-        elif isinstance(command, Doctor):
-            doctor()
-        elif isinstance(command, New):
-            new(command)
-        elif isinstance(command, Resume):
-            resume(command)
-        else:
-            with_run(command)
+        with together() as ranks:
+            if isinstance(command, Training):
+                begun = begun_before(command, ranks)
+                if begun is None:
+                    train(command, program, given)
+                else:
+                    resume(Resume(begun), restarted=True)
+            elif isinstance(command, Resume):
+                resume(command)
+            elif ranks is None or ranks.is_first:
+                _alone(command)
     except PyrovaeError as error:
         sys.exit(_fail(str(error), 2))
     except _Terminated:
@@ -47,6 +50,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGPIPE)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _alone(command: Any) -> None:
+    """Runs a verb that is not for several processes."""
+    if isinstance(command, Doctor):
+        doctor()
+    elif isinstance(command, New):
+        new(command)
+    else:
+        with_run(command)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -25,11 +25,16 @@ def _noun(x_shape: tuple[int, ...]) -> str:
     return "image" if len(x_shape) == 3 else "example"
 
 
-def print_plan(plan: Plan) -> None:
-    """Prints what is to be trained, on what and how."""
-    from pyrovae.devices import describe_environment
+def print_plan(plan: Plan, processes: int = 1) -> None:
+    """Prints what is to be trained, on what, how, and by how many processes."""
+    from pyrovae.devices import count_idle, describe_environment
 
     print(f"device   {plan.device}: {describe_environment(plan.device)['hardware']}")
+    if processes > 1:
+        print(f"         {processes} processes, each with a share of every batch")
+    elif idle := count_idle(plan.device):
+        command = f"torchrun --standalone --nproc-per-node {idle + 1} -m {plan.record['command']}"
+        print(f"         {idle} more idle; to use all: {command}")
     _print_data(plan.data)
     print(f"model    {plan.about}")
     if plan.matched is not None:

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from pyrovae.resuming import Earlier
 
 
-def resume(command: Resume) -> None:
+def resume(command: Resume, *, restarted: bool = False) -> None:
     """Goes on with a run.
+
+    Args:
+        command: Which one.
+        restarted: Whether the command that began it has been started anew, and is to do what
+            it was to do to the end: a run that is over is measured.
 
     Raises:
         InputError: If it is no run, was not begun by `pyrovae train`, or has nothing left to do;
@@ -40,6 +45,8 @@ def resume(command: Resume) -> None:
         options, program = parse(words)
         _check_files(own_files(options, program), files, path)
         earlier = _settle(options, command, config, path)
+        if earlier is not None and not restarted:
+            earlier.check_goes_on(options.epochs)
         options.data_dir = data_dir or config["data"].get("data_dir")
         train(options, program, words, resume=earlier or True)
 
@@ -95,9 +102,6 @@ def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -
 
     Returns:
         The run as it was left, if it has come to save itself.
-
-    Raises:
-        InputError: If the run has nothing left to do.
     """
     from pyrovae.resuming import Earlier
 
@@ -112,5 +116,4 @@ def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -
         options.init_from = config.get("init_from")
     else:
         options.init_from = None
-        earlier.check_goes_on(options.epochs)
     return earlier

@@ -16,6 +16,7 @@ from pyrovae.errors import InputError
 
 if TYPE_CHECKING:
     from pyrovae.evaluation import Evaluation
+    from pyrovae.ranks import Ranks
     from pyrovae.resuming import Earlier
     from pyrovae.runs import Run
 
@@ -27,21 +28,35 @@ def train(
     options: Any, spec: str | None, words: list[str], *, resume: "bool | Earlier" = False
 ) -> None:
     """Trains what the options say, measures it, and prints what it found and what comes next."""
+    from pyrovae.ranks import joined
+
+    with joined() as ranks:
+        _train(options, spec, words, resume, ranks)
+
+
+def _train(
+    options: Any, spec: str | None, words: list[str], resume: "bool | Earlier", ranks: "Ranks"
+) -> None:
+    """What each of the processes does; the first alone measures and reports."""
     from pyrovae.tensorboard import TensorBoard
     from pyrovae.training import fit
 
+    if options.dry_run and ranks.size > 1:
+        raise InputError("A dry run is of one process.", "Leave out torchrun.")
     if options.dry_run and (options.quiet or options.json):
         raise InputError(
             "A dry run says what would be done, which --quiet and --json leave out.",
             "Give one of them.",
         )
-    planned = plan(options, spec, words)
+    with ranks.in_turn():
+        planned = plan(options, spec, words)
+    planned.path = Path(ranks.text_of_first(str(planned.path)))
     if options.dry_run:
         rehearse(planned)
         return
-    talks = not (options.quiet or options.json)
+    talks = ranks.is_first and not (options.quiet or options.json)
     if talks:
-        print_plan(planned)
+        print_plan(planned, ranks.size)
     try:
         run = fit(
             planned.program,
@@ -58,6 +73,8 @@ def train(
             name = shlex.quote(str(planned.path))
             print(f"\nTo go on with it: {_own_name()} resume {name}", flush=True)
         raise
+    if not ranks.is_first:
+        return
     found = None
     if run.structure.has_bound:
         found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)

@@ -19,6 +19,7 @@ from pyrovae.data.preprocessing import AsIs, Preprocessing, Standardize
 from pyrovae.data.sparse import Rows, SparseRows, is_sparse, stored
 from pyrovae.errors import InputError
 from pyrovae.randomness import draw_key, generator, seeded, uniform
+from pyrovae.ranks import ALONE, Ranks
 
 # How many values are taken at a time where that is free, and how many bytes a static
 # binarisation is kept in.
@@ -174,15 +175,19 @@ class Examples:
         return self._move(rows, *_collate([seen[i] for i in rows.tolist()]))
 
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, ranks: Ranks = ALONE
     ) -> Iterator[RawBatch]:
         """The batches of a training epoch, their order a function of (seed, epoch).
 
-        Of an epoch that is gone on with they are those from number `start` on.
+        Of an epoch that is gone on with they are those from number `start` on. Of several
+        processes each has its share of a batch, or else, to have something to run on, its first
+        row.
         """
         order = torch.randperm(len(self), generator=generator(seed, "permutation", epoch))
+        batches = order.split(batch_size)[start:]
+        shares = [ranks.rows(b) if ranks.share(len(b)) else b[:1] for b in batches]
 
-        return self.raw_batches(order.split(batch_size)[start:], seed=seed, epoch=epoch)
+        return self.raw_batches(shares, seed=seed, epoch=epoch)
 
     def in_order(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
         """The examples as they stand, with the same noise at every call: for reported numbers."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from pyrovae.bounds import Bound
 from pyrovae.data import Batch
 from pyrovae.errors import InputError, NonFiniteError
-from pyrovae.handlers import kl_weight
-from pyrovae.programs import Program, Structure, labels, takes_labels
+from pyrovae.handlers import kl_weight, share_noise
+from pyrovae.programs import PLATE, Program, Structure, labels, takes_labels
 from pyrovae.svi.estimators import estimate_with, has_estimate
 from pyrovae.svi.guard import find_cause
 
@@ -38,6 +38,8 @@ class Objective:
             steps; 1 if None.
         prepare: What turns the x of a step into the program's, noise drawn anew each time; it
             is captured with the rest.
+        shared: Whether several processes take the step together, each on a share of the batch,
+            so that the noise of latents outside the plate is to be the same in all of them.
 
     Raises:
         InputError: If the bound's gradient cannot be had as a tensor.
@@ -50,6 +52,7 @@ class Objective:
         bound: ELBO | Differentiable,
         weight: Tensor | None = None,
         prepare: Callable[[Tensor], Tensor] | None = None,
+        shared: bool = False,
     ) -> None:
         if not has_estimate(bound) or not (
             isinstance(bound, ELBO) or hasattr(bound, "differentiable_loss")
@@ -61,6 +64,7 @@ class Objective:
         self.structure = structure
         self.weight = weight
         self.prepare = prepare or (lambda x: x)
+        self.shares_noise = shared and bool(structure.global_latents)
         self.model = self._with_labels(program.model)
         self.guide = self._with_labels(program.guide)
         self._estimate = estimate_with(_for_program(bound, structure), self.model, self.guide)
@@ -88,7 +92,8 @@ class Objective:
             named = labels(function, Batch(x, y)) if takes_y else {}
             return function(x, **named)
 
-        return labelled if self.weight is None else kl_weight(self.weight)(labelled)
+        handled = share_noise(PLATE)(labelled) if self.shares_noise else labelled
+        return handled if self.weight is None else kl_weight(self.weight)(handled)
 
 
 def _for_program(bound: ELBO | Differentiable, structure: Structure) -> ELBO | Differentiable:

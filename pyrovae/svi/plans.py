@@ -5,7 +5,17 @@ values of its other arguments. A *pass* goes from the tensors of a call to the v
 estimate, the norm of its gradient, and the gradients.
 """
 
-__all__ = ["Call", "Outcome", "Pass", "Plan", "State", "make_pass", "make_plan", "run_in_python"]
+__all__ = [
+    "Call",
+    "Outcome",
+    "Pass",
+    "Plan",
+    "State",
+    "laid_out_as",
+    "make_pass",
+    "make_plan",
+    "run_in_python",
+]
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pyrovae import shared_noise
 from pyrovae.errors import InputError
 from pyrovae.svi.estimators import Estimate
 
@@ -95,6 +106,7 @@ class Plan:
         run: The pass of a back end other than Python: from the tensors of a call to its loss,
             its norm and its gradients.
         taken: The number of steps taken by that back end.
+        tried: Whether it was tried to compile what was run for long as a graph.
     """
 
     parameters: dict[str, Tensor]
@@ -105,16 +117,23 @@ class Plan:
     engine: str = "eager"
     run: Pass | None = None
     taken: int = 0
+    tried: bool = False
 
     def __post_init__(self) -> None:
-        # Also those that are not trained now, and may be later.
-        own = [p for module in self.modules for p in module.parameters(recurse=False)]
-        self._watched = list({id(p): p for p in (*own, *self.parameters.values())}.values())
+        # By identity, which stays one's own only while it is alive.
+        self._watched = self._own()
         self._state = self._now()
+
+    def _own(self) -> list[Tensor]:
+        """Also the parameters that are not trained now, and may be later."""
+        own = (p for module in self.modules for p in module._parameters.values())
+        return [*self.parameters.values(), *(p for p in own if p is not None)]
 
     def _now(self) -> Any:
         flags = [module.training for module in self.modules]
-        return flags, [(p.dtype, p.device, p.requires_grad, p.stride()) for p in self._watched]
+        return flags, [
+            (id(p), p.dtype, p.device, p.requires_grad, p.stride()) for p in self._own()
+        ]
 
     def is_current(self) -> bool:
         """Whether modules and parameters are in the state that the plan was made for."""
@@ -169,27 +188,29 @@ def run_in_python(
 
 
 def _results(value: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Any:
-    """A loss, the norm of the gradients, and the gradients laid out as their parameters.
-
-    The fused updates go through memory in the order of the parameter.
-    """
-    gradients = [
-        g if g.stride() == p.stride() else torch.empty_like(p, requires_grad=False).copy_(g)
-        for p, g in pairs
-    ]
+    """A loss, the norm of the gradients, and the gradients laid out as their parameters."""
+    gradients = [laid_out_as(p, g) for p, g in pairs]
     # Not `get_total_norm`, whose kernel a compiler cannot merge with what is round it.
     squares = torch.stack([gradient.square().sum() for gradient in gradients])
     return value.clone(), squares.sum().sqrt(), gradients
 
 
+def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient in its parameter's order in memory, by which the fused updates go."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+
+
 class State:
-    """What a pass changes besides its results: torch's generators, and buffers."""
+    """What a pass changes besides its results: the streams of noise, and buffers."""
 
     def __init__(
         self, devices: Iterable[torch.device] = (), buffers: Iterable[Tensor] = ()
     ) -> None:
         self._generators = [torch.default_generator, *map(_cuda_generator, devices)]
         self._noise = [generator.get_state() for generator in self._generators]
+        self._shared_noise = shared_noise.state()
         self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
 
     def keep_buffers(self, condition: Tensor) -> None:
@@ -201,6 +222,7 @@ class State:
         """Back to what it was."""
         for generator, state in zip(self._generators, self._noise, strict=True):
             generator.set_state(state)
+        shared_noise.set_state(self._shared_noise)
         with torch.no_grad():
             for buffer, value in self._buffers:
                 buffer.copy_(value)

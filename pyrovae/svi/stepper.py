@@ -20,6 +20,7 @@ from pyrovae.capture import OPTIONS
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi.backends import ENGINES, choose, default_engine
 from pyrovae.svi.estimators import Estimate
+from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.plans import Call, Outcome, Plan, State, make_plan, run_in_python
@@ -63,6 +64,8 @@ class Stepper:
             and with the parameters, to say why.
         check_every: After how many steps it is asked whether they were finite; if None at once,
             and on a GPU after 64.
+        exchange: What sums a step's results over the processes that take it together, if there
+            are several.
 
     Raises:
         InputError: If there is no such engine or precision.
@@ -79,6 +82,7 @@ class Stepper:
         clip_norm: float | None = None,
         find_cause: Callable[..., NonFiniteError | None] | None = None,
         check_every: int | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         if engine is not None and engine not in ENGINES:
             raise InputError(f"There is no engine {engine!r}.", f"Take one of {list(ENGINES)}.")
@@ -90,6 +94,7 @@ class Stepper:
         self._owners = owners
         self._find_cause = find_cause
         self._check_every = check_every
+        self.exchange = exchange
         self._sentinel: Sentinel | None = None
         self._plans: dict[Any, list[Plan]] = {}
         self._warned: set[str] = set()
@@ -109,11 +114,15 @@ class Stepper:
         try:
             found = self._run(plan, call, before)
         except (ValueError, RuntimeError) as error:
+            if self.exchange is not None:
+                self.exchange.fail(plan.parameters.values())
             # Distributions refuse NaN in words of their own, when they check or when they draw.
             cause = self._diagnose(plan.parameters, call, before)
             if cause is None:
                 raise
             raise cause from error
+        if self.exchange is not None:
+            found = self.exchange(found)
 
         parameters = list(found.parameters.values())
         if self._may_wait(plan) and self.update.can_be_frozen(parameters):
@@ -124,7 +133,7 @@ class Stepper:
         else:
             self.check()
             if not (math.isfinite(found.loss.item()) and math.isfinite(found.grad_norm.item())):
-                raise self._diagnose(found.parameters, call, before) or _not_finite()
+                raise self._diagnose(found.parameters, call, before) or self._not_finite()
             self.update(parameters, self._clipped(found))
         plan.taken += 1
 
@@ -140,7 +149,8 @@ class Stepper:
         if found is not None:
             suspect, ago = found
             error = (
-                self._diagnose(suspect.parameters, suspect.call, suspect.before) or _not_finite()
+                self._diagnose(suspect.parameters, suspect.call, suspect.before)
+                or self._not_finite()
             )
             error.steps_ago = ago
             raise error
@@ -167,7 +177,10 @@ class Stepper:
             What the bits of a step depend on: the back end, its options, the precision, the
             number of threads, and the version of torch.
         """
-        plan = self._plan_for(Call(args, kwargs), engine)
+        call = Call(args, kwargs)
+        if engine is not None:
+            self._plans.pop(call.kind, None)  # a plan that is there has its back end
+        plan = self._plan_for(call, engine)
         return {
             "name": plan.engine,
             "options": OPTIONS if plan.engine == "inductor" else {},
@@ -245,6 +258,12 @@ class Stepper:
             return None
         return find_gradient(dict(zip(found.parameters, found.gradients, strict=True)))
 
+    def _not_finite(self) -> NonFiniteError:
+        if self.exchange is not None:
+            cause = "The step has failed, or its loss is not finite, in another process."
+            return NonFiniteError(cause, REMEDY)
+        return NonFiniteError("The training loss is not finite.", REMEDY)
+
     # ── Plans ──
 
     def _plan_for(self, call: Call, engine: str | None = None) -> Plan:
@@ -272,7 +291,9 @@ class Stepper:
 
     def _compile_in_time(self, plan: Plan, call: Call) -> None:
         """Compiles a graph that nobody asked for in particular, once it has been run for long."""
-        if self.engine is None and plan.engine == "graph" and plan.taken == COMPILE_AFTER:
+        due = plan.taken == COMPILE_AFTER and not plan.tried
+        if self.engine is None and plan.engine == "graph" and due:
+            plan.tried = True
             device = next(iter(plan.parameters.values())).device
             if default_engine(device) != "graph":
                 plan.taken = 0  # what is new is checked anew
@@ -323,7 +344,3 @@ def _level_of_the_caller() -> int:
     while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _not_finite() -> NonFiniteError:
-    return NonFiniteError("The training loss is not finite.", REMEDY)

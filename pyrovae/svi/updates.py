@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
@@ -24,6 +25,8 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
+
+from pyrovae.errors import InputError
 
 Optimizer = PyroOptim | TorchOptimizer
 # What an optimizer that keeps no state, such as SGD without momentum, keeps of a parameter.
@@ -92,6 +95,7 @@ class Update:
         for slot in slots:
             # A scheduler warns unless its optimizer has stepped.
             slot.owner._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
+        kernel.begin(slots)
         for options, members in _alike(kernel, slots, gradients).items():
             kernel.apply(options, *zip(*members, strict=True), frozen)
 
@@ -105,6 +109,7 @@ class Update:
 
     def _let_it_step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
+            self._check_name(parameter)
             parameter.grad = gradient
         with torch.enable_grad():
             if isinstance(self.optimizer, PyroOptim):
@@ -113,6 +118,20 @@ class Update:
                 self.optimizer.step()
         for parameter in parameters:
             parameter.grad = None
+
+    def _check_name(self, parameter: Tensor) -> None:
+        """Refuses a parameter without a name where the optimizer's options depend on names.
+
+        Raises:
+            InputError: If Pyro's store does not have the parameter.
+        """
+        by_name = isinstance(self.optimizer, PyroOptim) and callable(self.optimizer.pt_optim_args)
+        if by_name and pyro.get_param_store().param_name(parameter) is None:
+            raise InputError(
+                "The optimizer's options depend on the names of parameters, and Pyro's store has "
+                f"none for one of shape {tuple(parameter.shape)}.",
+                "Call pyro.module in the model or the guide, or give the optimizer a dictionary.",
+            )
 
     def _find(self, parameters: Sequence[Tensor]) -> list[_Slot]:
         """A slot for each parameter; none at all where the optimizer has to step by itself."""
@@ -175,6 +194,7 @@ class _Kernel:
         supports: Whether the kernel does what these options ask for, given a parameter's state.
         apply: Called with the options, the slots, their gradients, and whether to do nothing.
         more: What else must agree.
+        begin: Called with all slots before a step.
         freezes: Whether it can be told to do nothing.
     """
 
@@ -182,6 +202,7 @@ class _Kernel:
     supports: Callable[[dict[str, Any], dict[str, Any]], bool]
     apply: Callable[..., None]
     more: Callable[[_Slot], Any] = lambda slot: None
+    begin: Callable[[Sequence[_Slot]], None] = lambda slots: None
     freezes: bool = True
 
 
@@ -229,6 +250,12 @@ def _adam_with(function: Any) -> Callable[..., None]:
     return apply
 
 
+def _decay_rates(slots: Sequence[_Slot]) -> None:
+    """Lets the rate of each group decay, once however its parameters are then told apart."""
+    for group in {id(slot.group): slot.group for slot in slots}.values():
+        group["lr"] *= group["lrd"]
+
+
 def _clipped_adam(
     options: tuple[Any, ...],
     slots: Sequence[_Slot],
@@ -239,9 +266,7 @@ def _clipped_adam(
 
     It is Adam but for epsilon, which it adds before the correction of the bias and not after.
     """
-    lr, (beta1, beta2), eps, weight_decay, clip_norm, lrd, step = options
-    for group in {id(slot.group): slot.group for slot in slots}.values():
-        group["lr"] *= lrd
+    lr, (beta1, beta2), eps, weight_decay, clip_norm, step = options
     for slot in slots:
         slot.state["step"] += 1
     parameters = [slot.parameter for slot in slots]
@@ -257,7 +282,7 @@ def _clipped_adam(
         amsgrad=False,
         beta1=beta1,
         beta2=beta2,
-        lr=lr * lrd,
+        lr=lr,
         weight_decay=weight_decay,
         eps=eps / math.sqrt(1 - beta2 ** (step + 1)),
         maximize=False,
@@ -296,10 +321,11 @@ _KERNELS: dict[type[TorchOptimizer], _Kernel] = {
     Adam: _Kernel(_ADAM_OPTIONS, _supports_coupled_adam, _adam_with(adam)),
     AdamW: _Kernel(_ADAM_OPTIONS, _supports_adam, _adam_with(adamw)),
     ClippedAdam: _Kernel(
-        ("lr", "betas", "eps", "weight_decay", "clip_norm", "lrd"),
+        ("lr", "betas", "eps", "weight_decay", "clip_norm"),
         lambda group, state: "exp_avg" in state and not group["centered_variance"],
         _clipped_adam,
         more=lambda slot: slot.state["step"],
+        begin=_decay_rates,
         freezes=False,  # it counts its steps in Python
     ),
     SGD: _Kernel(

@@ -1,0 +1,76 @@
+"""Monitoring: the bound that is measured at the end of every epoch."""
+
+__all__ = ["Monitor"]
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import torch
+
+from pyrovae.data import Batch, Examples
+from pyrovae.programs import Program, Structure, evaluating
+from pyrovae.randomness import generator, seeded
+from pyrovae.ranks import Ranks
+from pyrovae.terms import sum_terms
+
+# How many examples the training ELBO of an epoch is measured on, at most.
+MOST_EXAMPLES = 10_000
+# And how many of their values are kept from one epoch to the next, rather than made anew.
+MOST_VALUES = 2**25
+
+
+class Monitor:
+    """The examples that a run in training is measured on, their noise the same every time.
+
+    The validation set, and of the training set as many examples, so that the two compare.
+
+    Args:
+        splits: The examples under train and, where there are any, valid.
+        seed: The seed of the draws, and of which training examples these are.
+        ranks: The processes that share them.
+    """
+
+    def __init__(self, splits: Mapping[str, Examples], seed: int, ranks: Ranks) -> None:
+        self.seed = seed
+        self.ranks = ranks
+        self.device = splits["train"].device
+        names = [name for name in ("train", "valid") if name in splits]
+        most = min(MOST_EXAMPLES, len(splits[names[-1]]))
+        self._batches = {name: self._chosen(splits[name], name, most) for name in names}
+
+    def measure(self, program: Program, structure: Structure) -> dict[str, float]:
+        """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
+
+        Without a bound on log p(x) there is the log-likelihood alone, and of a program with
+        global latents nothing.
+        """
+        found: dict[str, float] = {}
+        for name, batches in self._batches.items() if not structure.global_latents else ():
+            with (
+                evaluating(program),
+                seeded(self.seed, "monitor", name, *self.ranks.key, device=self.device),
+            ):
+                sums = sum_terms(program, batches(), structure)
+            *totals, count = self.ranks.sum(sums).tolist()
+            elbo, log_likelihood, kl = (total / count for total in totals)
+            found["log_likelihood"] = log_likelihood
+            if structure.has_bound:
+                found |= {"kl": kl, f"{name}_elbo": elbo}
+        return found
+
+    def _chosen(self, examples: Examples, name: str, most: int) -> Callable[[], Iterable[Batch]]:
+        """The batches of this process's share of a split."""
+        rows = torch.arange(len(examples))
+        if name == "train":
+            # Any of them: data may be sorted.
+            order = torch.randperm(len(rows), generator=generator(self.seed, "monitor"))
+            rows = order[:most].sort().values
+        rows = self.ranks.rows(rows)
+        if not len(rows):
+            return list
+        if examples.streams or len(rows) * math.prod(examples.x_shape) > MOST_VALUES:
+            return partial(examples.chosen, rows, examples.block)
+
+        kept = list(examples.chosen(rows, examples.block))
+        return lambda: kept
