@@ -122,9 +122,9 @@ def build(triple, data):
     )
 
 
-def train(vae, x, make):
+def train(vae, x, make, particles):
     """The loss of each step."""
-    svi = make(vae.model, vae.guide, pyro.optim.Adam({"lr": 3e-3}), Trace_ELBO(4))
+    svi = make(vae.model, vae.guide, pyro.optim.Adam({"lr": 3e-3}), Trace_ELBO(particles))
     losses = []
     for step in range(STEPS):
         torch.manual_seed(step)
@@ -132,11 +132,11 @@ def train(vae, x, make):
     return losses
 
 
-def train_both(stock, compiled, x):
+def train_both(stock, compiled, x, particles):
     """Pyro's losses, and the largest relative difference of a compiled one."""
     with warnings.catch_warnings(action="error"):
-        losses = train(stock, x, SVI)
-        others = train(compiled, x, partial(CompiledSVI, engine="graph"))
+        losses = train(stock, x, SVI, particles)
+        others = train(compiled, x, partial(CompiledSVI, engine="graph"), particles)
     pyro.clear_param_store()
     return losses, max(abs(a - b) / (abs(a) + 1) for a, b in zip(losses, others, strict=True))
 
@@ -145,7 +145,7 @@ def bound(vae, x):
     return evaluate(vae, x, num_samples=20).elbo.mean().item()
 
 
-def attempt(triple):
+def attempt(triple, particles=4):
     """Takes a triple through all of it."""
     data = data_for(choices(triple)[2])
     x = data.train.head(EXAMPLES).x
@@ -156,11 +156,11 @@ def attempt(triple):
         return Outcome(triple, refused=error.cause)
 
     before = bound(vae, x)
-    losses, apart = train_both(build(triple, data), vae, x)
+    losses, apart = train_both(build(triple, data), vae, x, particles)
     if apart > 1e-3:
         # Rounding, which training may amplify, or an error: float64 tells which.
         twins = [build(triple, data).double() for _ in range(2)]
-        _, apart = train_both(*twins, x.double())
+        _, apart = train_both(*twins, x.double(), particles)
     after = bound(vae, x)
 
     again = from_config(to_config(vae))

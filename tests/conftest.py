@@ -28,6 +28,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+# The files that take longest, begun first so that none of them is left alone at the end.
+LONGEST = (
+    *("svi", "composition", "examples", "mutants", "training", "explore_page", "capture"),
+    *("documents", "dry_run", "bounds", "resuming", "canaries", "cli", "onnx", "user_files"),
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes run the suite; what is named on the command line is run by this one."""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(os.cpu_count() or 1, 4) if everything else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def global_state() -> dict[str, Any]:
@@ -79,6 +97,12 @@ def _restore(state: dict[str, Any]) -> None:
     pyro.settings.set(**state["Pyro's settings"])
     Distribution.set_default_validate_args(state["the validation default of distributions"])
     _PYRO_STACK[:] = state["Pyro's stack of handlers"]
+
+
+@pytest.fixture
+def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report makes its figures and does not draw them: that takes longer than a training."""
+    monkeypatch.setattr("pyrovae.page._drawing", lambda *_: "")
 
 
 @pytest.fixture(scope="session")

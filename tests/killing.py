@@ -22,6 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+import torch._dynamo  # an optimizer imports it, and every attempt would do so anew
 from programs_for_tests import binary, small_vae
 
 import pyrovae

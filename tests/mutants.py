@@ -5,7 +5,9 @@ JSON for each: which bug, whether the test found it, and what it said. It import
 pytest once, runs no operation of theirs, and forks for each bug.
 """
 
+import compileall
 import contextlib
+import gc
 import io
 import json
 import os
@@ -22,7 +24,10 @@ PACKAGE = TESTS.parent / "pyrovae"
 UNCHANGED = "nothing at all"
 # What the children share: importing these is most of the time that a test run takes.
 ONCE = (
+    "PIL.Image",
+    "_pytest.doctest",
     "numpy.random",
+    "pdb",
     "pyro.infer",
     "pytest",
     "torch.distributed.tensor",
@@ -783,13 +788,12 @@ MUTANTS = [
 # ── Testing them ─────────────────────────────────────────────────────────────────────────────
 
 
-def outcome_of(mutant: Mutant | None) -> dict[str, object]:
+def outcome_of(mutant: Mutant | None, compiled: Path) -> dict[str, object]:
     """Runs a bug's test, or all of these on none, on a copy; a process cannot do it twice."""
     import pytest
 
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "pyrovae"
-        shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        package = shutil.copytree(compiled, Path(folder) / "pyrovae")
         if mutant is not None:
             mutant.plant(package)
         sys.dont_write_bytecode = True
@@ -803,6 +807,8 @@ def outcome_of(mutant: Mutant | None) -> dict[str, object]:
         options = [
             "-x",
             "-q",
+            "-o",
+            "addopts=",
             "--tb=line",
             "--assert=plain",
             "-p",
@@ -817,12 +823,12 @@ def outcome_of(mutant: Mutant | None) -> dict[str, object]:
     return {"code": int(code), "said": lines[0] if lines else output.getvalue()[-2000:]}
 
 
-def in_child(mutant: Mutant | None, outcome: Path) -> int:
+def in_child(mutant: Mutant | None, compiled: Path, outcome: Path) -> int:
     """Forks a process that tests one copy and writes what it found to a file."""
     child = os.fork()
     if child == 0:
         try:
-            found = outcome_of(mutant)
+            found = outcome_of(mutant, compiled)
         except BaseException:
             found = {"code": -1, "said": traceback.format_exc()}
         outcome.write_text(json.dumps(found))
@@ -834,16 +840,20 @@ def main(workers: int = 2) -> None:
     """Tests the unchanged package and every mutant."""
     for name in ONCE:
         import_module(name)
+    # The children need not look for garbage in, and so copy, what is there already.
+    gc.freeze()
 
     waiting: list[Mutant | None] = [None, *MUTANTS]
     running: dict[int, tuple[str, Path]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        compiled = shutil.copytree(PACKAGE, Path(folder) / "compiled")
+        compileall.compile_dir(compiled, quiet=1)
         while waiting or running:
             while waiting and len(running) < workers:
                 mutant = waiting.pop(0)
                 outcome = Path(folder) / str(len(waiting))
                 name = mutant.name if mutant else UNCHANGED
-                running[in_child(mutant, outcome)] = (name, outcome)
+                running[in_child(mutant, compiled, outcome)] = (name, outcome)
 
             child, _ = os.wait()
             name, outcome = running.pop(child)

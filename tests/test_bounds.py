@@ -50,12 +50,14 @@ def loss_and_gradients(bound, program, *args, seed=0):
     return loss.detach(), dict(zip(names, filled, strict=True))
 
 
-def mean_gradients(bound, program, x, *, repeats, copies=100):
-    """The mean of many gradients, and their standard errors, by parameter.
+def repeated(x, copies):
+    """Every example so many times: one call then has as many draws of each as so many calls."""
+    return x.repeat(copies, *(1,) * (x.dim() - 1))
 
-    Every call sees a number of copies of each example, whose draws are their own.
-    """
-    many = x.repeat(copies, *(1,) * (x.dim() - 1))
+
+def mean_gradients(bound, program, x, *, repeats, copies=500):
+    """The mean of many gradients, and their standard errors, by parameter."""
+    many = repeated(x, copies)
     calls = range(max(40, repeats // copies))
     found = [loss_and_gradients(bound, program, many, seed=s)[1] for s in calls]
     stacked = {name: torch.stack([g[name] for g in found]) / copies for name in found[0]}
@@ -63,6 +65,17 @@ def mean_gradients(bound, program, x, *, repeats, copies=100):
         {name: g.mean(0) for name, g in stacked.items()},
         {name: g.std(0) / math.sqrt(len(calls)) for name, g in stacked.items()},
     )
+
+
+def mean_loss(bound, program, x, *, repeats=400, calls=40):
+    """The mean of many losses and its standard error."""
+    copies = repeats // calls
+    losses = [
+        loss_and_gradients(bound, program, repeated(x, copies), seed=seed)[0]
+        for seed in range(calls)
+    ]
+    losses = torch.stack(losses) / copies
+    return losses.mean(), losses.std() / math.sqrt(calls)
 
 
 def assert_same_mean(found, expected, *, sigmas=5.0):
@@ -297,9 +310,8 @@ def test_gradients_of_discrete_draws_are_those_of_the_sum_over_all(bound, num_pa
     found = mean_gradients(bound, program, x, repeats=20_000)
     assert_same_mean(found, (expected, {n: torch.zeros_like(g) for n, g in expected.items()}))
 
-    losses = torch.stack([loss_and_gradients(bound, program, x, seed=s)[0] for s in range(2000)])
-    error = losses.std() / math.sqrt(len(losses))
-    assert abs(losses.mean() - exact) < 4.5 * error
+    mean, error = mean_loss(bound, program, x, repeats=2000)
+    assert abs(mean - exact) < 4.5 * error
 
 
 def test_the_signal_of_a_draw_is_what_it_adds_to_the_others():
@@ -342,7 +354,7 @@ def test_wake_follows_the_weights_and_sleep_the_dreams():
     log_q = dist.Bernoulli(logits=program.q * x[:, None, None]).log_prob(codes).sum(-1)
     wake = torch.autograd.grad(-(posterior * log_q).sum(), program.q)[0]
     theta = torch.autograd.grad(-joint.logsumexp(-1).sum(), program.p)[0]
-    found = mean_gradients(ReweightedWakeSleep(400), program, x, repeats=4000)
+    found = mean_gradients(ReweightedWakeSleep(400), program, x, repeats=4000, copies=100)
     torch.testing.assert_close(found[0]["q"], wake, atol=0.02, rtol=0.02)
     torch.testing.assert_close(found[0]["p"], theta, atol=0.02, rtol=0.02)
 
@@ -454,20 +466,13 @@ WEIGHTED = {
 }
 
 
-def means_of_the_loss(bound, program, *args, repeats=400):
-    losses = torch.stack(
-        [loss_and_gradients(bound, program, *args, seed=s)[0] for s in range(repeats)]
-    )
-    return losses.mean(), losses.std() / math.sqrt(repeats)
-
-
 @pytest.mark.parametrize("weight", [0.0, 2.5, torch.tensor(0.3)], ids=str)
 @pytest.mark.parametrize("make", WEIGHTED.values(), ids=WEIGHTED)
 def test_a_weight_on_the_kl_means_the_same_under_every_bound(make, weight):
     found = linear_gaussian(shift=0.5, stretch=1.3)
     found.vae.beta = weight
     expected = found.elbo + found.kl_per_dim.sum(-1) * (1 - float(weight))
-    mean, error = means_of_the_loss(make(), found.vae, found.x)
+    mean, error = mean_loss(make(), found.vae, found.x)
     assert abs(-mean - expected.sum()) < 4.5 * error + 1e-6
 
 
@@ -479,14 +484,14 @@ def test_each_dimension_has_a_weight_of_its_own(make, theirs):
         weights = torch.tensor([0.0, 3.0, 0.5])
     found.vae._weights = weights
     expected = found.elbo + (found.kl_per_dim * (1 - weights)).sum(-1)
-    mean, error = means_of_the_loss(make(), found.vae, found.x)
+    mean, error = mean_loss(make(), found.vae, found.x)
     assert abs(-mean - expected.sum()) < 4.5 * error + 1e-6
     losses = []
-    for seed in range(400):
+    for seed in range(40):
         torch.manual_seed(seed)
-        losses.append(theirs.loss(found.vae.model, found.vae.guide, found.x))
-    losses = torch.tensor(losses)
-    assert abs(-losses.mean() - expected.sum()) < 4.5 * losses.std() / 20
+        losses.append(theirs.loss(found.vae.model, found.vae.guide, repeated(found.x, 10)))
+    losses = torch.tensor(losses) / 10
+    assert abs(-losses.mean() - expected.sum()) < 4.5 * losses.std() / math.sqrt(40)
 
 
 def test_evaluation_is_at_weight_one():
@@ -551,8 +556,8 @@ def test_weights_of_one_side_alone_are_kept_apart():
             super().__init__()
             self.vae, self.model, self.guide = found.vae, model, found.vae.guide
 
-    sampled = means_of_the_loss(ELBO(2), Lopsided(), found.x, repeats=2000)
-    exact = means_of_the_loss(ELBO(2, exact_kl=True), Lopsided(), found.x, repeats=2000)
+    sampled = mean_loss(ELBO(2), Lopsided(), found.x, repeats=2000)
+    exact = mean_loss(ELBO(2, exact_kl=True), Lopsided(), found.x, repeats=2000)
     assert abs(sampled[0] - exact[0]) < 4.5 * (sampled[1] ** 2 + exact[1] ** 2).sqrt()
 
 
@@ -565,7 +570,7 @@ def test_free_bits_are_a_floor_under_each_kl(make, per_dim):
     expected_kl = kl.clamp(min=nats).sum() if per_dim else max(kl.sum(), nats)
     expected = found.elbo.sum() + len(found.x) * (kl.sum() - expected_kl)
     bound = make(kl=FreeBits(nats, per_dim=per_dim))
-    mean, error = means_of_the_loss(bound, found.vae, found.x)
+    mean, error = mean_loss(bound, found.vae, found.x)
     assert abs(-mean - expected) < 4.5 * error + 0.2 * error
 
 
@@ -585,7 +590,7 @@ def test_a_capacity_is_where_the_kl_is_drawn_to(nats):
     kl = found.kl_per_dim.sum(-1).mean()
     expected = found.elbo.sum() + len(found.x) * (kl - 7.0 * (kl - nats).abs())
     bound = ELBO(exact_kl=True, kl=Capacity(nats, strength=7.0))
-    mean, error = means_of_the_loss(bound, found.vae, found.x)
+    mean, error = mean_loss(bound, found.vae, found.x)
     assert abs(-mean - expected) < 4.5 * error
 
 
@@ -667,7 +672,7 @@ def test_a_mean_discrepancy_is_its_definition():
 def test_the_kl_gives_way_to_the_distance_in_proportion():
     found = linear_gaussian(16, shift=0.5, stretch=1.3)
     # The weight of the distance is 0.3 + 0.7 - 1, so the KL alone is left, at 0.7.
-    mean, error = means_of_the_loss(MMD(alpha=0.3, strength=0.7), found.vae, found.x)
+    mean, error = mean_loss(MMD(alpha=0.3, strength=0.7), found.vae, found.x)
     expected = found.elbo + 0.3 * found.kl_per_dim.sum(-1)
     assert abs(-mean - expected.sum()) < 4.5 * error
 

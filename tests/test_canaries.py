@@ -152,7 +152,7 @@ def test_nothing_in_the_folder_of_a_run_is_run(slot, canary, tmp_path, capsys):
 @pytest.mark.parametrize(
     "slot", ["metrics.jsonl", "environment.json", "evaluation.json", "stages.safetensors"]
 )
-def test_a_report_runs_nothing_of_what_it_shows(slot, canary, tmp_path):
+def test_a_report_runs_nothing_of_what_it_shows(slot, canary, tmp_path, without_drawing):
     for name in ("pickle 4", "torch.save", "source"):
         path = shutil.copytree(GOLDEN.parent / "plain", tmp_path / "run")
         (path / slot).write_bytes(PAYLOADS[name](canary))

@@ -154,7 +154,7 @@ def test_other_data_are_measured_and_shown_as_the_runs_own_were(trained, capsys)
         found.append(json.loads(capsys.readouterr().out))
     assert found[1]["elbo"] == pytest.approx(found[0]["elbo"])
     assert run("reconstruct", trained, "--data", "same.npy", "--output", "p.png") == 0
-    assert run("evaluate", trained, "--data", "digits") == 0
+    assert run("evaluate", trained, "--data", "digits", *words) == 0
     np.save("wrong.npy", np.zeros((5, 4, 4), np.uint8))
     assert run("evaluate", trained, "--data", "wrong.npy") == 2
     assert "of shape (1, 4, 4)" in capsys.readouterr().err
@@ -185,7 +185,7 @@ def test_no_file_fails_on_its_own_default(array, words, capsys):
     assert "log p(x)" in said
 
 
-def test_options_reach_the_parts(capsys):
+def test_options_reach_the_parts(capsys, without_drawing):
     options = [
         "--prior",
         "gaussian-mixture",
@@ -235,7 +235,7 @@ def build(shape, *, latent_dim=3, scale=0.5):
 """
 
 
-def test_a_users_program_trains_and_its_keywords_are_options(capsys):
+def test_a_users_program_trains_and_its_keywords_are_options(capsys, without_drawing):
     Path("mine.py").write_text(PROGRAM)
     words = ["mine.py:build", "--build.latent-dim", "5", "--epochs", "2", "--run-dir", "r"]
     assert run("train", *words) == 0
@@ -372,7 +372,7 @@ class Wide(nn.Module):
 """
 
 
-def test_a_part_of_the_users_own_is_named_by_its_file(capsys):
+def test_a_part_of_the_users_own_is_named_by_its_file(capsys, without_drawing):
     Path("mine.py").write_text(PART)
     words = ["--prior", "mine.py:Wide", "--prior.width", "3.5", "--run-dir", "r"]
     assert run("train", *QUICK, *words) == 0
@@ -385,7 +385,7 @@ def test_a_part_of_the_users_own_is_named_by_its_file(capsys):
     assert "so it is not run" in capsys.readouterr().err
 
 
-def test_options_of_parts_reach_them(capsys):
+def test_options_of_parts_reach_them(capsys, without_drawing):
     words = ["--prior", "gaussian-mixture", "--prior.components", 3, "--bound=iwae"]
     words += ["--bound.num-particles", 2, "--kl", "free-bits", "--kl.no-per-dim"]
     assert run("train", *QUICK, *words, "--run-dir", "r") == 0
@@ -435,6 +435,7 @@ def test_help_does_not_import_torch():
 )
 def test_a_signal_saves_and_has_its_exit_code(tmp_path, number, code, word):
     words = [sys.executable, "-m", "pyrovae", "train", "--epochs", "100000", "--run-dir", "r"]
+    words += ["--engine", "eager", "--hidden", "8"]
     process = subprocess.Popen(
         words,
         stdout=subprocess.PIPE,

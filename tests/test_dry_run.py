@@ -19,16 +19,19 @@ FEW = ["--epochs", "2", "--hidden", "8", "--latent-dim", "3"]
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
+def in_a_folder_of_its_own(tmp_path, monkeypatch, without_drawing):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli.training, "FINAL_SAMPLES", 10)
     monkeypatch.syspath_prepend(tmp_path)
 
 
 def script_of(words, capsys):
+    """The script that a dry run shows, but for the samples it measures with, which are fewer."""
     cli.main(["train", *words, "--dry-run"])
     text = capsys.readouterr().out
-    return text.split("The same in Python:\n\n")[1].split("\n\nNothing was trained.")[0]
+    source = text.split("The same in Python:\n\n")[1].split("\n\nNothing was trained.")[0]
+    assert source.count("evaluate(num_samples=500") == 1
+    return source.replace("evaluate(num_samples=500", "evaluate(num_samples=10")
 
 
 OWN_PRIOR = """

@@ -23,7 +23,7 @@ pytest.importorskip("onnxscript")
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder(tmp_path, monkeypatch):
+def in_a_folder(tmp_path, monkeypatch, without_drawing):
     monkeypatch.chdir(tmp_path)
 
 

@@ -318,7 +318,7 @@ def test_a_run_of_which_nothing_matches_is_refused(tmp_path):
 
 
 @pytest.fixture
-def in_a_folder(tmp_path, monkeypatch):
+def in_a_folder(tmp_path, monkeypatch, without_drawing):
     monkeypatch.chdir(tmp_path)
     np.save("rows.npy", binary(100).numpy())
     return tmp_path

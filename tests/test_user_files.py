@@ -38,7 +38,7 @@ CANARY = "\nfrom pathlib import Path\nPath('canary').write_text('it was run')\n"
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder(tmp_path, monkeypatch):
+def in_a_folder(tmp_path, monkeypatch, without_drawing):
     monkeypatch.chdir(tmp_path)
 
 
