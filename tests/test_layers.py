@@ -56,7 +56,7 @@ INNER = {
         {"__init__"},
     ],
     "networks": [
-        {"bounded"},
+        {"bounded", "layers"},
         {"convolutional", "dense", "inputs", "missing", "recurrent", "residual"},
         {"__init__"},
     ],
