@@ -35,7 +35,8 @@ class Objective:
         structure: What `inspect_program` found.
         bound: The estimator of the bound.
         weight: The weight of the KL term, a 0-dimensional tensor that may be changed between
-            steps; 1 if None.
+            steps; 1 if None. It is that of a warm-up, which the bound's control may take for
+            itself.
         prepare: What turns the x of a step into the program's, noise drawn anew each time; it
             is captured with the rest.
 
@@ -61,9 +62,13 @@ class Objective:
         self.structure = structure
         self.weight = weight
         self.prepare = prepare or (lambda x: x)
-        self.model = self._with_labels(program.model)
-        self.guide = self._with_labels(program.guide)
-        self._estimate = estimate_with(_for_program(bound, structure), self.model, self.guide)
+        bound = _for_program(bound, structure, weight)
+        is_taken = getattr(getattr(bound, "kl", None), "takes_warmup", False)
+        self.model, self.guide = (
+            _with_labels(function, None if is_taken else weight)
+            for function in (program.model, program.guide)
+        )
+        self._estimate = estimate_with(bound, self.model, self.guide)
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its surrogate."""
@@ -79,21 +84,28 @@ class Objective:
         given = (self.prepare(x), *rest)
         return find_cause(self.model, self.guide, given, kwargs, parameters)
 
-    def _with_labels(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A model or a guide of (x, y), whether its own signature has y or not."""
-        # Read once: a signature costs as much as a small layer.
-        takes_y = takes_labels(function)
 
-        def labelled(x: Tensor, y: Tensor | None) -> Any:
-            named = labels(function, Batch(x, y)) if takes_y else {}
-            return function(x, **named)
+def _with_labels(function: Callable[..., Any], weight: Tensor | None) -> Callable[..., Any]:
+    """A model or a guide of (x, y), whether its own signature has y or not; its KL weighted."""
+    # Read once: a signature costs as much as a small layer.
+    takes_y = takes_labels(function)
 
-        return labelled if self.weight is None else kl_weight(self.weight)(labelled)
+    def labelled(x: Tensor, y: Tensor | None) -> Any:
+        named = labels(function, Batch(x, y)) if takes_y else {}
+        return function(x, **named)
+
+    return labelled if weight is None else kl_weight(weight)(labelled)
 
 
-def _for_program(bound: ELBO | Differentiable, structure: Structure) -> ELBO | Differentiable:
+def _for_program(
+    bound: ELBO | Differentiable, structure: Structure, weight: Tensor | None
+) -> ELBO | Differentiable:
     """A bound of this program's own: what it finds out of a program it keeps."""
     bound = copy.copy(bound)
+    # A control may also be a function of the user's own.
+    in_warmup = getattr(getattr(bound, "kl", None), "in_warmup", None)
+    if isinstance(bound, Bound) and weight is not None and in_warmup is not None:
+        bound.kl = in_warmup(weight)
     if isinstance(bound, Bound) and bound.num_particles > 1 and not structure.vectorizes:
         if bound.vectorize_particles:
             warnings.warn(
