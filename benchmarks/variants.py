@@ -49,7 +49,7 @@ VARIANTS = [
     Variant(
         "capacity",
         "Burgess et al. 2018, arXiv:1804.03599",
-        "; bound=ELBO(kl=Capacity(25.0, strength=10.0)), kl_warmup=10",
+        "; bound=ELBO(kl=Capacity(25.0, strength=10.0))",
     ),
     Variant("free bits", "Kingma et al. 2016, arXiv:1606.04934", "; bound=ELBO(kl=FreeBits(0.2))"),
     Variant("beta-TCVAE", "Chen et al. 2018, arXiv:1802.04942", "; bound=TotalCorrelation()"),

@@ -12,7 +12,6 @@ __all__ = [
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Literal
 
 import torch
@@ -243,20 +242,13 @@ def _is_one_draw(weights: Sequence[Tensor]) -> bool:
 
 
 def _torch_gru(layer: nn.GRU, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-    flat, batch_shape = x.reshape(-1, *x.shape[-2:]), x.shape[:-2]
-    directions, hidden = len(layer.all_weights), layer.hidden_size
-    begin = (
-        x.new_zeros(directions, len(flat), hidden)
-        if state is None
-        else state[0].reshape(1, -1, hidden)
-    )
-    # Not `layer(...)`: it keeps a list of its weights, and would not see drawn ones.
-    weights: list[Tensor] = [*chain(*layer.all_weights)]
-    states, ends = torch.gru(
-        flat, begin, weights, True, 1, 0.0, layer.training, layer.bidirectional, True
-    )
-    end = ends.transpose(0, 1).reshape(*batch_shape, directions * hidden)
-    return states.reshape(*batch_shape, *states.shape[1:]), (end,)
+    batch_shape = x.shape[:-2]
+    begin = None if state is None else state[0].reshape(1, -1, layer.hidden_size)
+    states, ends = layer(x.reshape(-1, *x.shape[-2:]), begin)
+    flat = (states, ends.transpose(0, 1).flatten(1))
+    states, end = (part.reshape(*batch_shape, *part.shape[1:]) for part in flat)
+
+    return states, (end,)
 
 
 def _unrolled(
