@@ -7,6 +7,7 @@ of the data, or another part of the same program.
 
 __all__ = [
     "NETWORKS",
+    "OF_SEQUENCES",
     "WHOLE",
     "Choice",
     "build_bound",
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ from pyrovae.networks import (
     DeconvNet,
     GatedMLP,
     Log1p,
+    RecurrentDecoderNet,
+    RecurrentEncoderNet,
     ResidualConvNet,
     ResidualDeconvNet,
     ResidualMLP,
@@ -49,17 +52,18 @@ from pyrovae.networks import (
 
 Shape = tuple[int, ...]
 MakeNetwork = Callable[[Shape, Shape], nn.Module]
+Cell = Literal["gru", "lstm"]
 
 
 def _dense(cls: type, default: tuple[int, ...]) -> "MakeNetworks":
-    def make(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
+    def make(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
         widths = default if hidden is None else (hidden,) * len(default)
         return (lambda i, o: cls(i, o, hidden=widths)), (lambda i, o: cls(i, o, hidden=widths))
 
     return make
 
 
-def _residual(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
+def _residual(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
     width = 256 if hidden is None else hidden
     return (
         lambda i, o: ResidualMLP(i, o, hidden=width),
@@ -67,12 +71,14 @@ def _residual(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
     )
 
 
-def _convolutions(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
+def _convolutions(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
+    _check_images(x_shape)
     width = 32 if hidden is None else hidden
     return (lambda i, o: ConvNet(i, o, hidden=width)), DeconvNet
 
 
-def _residual_convolutions(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork]:
+def _residual_convolutions(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
+    _check_images(x_shape)
     if hidden is not None:
         raise InputError(
             "Residual convolutions have no hidden layer.", "Leave --hidden out, or take conv."
@@ -80,17 +86,45 @@ def _residual_convolutions(hidden: int | None) -> tuple[MakeNetwork, MakeNetwork
     return ResidualConvNet, ResidualDeconvNet
 
 
-MakeNetworks = Callable[[int | None], tuple[MakeNetwork, MakeNetwork]]
-# For each name the networks of an encoder and of a decoder, as functions of their shapes.
+def _check_images(x_shape: Shape) -> None:
+    if len(x_shape) != 3:
+        raise InputError(
+            f"Convolutions need images, and the data are of shape {x_shape}.",
+            "Take --network mlp.",
+        )
+
+
+def _recurrent(cell: Cell) -> "MakeNetworks":
+    def make(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
+        if len(x_shape) != 2:
+            raise InputError(
+                f"A {cell.upper()} needs sequences (N, T, X), and an observation is of shape "
+                f"{x_shape}.",
+                "Take --network mlp, or load them with sequences=True.",
+            )
+        options = {"hidden": 128 if hidden is None else hidden, "cell": cell}
+        return (
+            lambda i, o: RecurrentEncoderNet(i, o, bidirectional=True, **options),
+            lambda i, o: RecurrentDecoderNet(i, o, steps=x_shape[0], **options),
+        )
+
+    return make
+
+
+MakeNetworks = Callable[[int | None, Shape], tuple[MakeNetwork, MakeNetwork]]
+# For each name the networks of an encoder and of a decoder, as functions of their shapes, for a
+# width and data of a shape.
 NETWORKS: Mapping[str, MakeNetworks] = {
     "mlp": _dense(MLP, (400,)),
     "gated": _dense(GatedMLP, (300, 300)),
     "residual": _residual,
     "conv": _convolutions,
     "residual-conv": _residual_convolutions,
+    "gru": _recurrent("gru"),
+    "lstm": _recurrent("lstm"),
 }
-# Networks of images alone.
-OF_IMAGES = frozenset({"conv", "residual-conv"})
+# Networks of sequences alone.
+OF_SEQUENCES = frozenset({"gru", "lstm"})
 # A part with a method `start_at` is given so many training examples to begin at.
 MOST_TO_START_AT = 10_000
 # Likelihoods over levels have an output or a bin for each.
@@ -172,8 +206,8 @@ def build_vae(
 
     Raises:
         InputError: If a word names no part, a size is not positive, the networks are for images
-            and the data are not, a column of a table is of no kind for the decoder, or two parts
-            need each other.
+            or for sequences and the data are not, a column of a table is of no kind for the
+            decoder, or two parts need each other.
     """
     for name, size in (("latent_dim", latent_dim), ("hidden", hidden)):
         if size is not None and size < 1:
@@ -184,14 +218,9 @@ def build_vae(
         raise InputError(
             f"There is no network {network!r}.", f"Take one of {', '.join(NETWORKS)}."
         )
-    if network in OF_IMAGES and len(data.x_shape) != 3:
-        raise InputError(
-            f"Convolutions need images, and the data are of shape {data.x_shape}.",
-            "Take --network mlp.",
-        )
 
     _check_columns(data, decoder or Choice(default_decoder(data)))
-    encode, decode = NETWORKS[network](hidden)
+    encode, decode = NETWORKS[network](hidden, data.x_shape)
     choices = {
         "prior": prior,
         "encoder": encoder,
@@ -319,7 +348,9 @@ class _Assembly:
         """A network of the data, as they are or as what its values are asks for."""
         values = values_of(self.choices["decoder"])
         if values == "symbols":
-            return TokenEncoderNet(self.data.x_shape, shape, symbols=self._count("symbols"))
+            cell = self.choices["decoder"].options.get("cell", "gru")
+            symbols = self._count("symbols")
+            return TokenEncoderNet(self.data.x_shape, shape, symbols=symbols, cell=cell)
         if values == "columns":
             taken = TabularInput.net_shape(self.data.x_shape, columns=self._codes)
             return TabularInput(self.encode(taken, shape), columns=self._codes)

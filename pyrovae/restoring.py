@@ -178,6 +178,7 @@ def _splits(
             preprocessing=from_config(config["preprocessing"]),
             missing=config.get("missing", False),
             columns=columns_of(config),
+            sequences=len(config["x_shape"]) == 2,
             **(config.get("images") or {}),
         )
     if loaded.fingerprint != config["fingerprint"]:

@@ -104,6 +104,7 @@ class Run:
             missing=self.config["data"].get("missing", False),
             images=_images_of(expected, self.config["data"].get("images") or {}),
             columns=columns_of(self.config["data"]),
+            sequences=len(expected) == 2,
         )
         if examples.x_shape != expected:
             raise InputError(

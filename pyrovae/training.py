@@ -96,7 +96,8 @@ def fit(
             `partial(torch.optim.Adam, lr=1e-3)`.
         epochs: How often to visit every training example.
         batch_size: How many examples make a step, on however many processes.
-        kl_warmup: Over how many epochs the weight of the KL term rises from 0 to 1.
+        kl_warmup: Over how many epochs the weight of the KL term rises from 0 to 1; under a
+            `Capacity` it is the capacity that rises.
         lr_schedule: A factor on the optimizer's learning rate for each step.
         clip_norm: The norm that gradients are scaled down to where they exceed it.
         patience: Stop after so many epochs without a better validation ELBO, and keep the

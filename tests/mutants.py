@@ -482,6 +482,34 @@ MUTANTS = [
         "return value.clamp(low, high)",
         "test_exact.py::test_every_particle_weighs_the_evidence_at_the_exact_posterior",
     ),
+    Mutant(
+        "an LSTM forgets where it is to remember",
+        "networks/recurrent.py",
+        "enter, forget, new, show =",
+        "forget, enter, new, show =",
+        "test_networks.py::test_states_and_gradients_are_those_of_torch[lstm-False]",
+    ),
+    Mutant(
+        "states of the way back are left as they were met",
+        "networks/recurrent.py",
+        "torch.cat(states[::-1] if backwards else states, -2), state",
+        "torch.cat(states, -2), state",
+        "test_networks.py::test_states_and_gradients_are_those_of_torch[lstm-True]",
+    ),
+    Mutant(
+        "the norm of weights is over all particles",
+        "networks/layers.py",
+        "dim=(-3, -2, -1), keepdim=True",
+        "dim=tuple(range(1, weight.dim())), keepdim=True",
+        "test_networks.py::test_weights_of_each_particle_act_as_in_a_loop[True-weight norm]",
+    ),
+    Mutant(
+        "a balance outlives its warm-up",
+        "bounds/controls.py",
+        "torch.where(self._share < 1, weights, 1.0)",
+        "torch.where(self._share < 2, weights, 1.0)",
+        "test_bounds.py::test_a_balance_is_over_with_its_warmup",
+    ),
     # Bounds and their gradients.
     Mutant(
         "a loss is the mean over examples",

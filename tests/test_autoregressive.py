@@ -60,6 +60,7 @@ SMALL = {
     "colour": (lambda: pixels((2, 2, 1), features=5, layers=2, kernel=5, levels=3), 3),
     "text": (lambda: text(4, symbols=3), 3),
     "one symbol": (lambda: text(1, symbols=5), 5),
+    "LSTM": (lambda: text(4, symbols=3, cell="lstm"), 3),
 }
 LARGE = {
     "binary": (lambda: pixels((1, 5, 7), features=4, layers=3, kernel=5), 2),
@@ -67,6 +68,7 @@ LARGE = {
     "colour": (lambda: pixels((3, 4, 5), features=7, layers=4, kernel=3, levels=4), 4),
     "column": (lambda: pixels((2, 4, 1), features=4, layers=1, kernel=7), 2),
     "text": (lambda: text(9, symbols=6), 6),
+    "LSTM": (lambda: text(9, symbols=6, cell="lstm"), 6),
 }
 small = pytest.mark.parametrize(("make", "symbols"), SMALL.values(), ids=SMALL)
 large = pytest.mark.parametrize(("make", "symbols"), LARGE.values(), ids=LARGE)
@@ -221,19 +223,22 @@ def test_levels_are_numbers_from_minus_one_to_one():
 # ── Text ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_text_decoder_is_a_gru_cell_step_by_step():
-    decoder = text(5, symbols=6)
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell])
+def test_the_text_decoder_is_a_cell_step_by_step(cell):
+    is_gru = cell is nn.GRUCell
+    decoder = text(5, symbols=6, cell="gru" if is_gru else "lstm")
     z, x = latents(3), torch.randint(6, (3, 5))
     weights = {k.removesuffix("_l0"): v for k, v in decoder.recurrent.state_dict().items()}
-    cell = nn.GRUCell(7, 4, dtype=torch.float64)
+    cell, given = cell(7, 4, dtype=torch.float64), decoder.net(z).tanh()
 
-    state = given = decoder.net(z).tanh()
+    state = given if is_gru else (given, given)
     symbol, total = torch.full((3,), 6), torch.zeros(3, dtype=torch.float64)
     for t in range(5):
         fed = torch.cat([decoder.embed.weight[symbol], given], -1)
         state = functional_call(cell, weights, (fed, state))
         symbol = x[:, t]
-        total += decoder.read_out(state).log_softmax(-1)[torch.arange(3), symbol]
+        h = state if is_gru else state[0]
+        total += decoder.read_out(h).log_softmax(-1)[torch.arange(3), symbol]
     torch.testing.assert_close(decoder(z).log_prob(x), total)
 
 
@@ -290,8 +295,8 @@ def image_vae():
     return VAE(StandardNormal(2), decoder, GaussianEncoder(MLP((1, 4, 3), (4,), hidden=(4,))))
 
 
-def text_vae(word_dropout):
-    sizes = {"symbols": 6, "embedding": 3, "hidden": 4}
+def text_vae(word_dropout, cell="gru"):
+    sizes = {"symbols": 6, "embedding": 3, "hidden": 4, "cell": cell}
     decoder = RecurrentTextDecoder(MLP((2,), (4,)), (5,), word_dropout=word_dropout, **sizes)
     return VAE(StandardNormal(2), decoder, GaussianEncoder(TokenEncoderNet((5,), (4,), **sizes)))
 
@@ -302,8 +307,9 @@ def text_vae(word_dropout):
         (image_vae, 2, (1, 4, 3)),
         (lambda: text_vae(0.0), 6, (5,)),
         (lambda: text_vae(0.4), 6, (5,)),
+        (lambda: text_vae(0.4, "lstm"), 6, (5,)),
     ],
-    ids=["PixelCNN", "text", "word dropout"],
+    ids=["PixelCNN", "text", "word dropout", "LSTM"],
 )
 def test_a_vae_of_it_trains_captured_as_in_python(vae, symbols, shape):
     side_by_side.check(vae(), torch.randint(symbols, (8, *shape)).float())
@@ -319,6 +325,7 @@ def test_a_vae_of_it_trains_captured_as_in_python(vae, symbols, shape):
         lambda: PixelCNNDecoder(nn.Identity(), (1, 4, 4), layers=0),
         lambda: RecurrentTextDecoder(nn.Identity(), (1, 4, 4)),
         lambda: RecurrentTextDecoder(nn.Identity(), (4,), symbols=0),
+        lambda: RecurrentTextDecoder(nn.Identity(), (4,), cell="rnn"),
         lambda: RecurrentTextDecoder(nn.Identity(), (4,), word_dropout=1.1),
         lambda: RecurrentTextDecoder(nn.Identity(), (4,), word_dropout=math.nan),
     ],

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -33,8 +34,11 @@ from pyrovae.distributions import Weighted, exact_kl
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.handlers import kl_weight, unregistered
-from pyrovae.svi import CompiledSVI
+from pyrovae.programs import inspect_program
+from pyrovae.svi import CompiledSVI, Objective, Stepper
 from pyrovae.training import fit
+
+STILL = partial(torch.optim.SGD, lr=0.0)
 
 
 def loss_and_gradients(bound, program, *args, seed=0):
@@ -592,6 +596,54 @@ def test_a_capacity_is_where_the_kl_is_drawn_to(nats):
     bound = ELBO(exact_kl=True, kl=Capacity(nats, strength=7.0))
     mean, error = mean_loss(bound, found.vae, found.x)
     assert abs(-mean - expected) < 4.5 * error
+
+
+@pytest.mark.parametrize("engine", ["graph", "inductor"])
+def test_a_warmup_raises_a_capacity_and_leaves_the_weight_of_the_kl(engine):
+    found = linear_gaussian(40, shift=0.2)
+    kl, elbo = found.kl_per_dim.sum(-1).mean(), found.elbo.mean()
+    bound = ELBO(1000, exact_kl=True, kl=Capacity(float(2 * kl), strength=7.0))
+    share = torch.zeros(())
+    structure = inspect_program(found.vae, found.examples.head(3))
+    objective = Objective(found.vae, structure, bound, share)
+    still = torch.optim.SGD(found.vae.parameters(), lr=0.0)
+    step = Stepper(objective, still, owners=[found.vae], engine=engine)
+    for value in (0.0, 0.25, 0.75, 1.0):
+        share.fill_(value)
+        expected = elbo + kl - 7.0 * (kl - value * 2 * kl).abs()
+        assert step(found.x, None).loss.item() == pytest.approx(-expected.item(), abs=0.05)
+    assert step.engines == [engine]
+    assert repr(bound.kl) == f"Capacity(nats={float(2 * kl)!r}, strength=7.0)"
+
+
+def test_a_balance_is_over_with_its_warmup():
+    kls, share = {"z1": torch.tensor([1.0, 2.0]), "z2": torch.tensor(1.0)}, torch.tensor(0.5)
+    warm = BalancedKL().in_warmup(share)
+    assert warm(kls) == BalancedKL()(kls)
+    assert warm(kls).weights["z1"] > 1.4
+    share.fill_(1.0)
+    assert all(weight == 1 for weight in warm(kls).weights.values())
+
+
+def test_a_balanced_kl_rises_in_a_warmup():
+    """Of one latent the balanced weight is 1: what is left is the weight of the warm-up."""
+    found, share = linear_gaussian(40, shift=0.2), torch.tensor(0.3)
+    kl = found.kl_per_dim.sum(-1).mean()
+    structure = inspect_program(found.vae, found.examples.head(3))
+    objective = Objective(found.vae, structure, ELBO(1000, exact_kl=True, kl=BalancedKL()), share)
+    expected = found.elbo.mean() + 0.7 * kl
+    assert objective(found.x)[0].item() == pytest.approx(-expected.item(), abs=0.05)
+
+
+def test_fit_raises_a_capacity_and_one_control_serves_two_runs():
+    found, control = linear_gaussian(32, shift=1.0), Capacity(3.0, strength=10.0)
+    options = {"epochs": 1, "batch_size": 32, "progress": False, "optimizer": STILL}
+    kl, losses = found.kl_per_dim.sum(-1).mean().item(), []
+    for warmup in (4, 0):
+        run = fit(found.vae, found.x, bound=ELBO(400, kl=control), kl_warmup=warmup, **options)
+        losses.append(run.metrics[0]["loss"] + found.elbo.mean().item() + kl)
+    assert losses == pytest.approx([10 * kl, 10 * abs(kl - 3.0)], abs=0.3)
+    assert vars(control) == vars(Capacity(3.0, strength=10.0))
 
 
 def test_a_balance_favours_what_carries_more():

@@ -249,6 +249,7 @@ PARTS_UNDER_TEST = [
     Part(lambda: ZeroInflatedNegativeBinomialDecoder(up(4, 5, 7), IMAGE), Z, IMAGE),
     Part(lambda: PixelCNNDecoder(up(4, 5, 7), IMAGE, features=4, layers=1), Z, IMAGE),
     Part(lambda: RecurrentTextDecoder(up(4), X, symbols=6, embedding=2, hidden=4), Z, X),
+    Part(lambda: RecurrentTextDecoder(up(4), X, symbols=6, hidden=4, cell="lstm"), Z, X),
     Part(
         lambda: TabularDecoder(up(10), columns=COLUMNS),
         Z,
@@ -271,8 +272,11 @@ PARTS_UNDER_TEST = [
     Part(lambda: ResidualDeconvNet(Z, IMAGE, **residual(2)), Z, IMAGE),
     Part(lambda: ResidualDeconvNet(Z, IMAGE, **residual(0)), Z, IMAGE),
     Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, bidirectional=True), (5, 2), Z),
+    Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, cell="lstm"), (5, 2), Z),
     Part(lambda: RecurrentDecoderNet(Z, (5, 2), hidden=4), Z, (5, 2)),
+    Part(lambda: RecurrentDecoderNet(Z, (10, 2), hidden=4, cell="lstm", steps=5), Z, (10, 2)),
     Part(lambda: TokenEncoderNet(X, Z, symbols=6, hidden=4), X, Z, given=text),
+    Part(lambda: TokenEncoderNet(X, Z, symbols=6, hidden=4, cell="lstm"), X, Z, given=text),
     Part(lambda: NanMaskedInput(MLP((10,), Z, hidden=(4,))), X, Z, given=lambda: holes(*X)),
     Part(lambda: NanMaskedInput(ConvNet((4, 5, 7), Z)), IMAGE, Z, given=lambda: holes(*IMAGE)),
     Part(

@@ -65,6 +65,7 @@ class Shifted(nn.Module):
         ["--network", "conv", "--device", "cpu", "--tensorboard"],
         ["--prior", "own.py:Shifted", "--prior.shift", "0.5"],
         ["--data", "numbers.npy", "--decoder", "student-t"],
+        ["--data", "series.npy", "--network", "lstm", "--decoder", "pixelwise-gaussian"],
         ["--data", "counts.npy", "--decoder", "negative-binomial"],
         ["--data", "counts.mtx"],
         ["--data", "counts.mtx", "--decoder", "gaussian"],
@@ -77,6 +78,7 @@ def test_the_script_does_the_same(words, tmp_path, capsys):
     rng = np.random.default_rng(0)
     np.save("numbers.npy", rng.normal(3, 2, (200, 5)).astype(np.float32))
     np.save("counts.npy", rng.poisson(2, (200, 5)))
+    np.save("series.npy", np.random.default_rng(0).normal(3, 2, (200, 4, 3)))
     mmwrite("counts.mtx", csr_matrix(rng.poisson(0.5, (200, 5))))
     rows = [f"{a:.2f},{'no' if b else 'yes'},{c}" for a, b, c in rng.integers(0, 2, (200, 3))]
     (tmp_path / "people.csv").write_text("\n".join(["height,smokes,children", *rows]))

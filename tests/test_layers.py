@@ -57,7 +57,7 @@ INNER = {
         {"__init__"},
     ],
     "networks": [
-        {"bounded"},
+        {"bounded", "layers"},
         {"convolutional", "dense", "inputs", "missing", "recurrent", "residual"},
         {"__init__"},
     ],

@@ -10,6 +10,7 @@ import torch
 from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.decoders import GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
@@ -30,7 +31,8 @@ from pyrovae.networks import (
     smooth_clamp,
     smooth_floor,
 )
-from pyrovae.networks.dense import Linear
+from pyrovae.networks.layers import Conv2d, ConvTranspose2d, Linear
+from pyrovae.networks.recurrent import begin_at, make_recurrent, recur
 from pyrovae.priors import StandardNormal
 
 SIDES = [(1, 1), (2, 3), (5, 7), (8, 8), (17, 23), (28, 20)]
@@ -162,28 +164,96 @@ def test_a_residual_block_adds_to_what_it_takes():
     assert ResidualMLP((3,), (4,), blocks=0)(x).shape == (7, 4)
 
 
-def dense_nets():
-    return [
-        MLP((3,), (2, 2), hidden=(5,)),
-        GatedMLP((3,), (4,), hidden=(5, 2)),
-        ResidualMLP((3,), (4,), hidden=5, blocks=1),
-    ]
+# ── Weights with batch dimensions ────────────────────────────────────────────────────────────
+
+IMAGE, SERIES = (2, 4, 5), (4, 3)
+SMALL = {"channels": (4,), "strides": (2,)}
+NETS = {
+    "MLP": lambda: MLP((3,), (2, 2), hidden=(5,)),
+    "GatedMLP": lambda: GatedMLP((3,), (4,), hidden=(5, 2)),
+    "ResidualMLP": lambda: ResidualMLP((3,), (4,), hidden=5, blocks=1),
+    "ConvNet": lambda: ConvNet(IMAGE, (4,), channels=(3, 2), strides=(1, 2), hidden=4),
+    "DeconvNet": lambda: DeconvNet((3,), IMAGE, coarse=3, channels=(4,)),
+    "ResidualConvNet": lambda: ResidualConvNet(IMAGE, (4,), groups=2, **SMALL),
+    "ResidualDeconvNet": lambda: ResidualDeconvNet((3,), IMAGE, groups=2, **SMALL),
+    "weight norm": lambda: ResidualConvNet(IMAGE, (4,), groups=0, **SMALL),
+    "weight norm, up": lambda: ResidualDeconvNet((3,), IMAGE, groups=0, **SMALL),
+    "GRU": lambda: RecurrentEncoderNet(SERIES, (4,), hidden=5, bidirectional=True),
+    "LSTM": lambda: RecurrentEncoderNet(SERIES, (4,), hidden=5, cell="lstm", bidirectional=True),
+    "GRU, down": lambda: RecurrentDecoderNet((2,), SERIES, hidden=5),
+    "LSTM, down": lambda: RecurrentDecoderNet((2,), (8, 3), hidden=5, cell="lstm", steps=4),
+    "symbols": lambda: TokenEncoderNet((4,), (3,), symbols=6, embedding=3, hidden=5),
+}
+every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 
 
-every_dense_net = pytest.mark.parametrize("net", dense_nets(), ids=lambda net: type(net).__name__)
+def given_to(net, *batch_shape):
+    if isinstance(net, TokenEncoderNet):
+        return torch.randint(6, (*batch_shape, *net.in_shape))
+    return torch.randn(*batch_shape, *net.in_shape)
 
 
-@every_dense_net
+@every_net
 @pytest.mark.parametrize("shared_input", [True, False])
-def test_weights_of_each_particle_act_as_in_a_loop(net, shared_input):
+def test_weights_of_each_particle_act_as_in_a_loop(make, shared_input):
     # As the values of sites outside a plate of 6 examples, under 4 particles.
-    weights = {k: torch.randn(4, 1, *v.shape) for k, v in net.named_parameters()}
-    x = torch.randn(6, 3) if shared_input else torch.randn(4, 6, 3)
+    net = make().double()
+    weights = {k: torch.randn(4, 1, *v.shape, dtype=v.dtype) for k, v in net.named_parameters()}
+    x = given_to(net, 6) if shared_input else given_to(net, 4, 6)
+    x = x.double() if x.is_floating_point() else x
     found = torch.func.functional_call(net, weights, x)
     for k in range(4):
         alone = {name: weight[k, 0] for name, weight in weights.items()}
         expected = torch.func.functional_call(net, alone, x if shared_input else x[k])
         torch.testing.assert_close(found[k], expected)
+
+
+@every_net
+def test_one_particle_is_a_particle(make):
+    net = make()
+    x, weights = given_to(net, 6), {k: v[None, None] for k, v in net.named_parameters()}
+    torch.testing.assert_close(torch.func.functional_call(net, weights, x), net(x)[None])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Conv2d(2, 3, 3, stride=2, padding=1),
+        ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=(1, 0)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_convolution_may_be_each_examples_own_and_biases_alone_be_drawn(layer):
+    x = torch.randn(6, 2, 4, 5)
+    weight, bias = torch.randn(6, *layer.weight.shape), torch.randn(4, 1, 3)
+    found = torch.func.functional_call(layer, {"weight": weight}, x)
+    for row, one, out in zip(x, weight, found, strict=True):
+        torch.testing.assert_close(torch.func.functional_call(layer, {"weight": one}, row), out)
+    found = torch.func.functional_call(layer, {"bias": bias}, x)
+    expected = layer(x) - layer.bias[:, None, None] + bias[..., None, None]
+    torch.testing.assert_close(found, expected)
+
+
+class Convolutions(TorchDispatchMode):
+    """The number of groups of each convolution that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.groups = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.groups.append(args[-1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_not_repeated_for_the_examples_that_share_them():
+    layer = Conv2d(2, 3, 3)
+    weights = {k: torch.randn(4, 1, *v.shape) for k, v in layer.named_parameters()}
+    for x in (torch.randn(4, 50, 2, 5, 5), torch.randn(50, 2, 5, 5)):
+        with Convolutions() as found:
+            torch.func.functional_call(layer, weights, x)
+        assert found.groups in ([4], [1]), "a group for each particle, or none"
 
 
 def test_weights_may_belong_to_each_example_and_biases_alone_be_drawn():
@@ -196,15 +266,15 @@ def test_weights_may_belong_to_each_example_and_biases_alone_be_drawn():
     torch.testing.assert_close(found, x @ layer.weight.T + bias)
 
 
-@every_dense_net
-def test_a_network_with_a_prior_over_its_weights_takes_vectorized_particles(net):
-    net = copy.deepcopy(net)
+@every_net
+def test_a_network_with_a_prior_over_its_weights_takes_vectorized_particles(make):
+    net = make()
     to_pyro_module_(net)
     for module in list(net.modules()):
         for name, value in list(module.named_parameters(recurse=False)):
             prior = dist.Normal(torch.zeros_like(value), 1.0).to_event(value.dim())
             setattr(module, name, PyroSample(prior))
-    x, y = torch.randn(6, 3), torch.randn(6, *net.out_shape)
+    x, y = given_to(net, 6), torch.randn(6, *net.out_shape)
 
     def model(x, y):
         loc = net(x)
@@ -286,23 +356,29 @@ def test_an_option_that_cannot_be_is_refused(make):
 
 
 def step_by_step(recurrent, x, suffix=""):
-    """The states (N, T, H) of one direction of a GRU, by its cell."""
-    hidden = recurrent.hidden_size
-    cell = nn.GRUCell(recurrent.input_size, hidden, dtype=x.dtype)
+    """The states (N, T, H) of one direction, by torch's cell."""
+    hidden, is_gru = recurrent.hidden_size, isinstance(recurrent, nn.GRU)
+    cell = (nn.GRUCell if is_gru else nn.LSTMCell)(recurrent.input_size, hidden, dtype=x.dtype)
     weights = {
         name: getattr(recurrent, f"{name}_l0{suffix}") for name, _ in cell.named_parameters()
     }
-    state, states = x.new_zeros(len(x), hidden), []
+    zeros, states = x.new_zeros(len(x), hidden), []
+    state = zeros if is_gru else (zeros, zeros)
     for fed in x.unbind(1):
         state = torch.func.functional_call(cell, weights, (fed, state))
-        states.append(state)
+        states.append(state if is_gru else state[0])
     return torch.stack(states, 1)
+
+
+every_cell = pytest.mark.parametrize("cell", ["gru", "lstm"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_recurrent_encoder_reads_out_the_end_of_a_gru(bidirectional, dtype):
-    net = RecurrentEncoderNet((5, 3), (2,), hidden=4, bidirectional=bidirectional).to(dtype)
+@every_cell
+def test_a_recurrent_encoder_reads_out_the_end(cell, bidirectional, dtype):
+    options = {"hidden": 4, "cell": cell, "bidirectional": bidirectional}
+    net = RecurrentEncoderNet((5, 3), (2,), **options).to(dtype)
     x = torch.randn(6, 5, 3, dtype=dtype)
     ends = step_by_step(net.recurrent, x)[:, -1]
     if bidirectional:
@@ -311,11 +387,64 @@ def test_a_recurrent_encoder_reads_out_the_end_of_a_gru(bidirectional, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_recurrent_decoder_is_fed_z_at_every_step(dtype):
-    net = RecurrentDecoderNet((2,), (5, 3), hidden=4).to(dtype)
+@every_cell
+def test_a_recurrent_decoder_is_fed_z_at_every_step(cell, dtype):
+    net = RecurrentDecoderNet((2,), (5, 3), hidden=4, cell=cell).to(dtype)
     z = torch.randn(6, 2, dtype=dtype)
     states = step_by_step(net.recurrent, z[:, None].expand(-1, 5, -1))
     torch.testing.assert_close(net(z), net.read_out(states))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@every_cell
+def test_states_and_gradients_are_those_of_torch(cell, bidirectional):
+    layer = make_recurrent(cell, 3, 4, bidirectional=bidirectional).double()
+    x = torch.randn(2, 6, 5, 3, dtype=torch.float64, requires_grad=True)
+    found, left = recur(layer, x)
+    states, ends = layer(x.flatten(0, 1))
+    ends = (ends,) if cell == "gru" else ends
+    torch.testing.assert_close(found.flatten(0, 1), states)
+    for own, theirs in zip(left, ends, strict=True):
+        torch.testing.assert_close(own.flatten(0, 1), theirs.transpose(0, 1).flatten(1))
+
+    inputs = [x, *layer.parameters()]
+    weights = torch.randn_like(states)
+    ours = torch.autograd.grad((found.flatten(0, 1) * weights).sum(), inputs)
+    torch.testing.assert_close(ours, torch.autograd.grad((states * weights).sum(), inputs))
+
+
+@every_cell
+def test_a_sequence_is_read_in_two_parts_as_in_one(cell):
+    layer, x, start = make_recurrent(cell, 3, 4), torch.randn(6, 5, 3), torch.randn(6, 4)
+    states, left = recur(layer, x, begin_at(layer, start))
+    first, state = recur(layer, x[:, :2], begin_at(layer, start))
+    rest, end = recur(layer, x[:, 2:], state)
+    torch.testing.assert_close(torch.cat([first, rest], 1), states)
+    torch.testing.assert_close(end, left)
+    assert not torch.allclose(recur(layer, x)[0], states)
+
+
+def test_numbers_of_one_kind_lie_side_by_side():
+    net = RecurrentDecoderNet((2,), (10, 3), hidden=4, steps=5)
+    z = torch.randn(6, 2)
+    states = step_by_step(net.recurrent, z[:, None].expand(-1, 5, -1))
+    loc, scale = net(z).chunk(2, -2)
+    torch.testing.assert_close(torch.cat([loc, scale], -1), net.read_out(states))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RecurrentEncoderNet((5, 3), (2,), cell="GRU"),
+        lambda: RecurrentDecoderNet((2,), (5, 3), cell="rnn"),
+        lambda: RecurrentDecoderNet((2,), (5, 3), steps=2),
+        lambda: RecurrentDecoderNet((2,), (5, 3), steps=0),
+        lambda: TokenEncoderNet((5,), (2,), cell=""),
+    ],
+)
+def test_a_cell_or_a_length_that_cannot_be_is_refused(make):
+    with pytest.raises(InputError):
+        make()
 
 
 def test_an_encoder_of_symbols_reads_their_embeddings():
@@ -328,8 +457,6 @@ def test_an_encoder_of_symbols_reads_their_embeddings():
 
 # ── In a VAE ─────────────────────────────────────────────────────────────────────────────────
 
-IMAGE, SERIES = (2, 4, 5), (4, 3)
-
 
 def residual_convolutions(groups):
     options = {"channels": (4,), "strides": (2,), "groups": groups}
@@ -337,23 +464,28 @@ def residual_convolutions(groups):
     return down, ResidualDeconvNet((2,), IMAGE, **options)
 
 
+def recurrent(cell):
+    encoding = RecurrentEncoderNet(SERIES, (4,), hidden=3, cell=cell, bidirectional=True)
+    return encoding, RecurrentDecoderNet((2,), SERIES, hidden=3, cell=cell)
+
+
 @pytest.mark.parametrize(
-    ("nets", "shape"),
+    ("nets", "shape", "engine"),
     [
-        (lambda: (GatedMLP((5,), (4,), hidden=(3,)), ResidualMLP((2,), (5,), hidden=3)), (5,)),
-        (lambda: residual_convolutions(2), IMAGE),
-        (lambda: residual_convolutions(0), IMAGE),
         (
-            lambda: (
-                RecurrentEncoderNet(SERIES, (4,), hidden=3, bidirectional=True),
-                RecurrentDecoderNet((2,), SERIES, hidden=3),
-            ),
-            SERIES,
+            lambda: (GatedMLP((5,), (4,), hidden=(3,)), ResidualMLP((2,), (5,), hidden=3)),
+            (5,),
+            "graph",
         ),
+        (lambda: residual_convolutions(2), IMAGE, "graph"),
+        (lambda: residual_convolutions(0), IMAGE, "graph"),
+        (lambda: recurrent("gru"), SERIES, "graph"),
+        (lambda: recurrent("lstm"), SERIES, "graph"),
+        (lambda: recurrent("lstm"), SERIES, "inductor"),
     ],
-    ids=["dense", "group norm", "weight norm", "recurrent"],
+    ids=["dense", "group norm", "weight norm", "GRU", "LSTM", "LSTM compiled"],
 )
-def test_a_vae_of_them_trains_captured_as_in_python(nets, shape):
+def test_a_vae_of_them_trains_captured_as_in_python(nets, shape, engine):
     encoding, decoding = nets()
     vae = VAE(StandardNormal(2), GaussianDecoder(decoding), GaussianEncoder(encoding))
-    side_by_side.check(vae, torch.randn(8, *shape))
+    side_by_side.check(vae, torch.randn(8, *shape), engine)

@@ -68,12 +68,12 @@ def test_a_range_is_that_of_what_was_observed(preprocessing):
         preprocessing.check(raw)
 
 
-@pytest.mark.parametrize("shape", [(200, 3), (20, 1, 4, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(200, 3), (50, 4, 3), (20, 1, 4, 3)], ids=str)
 def test_moments_are_those_of_what_was_observed(shape):
     raw = torch.randn(shape) * 3 + 2
     raw[torch.rand(shape) < 0.3] = math.nan
     found = Standardize.of(raw)
-    features = raw.T if raw.dim() == 2 else raw.reshape(1, -1)
+    features = raw.reshape(1, -1) if raw.dim() == 4 else raw.reshape(-1, 3).T
     for index, feature in enumerate(features):
         kept = feature[~feature.isnan()]
         torch.testing.assert_close(found.mean.reshape(-1)[index], kept.mean())

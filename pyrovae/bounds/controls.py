@@ -3,12 +3,15 @@ r"""What a bound makes of the KL of its latents: free bits, a capacity, a balanc
 Each is a weight on every latent's KL term, read from the batch's own KL and then held fixed: so
 it means the same under every bound, in its log-weights as in an exact KL. The gradients are
 those of the published objectives, and so is the value.
+
+A warm-up of `fit` multiplies the KL by a share that rises from 0 to 1. A control may know of it.
 """
 
 __all__ = ["BalancedKL", "Capacity", "Control", "FreeBits", "mean_kls"]
 
+import copy
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -34,8 +37,19 @@ class Control(Protocol):
 
 
 class _Control:
+    takes_warmup: ClassVar[bool] = False
+    """Whether a warm-up is what it says of the control, and no weight on the KL besides."""
+    _share: Tensor | None = None
+
+    def in_warmup(self, share: Tensor) -> Self:
+        """The control in a warm-up, of which a share is over: a tensor that rises from 0 to 1."""
+        made = copy.copy(self)
+        made._share = share
+        return made
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
+        told = [f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_")]
+        return f"{type(self).__name__}({', '.join(told)})"
 
 
 class FreeBits(_Control):
@@ -78,16 +92,19 @@ class FreeBits(_Control):
 class Capacity(_Control):
     r"""A KL that is drawn to a number of nats: $\gamma \, |\mathrm{KL} - C|$.
 
-    KL is the mean over the batch, summed over latents.
+    KL is the mean over the batch, summed over latents. In a warm-up it is the capacity that rises
+    from 0, in equal steps, and not the weight of the KL: `fit(..., kl_warmup=100)` raises it over
+    100 epochs.
 
     Args:
-        nats: The capacity $C$; a 0-dimensional tensor, changed between steps, raises it as
-            training goes.
+        nats: The capacity $C$, at last; a 0-dimensional tensor may be changed between steps.
         strength: The weight $\gamma$.
 
     References:
         Understanding disentangling in beta-VAE (Burgess et al., 2018), arXiv:1804.03599.
     """
+
+    takes_warmup = True
 
     def __init__(self, nats: float | Tensor = 25.0, *, strength: float = 1000.0) -> None:
         if strength < 0:
@@ -99,15 +116,17 @@ class Capacity(_Control):
     def __call__(self, kls: Mapping[str, Tensor]) -> Controlled:
         r"""The weight $\gamma$ above the capacity, and $-\gamma$ below it."""
         total = torch.stack([kl.sum() for kl in kls.values()]).sum()
-        weight = self.strength * (total - self.nats).sign()
-        return Controlled(dict.fromkeys(kls, weight), -weight * self.nats)
+        nats = self.nats if self._share is None else self._share * self.nats
+        weight = self.strength * (total - nats).sign()
+        return Controlled(dict.fromkeys(kls, weight), -weight * nats)
 
 
 class BalancedKL(_Control):
     r"""Weights for the latents of a hierarchy by what each carries: $w_l \propto \mathrm{KL}_l$.
 
     The mean weight is 1: a latent that carries nothing is not punished for starting to. It is
-    meant for a warm-up. The paper multiplies by the sizes of the latents, too.
+    meant for a warm-up, and where there is one the weights are 1 when that is over. The paper
+    multiplies by the sizes of the latents, too.
 
     References:
         NVAE: A Deep Hierarchical Variational Autoencoder (Vahdat & Kautz, 2020),
@@ -120,6 +139,8 @@ class BalancedKL(_Control):
         # A little for each, so that latents which all carry nothing are weighted alike.
         carried = carried.clamp(min=0) + 1e-3
         weights = carried / carried.mean()
+        if self._share is not None:
+            weights = torch.where(self._share < 1, weights, 1.0)
         return Controlled(dict(zip(kls, weights.unbind(), strict=True)))
 
 

@@ -44,7 +44,7 @@ OtherData = Annotated[str | None, _auto("NAME|PATH", "the run's own")]
 OldDataDir = Annotated[Path | None, _auto("PATH", "where they lay in training")]
 Device = Annotated[str | None, _auto("NAME", "cuda where there is one, else cpu")]
 RunPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|latest")]]
-Network = Literal["mlp", "gated", "residual", "conv", "residual-conv"]
+Network = Literal["mlp", "gated", "residual", "conv", "residual-conv", "gru", "lstm"]
 Binarization = Literal["none", "threshold", "static", "dynamic"]
 
 
@@ -61,6 +61,8 @@ class Training:
     columns: Annotated[Path | None, _auto("FILE.json", "inferred")] = None
     """what columns of a table hold: {"age": "numeric", "sex": "binary", "job": "categorical",
     "code": "ignore"}, or a list of the categories"""
+    sequences: bool = False
+    """take an array (N, T, X) as sequences, T steps of X numbers, rather than as grey images"""
     size: Annotated[str | None, _auto("INT|HxW", "the images' own, if it is one")] = None
     """the size of all images of a folder, such as 64, or height x width as 48x64: the shorter
     side is scaled, and the centre cut out"""
@@ -79,8 +81,8 @@ class Training:
     ] = None
     """how grey values become binary"""
     kl_warmup: Annotated[float | None, _auto("FLOAT", "a tenth of the epochs")] = None
-    """the epochs over which the weight of the KL term rises from 0; without it latents may
-    never come to be used"""
+    """the epochs over which the weight of the KL term, or of --kl capacity the nats, rises from 0;
+    without it latents may never come to be used"""
     bound: Annotated[str | None, _auto("NAME|FILE:CLASS", "elbo, as Pyro's Trace_ELBO")] = None
     """what is maximised"""
     kl: Annotated[str | None, _auto("NAME|FILE:CLASS", "nothing")] = None
@@ -149,9 +151,13 @@ class Train(Training):
     ] = None
     """p(x|z)"""
     network: Network = "mlp"
-    """the networks of encoder and decoder"""
+    """the networks of encoder and decoder; gru and lstm are for --sequences, and imply it"""
     hidden: Annotated[
-        int | None, _auto("INT", "400 for mlp, 300 for gated, 256 for residual, 32 for conv")
+        int | None,
+        _auto(
+            "INT",
+            "400 for mlp, 300 for gated, 256 for residual, 32 for conv, 128 for gru and lstm",
+        ),
     ] = None
     """the width of the hidden layer"""
     latent_dim: int = 50

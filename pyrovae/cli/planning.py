@@ -160,7 +160,7 @@ def _origin(options: Any, spec: str | None, words: list[str]) -> dict[str, Any]:
 
 def _loading(options: Any, decoder: "Choice | None") -> dict[str, Any]:
     """How the data are loaded: as the decoder that was named takes them, or by their default."""
-    from pyrovae.building import WHOLE, values_of
+    from pyrovae.building import OF_SEQUENCES, WHOLE, values_of
     from pyrovae.data import AsIs
 
     binarize, preprocessing = options.binarize, None
@@ -175,6 +175,8 @@ def _loading(options: Any, decoder: "Choice | None") -> dict[str, Any]:
         "binarize": binarize,
         "preprocessing": preprocessing,
         "columns": options.columns,
+        # A program of the user's own has no network of ours.
+        "sequences": options.sequences or getattr(options, "network", None) in OF_SEQUENCES,
         "size": options.size,
         "pad": options.pad,
         "grey": options.grey or None,

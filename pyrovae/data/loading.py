@@ -85,7 +85,7 @@ class Data:
 
     @property
     def x_shape(self) -> tuple[int, ...]:
-        """The shape of one observation: (X,) or (C, H, W)."""
+        """The shape of one observation: (X,), (T, X) for sequences, or (C, H, W)."""
         return self.train.x_shape
 
     @property
@@ -116,6 +116,7 @@ def load_data(
     preprocessing: Preprocessing | None = None,
     missing: bool = False,
     columns: tables.Asked = None,
+    sequences: bool = False,
     size: "int | tuple[int, int] | str | None" = None,
     pad: bool = False,
     grey: bool | None = None,
@@ -124,7 +125,8 @@ def load_data(
     """Loads data by name, from files, or from an array, with defaults that follow from them.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) and become (N, C, H, W); vectors are
-    (N, X). A source with splits of its own keeps them; else a seeded permutation, the same for
+    (N, X). Three dimensions are those of sequences (N, T, X), all of one length, only where that
+    is said. A source with splits of its own keeps them; else a seeded permutation, the same for
     every run, gives 80 % to training and 10 % each to validation and test (Frey Faces: 200 each).
 
     The images of a folder become bytes of one shape, in a file that is made once and mapped into
@@ -162,6 +164,8 @@ def load_data(
         columns: What columns of a table hold, by name, where it is not to be inferred: numeric,
             binary, categorical, ignore, or the list of their categories; or the path of a JSON
             file that says so; or `Data.columns` of another table, which are then read alone.
+        sequences: Whether an array (N, T, X) is of sequences, T steps of X numbers, which are
+            standardised number by number as vectors are.
         size: For a folder, the size that all images are made to have: 64, or height x width as
             (48, 64) or "48x64". The shorter side is scaled and the centre cut out. If None, they
             must be of one size.
@@ -188,7 +192,7 @@ def load_data(
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
         _refuse_decoding("a Dataset", decoding)
         _refuse_columns("A Dataset", columns)
-        return _from_dataset(source, binarize, preprocessing, missing)
+        return _from_dataset(source, binarize, preprocessing, missing, sequences)
 
     if isinstance(source, str | os.PathLike):
         name, raw = str(source), _read(source, data_dir, decoding, columns)
@@ -202,7 +206,7 @@ def load_data(
 
     tensors = {
         split: _Split(
-            _tensor_of(x, name, raw, missing=missing),
+            _tensor_of(x, name, raw, missing=missing, sequences=sequences),
             _as_labels(y, x.shape[0]),
             _names_of(raw, split, x.shape[0]),
         )
@@ -210,7 +214,8 @@ def load_data(
     }
     # Of training data alone: others may lie close together, and are measured by its scale.
     if not is_sparse(trained_on := raw.splits["train"][0]):
-        refuse_lost_digits(trained_on, name, [column.name for column in raw.columns or ()])
+        rows = trained_on.reshape(-1, trained_on.shape[-1]) if sequences else trained_on
+        refuse_lost_digits(rows, name, [column.name for column in raw.columns or ()])
     fingerprint = raw.fingerprint or _fingerprint(tensors)
     splits, rule = _three_splits(tensors, raw.held_out)
     train_x = splits["train"].x
@@ -336,6 +341,7 @@ def load_examples(
     missing: bool = False,
     images: Mapping[str, Any] | None = None,
     columns: Sequence[Column] | None = None,
+    sequences: bool = False,
 ) -> Examples:
     """The test set of a source that has one, or else all its examples, preprocessed as told.
 
@@ -346,6 +352,7 @@ def load_examples(
         missing: Whether a NaN stands for a missing entry.
         images: What is to be made of the images of a folder, as `load_data` takes it.
         columns: The columns of a table that are read.
+        sequences: Whether an array (N, T, X) is of sequences.
 
     Raises:
         InputError: As `load_data`.
@@ -357,7 +364,7 @@ def load_examples(
         name, raw = "array", _as_raw(source, None)
     split = "test" if "test" in raw.splits else "train"
     x, y = raw.splits[split]
-    rows = _tensor_of(x, name, raw, missing=missing)
+    rows = _tensor_of(x, name, raw, missing=missing, sequences=sequences)
     preprocessing.check(rows)
     return Examples(
         rows,
@@ -373,25 +380,33 @@ def load_examples(
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
 
 
-def _tensor_of(array: "np.ndarray | Sparse", name: str, raw: Raw, *, missing: bool) -> Rows:
-    """A tensor (N, X) or (N, C, H, W) of bytes or of float32, a cached array as it is mapped.
+def _tensor_of(
+    array: "np.ndarray | Sparse", name: str, raw: Raw, *, missing: bool, sequences: bool
+) -> Rows:
+    """A tensor (N, X), (N, T, X) or (N, C, H, W) of bytes or of float32.
 
-    What is sparse stays so.
+    A cached array is as it is mapped, and what is sparse stays so.
     """
+    if sequences and len(array.shape) != 3:
+        raise InputError(
+            f"{name} has shape {array.shape}, which is not that of sequences.",
+            "Give sequences (N, T, X), all of one length, or take them for what they are "
+            "(--network mlp).",
+        )
     if is_sparse(array):
         rows = SparseRows.of(array, name)
         refuse_non_finite(rows, f"The values of {name}", missing=missing)
         return rows
     if raw.cache is None:
-        return _as_tensor(array, name, missing=missing)
+        return _as_tensor(array, name, missing=missing, sequences=sequences)
     with warnings.catch_warnings():
         # That the map is read-only, which torch has no word for: nothing here writes to it.
         warnings.simplefilter("ignore")
         return torch.from_numpy(array)
 
 
-def _as_tensor(array: np.ndarray, name: str, *, missing: bool) -> Tensor:
-    """A tensor (N, X) or (N, C, H, W) of bytes or of float32."""
+def _as_tensor(array: np.ndarray, name: str, *, missing: bool, sequences: bool) -> Tensor:
+    """A tensor (N, X), (N, T, X) or (N, C, H, W) of bytes or of float32."""
     if array.dtype.kind not in "buif":
         raise InputError(
             f"{name} holds values of dtype {array.dtype}.", "Give integers or real numbers."
@@ -412,7 +427,7 @@ def _as_tensor(array: np.ndarray, name: str, *, missing: bool) -> Tensor:
             array = array.astype(np.float32)
         refuse_non_finite(torch.from_numpy(array), f"The values of {name}", missing=missing)
 
-    return torch.from_numpy(_channels_first(array, name).copy())
+    return torch.from_numpy((array if sequences else _channels_first(array, name)).copy())
 
 
 def _small_integers_as_bytes(array: np.ndarray) -> np.ndarray:
@@ -527,8 +542,8 @@ def _kind(x: Rows, maximum: float | None) -> str:
     if all(bool(((seen == 0) | (seen == 1)).all()) for seen in blocks):
         return "binary"
     if x.dtype == torch.uint8:
-        return "grey" if x.dim() > 2 or maximum else "real"
-    is_unit = x.dim() > 2 and all(bool(((seen >= 0) & (seen <= 1)).all()) for seen in blocks)
+        return "grey" if x.dim() == 4 or maximum else "real"
+    is_unit = x.dim() == 4 and all(bool(((seen >= 0) & (seen <= 1)).all()) for seen in blocks)
     return "unit" if is_unit else "real"
 
 
@@ -578,6 +593,7 @@ def _from_dataset(
     binarize: str | None,
     preprocessing: Preprocessing | None,
     missing: bool,
+    sequences: bool,
 ) -> Data:
     """Reads a `Dataset` into memory where it fits, and streams it where it does not."""
     if isinstance(dataset, IterableDataset):
@@ -594,6 +610,7 @@ def _from_dataset(
             binarize=binarize,
             preprocessing=preprocessing,
             missing=missing,
+            sequences=sequences,
         )
 
     if binarize not in (None, "none"):

@@ -231,7 +231,8 @@ class Standardize(Preprocessing):
 
     @classmethod
     def of(cls, raw: Rows, *, columns: Sequence[int] | None = None) -> "Standardize":
-        """The moments of vectors (N, X) feature by feature, of images over all pixels.
+        """The moments of vectors (N, X) and sequences (N, T, X) feature by feature, of images over
+        all pixels.
 
         They are those of the entries observed.
 
@@ -259,7 +260,7 @@ class Standardize(Preprocessing):
 
 
 def _moments(raw: Tensor) -> tuple[Tensor, Tensor]:
-    dims = [0] if raw.dim() == 2 else list(range(raw.dim()))
+    dims = list(range(raw.dim() if raw.dim() > 3 else raw.dim() - 1))
     values = raw.double()
     mean = values.nanmean(dims)
     return mean, (values - mean).square().nanmean(dims).sqrt()

@@ -3,7 +3,7 @@
 __all__ = ["RecurrentTextDecoder"]
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -12,26 +12,29 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import Autoregressive
 from pyrovae.errors import InputError
+from pyrovae.networks.recurrent import State, begin_at, make_recurrent, recur
 
 
 class RecurrentTextDecoder(nn.Module):
     r"""The likelihood $p(x \mid z) = \prod_t \mathrm{Categorical}(x_t \mid x_{<t}, z)$ of text.
 
-    A GRU reads the symbols so far. What the network makes of z is where its state starts, and a
-    part of every input.
+    A GRU or an LSTM reads the symbols so far. What the network makes of z is where its state
+    starts, and a part of every input.
 
     Args:
         net: A network mapping $(*, D)$ to $(*, \text{hidden})$.
         x_shape: The shape (T,) of one text: whole numbers 0 .. symbols - 1, of any type.
         symbols: The number of symbols; 256 are bytes.
         embedding: The dimension that symbols are embedded in.
-        hidden: The width of the GRU's state.
-        word_dropout: The share of symbols that the GRU is not shown while training, so that it
-            has to ask z. What it predicts is never dropped; the training loss is then that of
-            the weakened decoder, and every other number that of the whole one.
+        hidden: The width of the state.
+        cell: What reads them, gru or lstm.
+        word_dropout: The share of symbols that it is not shown while training, so that it has to
+            ask z. What it predicts is never dropped; the training loss is then that of the
+            weakened decoder, and every other number that of the whole one.
 
     Raises:
-        InputError: If x is no sequence, there are no symbols, or the share is not in [0, 1].
+        InputError: If x is no sequence, there are no symbols or no such cell, or the share is
+            not in [0, 1].
 
     References:
         Generating Sentences from a Continuous Space (Bowman et al., 2016), arXiv:1511.06349.
@@ -47,6 +50,7 @@ class RecurrentTextDecoder(nn.Module):
         symbols: int = 256,
         embedding: int = 64,
         hidden: int = 256,
+        cell: Literal["gru", "lstm"] = "gru",
         word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -66,11 +70,12 @@ class RecurrentTextDecoder(nn.Module):
         self.symbols = symbols
         self.embedding = embedding
         self.hidden = hidden
+        self.cell = cell
         self.word_dropout = word_dropout
 
         # One more than there are symbols: what stands before the first, and for a dropped one.
         self.embed = nn.Embedding(symbols + 1, embedding)
-        self.recurrent = nn.GRU(embedding + hidden, hidden, batch_first=True)
+        self.recurrent = make_recurrent(cell, embedding + hidden, hidden)
         self.read_out = nn.Linear(hidden, symbols)
 
     @staticmethod
@@ -80,7 +85,7 @@ class RecurrentTextDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        # A GRU's own states are in (-1, 1).
+        # The h of a cell is in (-1, 1).
         context = self.net(z).tanh()
 
         return Autoregressive(self, context, z.shape[:-1], self.x_shape, self.symbols)
@@ -91,14 +96,14 @@ class RecurrentTextDecoder(nn.Module):
         if self.training and self.word_dropout:
             dropped = torch.rand(before.shape, device=before.device) < self.word_dropout
             before = before.masked_fill(dropped, self.symbols)
-        states, _ = self._read(before, context, context)
+        states, _ = self._read(before, context, begin_at(self.recurrent, context))
 
         return self.read_out(states)
 
     def generate(self, context: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """Texts $(N, T)$, symbol by symbol."""
         symbol = torch.full((len(context), 1), self.symbols, device=context.device)
-        state, text = context, []
+        state, text = begin_at(self.recurrent, context), []
         for _ in range(self.x_shape[0]):
             states, state = self._read(symbol, context, state)
             symbol = draw(self.read_out(states))
@@ -106,9 +111,8 @@ class RecurrentTextDecoder(nn.Module):
 
         return torch.cat(text, 1)
 
-    def _read(self, symbols: Tensor, context: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The GRU's states over symbols, $(N, t, H)$, and the last of them."""
+    def _read(self, symbols: Tensor, context: Tensor, state: State) -> tuple[Tensor, State]:
+        """The states over symbols, $(N, t, H)$, and what is left after the last of them."""
         given = context.unsqueeze(1).expand(-1, symbols.shape[1], -1)
-        states, last = self.recurrent(torch.cat([self.embed(symbols), given], -1), state[None])
 
-        return states, last[0]
+        return recur(self.recurrent, torch.cat([self.embed(symbols), given], -1), state)

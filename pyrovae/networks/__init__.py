@@ -1,7 +1,8 @@
 r"""Networks: tensors to tensors, under any number of leading batch dimensions.
 
 They know no probability. A network is told the shape of one input and of one output, and maps
-$(*, \text{in}) \to (*, \text{out})$; particles may therefore add dimensions on the left.
+$(*, \text{in}) \to (*, \text{out})$; particles may therefore add dimensions on the left, to the
+weights too, where these have a prior.
 """
 
 __all__ = [

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pyrovae.networks.layers import Conv2d, ConvTranspose2d, Linear
+
 
 class ConvNet(nn.Module):
     r"""A convolutional network $(*, C, H, W) \to (*, \text{out})$ for images of any size.
@@ -51,22 +53,19 @@ class ConvNet(nn.Module):
         depth, height, width = self.in_shape
         layers: list[nn.Module] = []
         for wide, stride in zip(self.channels, self.strides, strict=True):
-            layers += [nn.Conv2d(depth, wide, 3, stride=stride, padding=1), activation()]
+            layers += [Conv2d(depth, wide, 3, stride=stride, padding=1), activation()]
             depth, height, width = wide, -(-height // stride), -(-width // stride)
 
         self.convolutions = nn.Sequential(*layers)
         self.dense = nn.Sequential(
-            nn.Linear(depth * height * width, hidden),
+            Linear(depth * height * width, hidden),
             activation(),
-            nn.Linear(hidden, math.prod(self.out_shape)),
+            Linear(hidden, math.prod(self.out_shape)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, C, H, W)$ to $(*, out)$."""
-        batch_shape = x.shape[:-3]
-        features = self.convolutions(x.reshape(-1, *self.in_shape)).flatten(1)
-
-        return self.dense(features).reshape(*batch_shape, *self.out_shape)
+        return self.dense(self.convolutions(x).flatten(-3)).unflatten(-1, self.out_shape)
 
 
 class DeconvNet(nn.Module):
@@ -117,7 +116,7 @@ class DeconvNet(nn.Module):
 
         self.map_shape = (coarse, *sizes[0])
         self.dense = nn.Sequential(
-            nn.Linear(math.prod(self.in_shape), math.prod(self.map_shape)), activation()
+            Linear(math.prod(self.in_shape), math.prod(self.map_shape)), activation()
         )
 
         layers: list[nn.Module] = []
@@ -129,19 +128,14 @@ class DeconvNet(nn.Module):
                 big - (stride * (side - 1) + 1) for side, big in zip(small, large, strict=True)
             )
             layers += [
-                nn.ConvTranspose2d(
-                    depth, wide, 3, stride, padding=1, output_padding=(height, width)
-                ),
+                ConvTranspose2d(depth, wide, 3, stride, padding=1, output_padding=(height, width)),
                 activation(),
             ]
             depth = wide
-        self.convolutions = nn.Sequential(
-            *layers, nn.Conv2d(depth, self.out_shape[0], 3, padding=1)
-        )
+        self.convolutions = nn.Sequential(*layers, Conv2d(depth, self.out_shape[0], 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, C, H, W)$."""
-        flat = z.flatten(-len(self.in_shape))
-        coarse = self.dense(flat).reshape(-1, *self.map_shape)
+        coarse = self.dense(z.flatten(-len(self.in_shape)))
 
-        return self.convolutions(coarse).reshape(*flat.shape[:-1], *self.out_shape)
+        return self.convolutions(coarse.unflatten(-1, self.map_shape))

@@ -1,6 +1,6 @@
 """Fully connected networks."""
 
-__all__ = ["MLP", "GatedMLP", "Linear", "ResidualMLP", "event_rank", "near_zero"]
+__all__ = ["MLP", "GatedMLP", "ResidualMLP", "event_rank", "near_zero"]
 
 import math
 from collections.abc import Sequence
@@ -10,31 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError
+from pyrovae.networks.layers import Linear
 
 
 def event_rank(net: nn.Module) -> int:
     """The number of dimensions of one observation; a net that does not say emits vectors."""
     return len(getattr(net, "out_shape", (1,)))
-
-
-class Linear(nn.Linear):
-    r"""A linear layer whose weights may be one draw for each particle.
-
-    Weights $(*, \text{out}, \text{in})$ and biases $(*, \text{out})$ with batch dimensions
-    broadcast against those of the input, as the values of Pyro's sites do: weights $(K, 1, o, i)$
-    drawn outside the plate of N examples act on an input $(N, i)$ or $(K, N, i)$.
-
-    Example:
-        >>> layer, drawn = Linear(3, 2), {"weight": torch.zeros(7, 1, 2, 3)}
-        >>> torch.func.functional_call(layer, drawn, torch.zeros(5, 3)).shape
-        torch.Size([7, 5, 2])
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps $(*, in)$ to $(*, out)$."""
-        if self.weight.dim() == 2 and self.bias.dim() == 1:
-            return super().forward(input)
-        return torch.einsum("...oi,...i->...o", self.weight, input) + self.bias
 
 
 class MLP(nn.Module):

@@ -1,26 +1,53 @@
 """Recurrent networks."""
 
-__all__ = ["RecurrentDecoderNet", "RecurrentEncoderNet", "TokenEncoderNet"]
+__all__ = [
+    "RecurrentDecoderNet",
+    "RecurrentEncoderNet",
+    "State",
+    "TokenEncoderNet",
+    "begin_at",
+    "make_recurrent",
+    "recur",
+]
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
+
+from pyrovae.errors import InputError
+from pyrovae.networks.layers import Embedding, Linear
+
+Layer = nn.GRU | nn.LSTM
+_CELLS: Mapping[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+# What a layer carries from step to step: (h,) of a GRU, and (h, c) of an LSTM.
+State = tuple[Tensor, ...]
 
 
 class RecurrentEncoderNet(nn.Module):
-    r"""A GRU over a sequence, $(*, T, F) \to (*, \text{out})$: a linear read-out of its end.
+    r"""A GRU or an LSTM over a sequence, $(*, T, F) \to (*, \text{out})$: a read-out of its end.
 
     Args:
         in_shape: The shape (T, F) of one sequence: T steps of F numbers.
         out_shape: The shape of one output.
         hidden: The width of the state.
-        bidirectional: Whether a second GRU reads the sequence from its end; the read-out is of
-            both.
+        cell: gru or lstm.
+        bidirectional: Whether a second one reads the sequence from its end; the linear read-out
+            is of both.
+
+    Raises:
+        InputError: If there is no such cell.
 
     References:
         Learning Phrase Representations using RNN Encoder-Decoder (Cho et al., 2014),
         arXiv:1406.1078.
+        Long Short-Term Memory (Hochreiter & Schmidhuber, 1997).
+
+    Example:
+        >>> RecurrentEncoderNet((9, 3), (4,), cell="lstm")(torch.zeros(2, 5, 9, 3)).shape
+        torch.Size([2, 5, 4])
     """
 
     def __init__(
@@ -29,6 +56,7 @@ class RecurrentEncoderNet(nn.Module):
         out_shape: Sequence[int],
         *,
         hidden: int = 128,
+        cell: Literal["gru", "lstm"] = "gru",
         bidirectional: bool = False,
     ) -> None:
         super().__init__()
@@ -36,53 +64,79 @@ class RecurrentEncoderNet(nn.Module):
         self.in_shape = tuple(in_shape)
         self.out_shape = tuple(out_shape)
         self.hidden = hidden
+        self.cell = cell
         self.bidirectional = bidirectional
 
-        self.recurrent = nn.GRU(
-            self.in_shape[1], hidden, batch_first=True, bidirectional=bidirectional
-        )
-        self.read_out = nn.Linear((1 + bidirectional) * hidden, math.prod(self.out_shape))
+        _, features = self.in_shape
+        self.recurrent = make_recurrent(cell, features, hidden, bidirectional=bidirectional)
+        self.read_out = Linear((1 + bidirectional) * hidden, math.prod(self.out_shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, T, F)$ to $(*, out)$."""
-        _, ends = self.recurrent(x.reshape(-1, *self.in_shape))
-        end = ends.transpose(0, 1).flatten(1)
+        _, (end, *_) = recur(self.recurrent, x)
 
-        return self.read_out(end).reshape(*x.shape[:-2], *self.out_shape)
+        return self.read_out(end).unflatten(-1, self.out_shape)
 
 
 class RecurrentDecoderNet(nn.Module):
-    r"""A GRU that makes a sequence, $(*, \text{in}) \to (*, T, F)$: at every step it is fed z.
+    r"""A GRU or an LSTM that makes a sequence, $(*, \text{in}) \to (*, T, F)$, fed z at each step.
 
     Args:
         in_shape: The shape of one input.
-        out_shape: The shape (T, F) of one sequence.
+        out_shape: The shape (T, F) of one sequence; or (k T, F) for k numbers instead of each,
+            those of the same kind side by side, as likelihoods with k parameters read them.
         hidden: The width of the state.
+        cell: gru or lstm.
+        steps: The number T of steps; as many as `out_shape` says if None.
+
+    Raises:
+        InputError: If there is no such cell, or the steps do not divide the rows of `out_shape`.
+
+    Example:
+        >>> RecurrentDecoderNet((2,), (9, 3), cell="lstm")(torch.zeros(5, 2)).shape
+        torch.Size([5, 9, 3])
     """
 
     def __init__(
-        self, in_shape: Sequence[int], out_shape: Sequence[int], *, hidden: int = 128
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: int = 128,
+        cell: Literal["gru", "lstm"] = "gru",
+        steps: int | None = None,
     ) -> None:
         super().__init__()
 
+        rows, features = out_shape
+        length = rows if steps is None else steps
+        if length < 1 or rows % length:
+            raise InputError(
+                f"An output of {rows} rows is none of {steps} steps.",
+                "Give steps that divide the rows.",
+            )
         self.in_shape = tuple(in_shape)
         self.out_shape = tuple(out_shape)
         self.hidden = hidden
+        self.cell = cell
+        self.steps = steps
 
-        self.recurrent = nn.GRU(math.prod(self.in_shape), hidden, batch_first=True)
-        self.read_out = nn.Linear(hidden, self.out_shape[1])
+        self.length = length
+        self.recurrent = make_recurrent(cell, math.prod(self.in_shape), hidden)
+        self.read_out = _LinearSteps(hidden, rows // length * features)
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, T, F)$."""
-        flat = z.flatten(-len(self.in_shape))
-        each = flat.reshape(-1, 1, flat.shape[-1]).expand(-1, self.out_shape[0], -1)
-        states, _ = self.recurrent(each)
+        flat = z.flatten(-len(self.in_shape)).unsqueeze(-2)
+        states, _ = recur(self.recurrent, flat.expand(*flat.shape[:-2], self.length, -1))
 
-        return self.read_out(states).reshape(*flat.shape[:-1], *self.out_shape)
+        # One kind of numbers after another: (*, T, k F) -> (*, k, T, F) -> (*, k T, F).
+        kinds = self.read_out(states).unflatten(-1, (-1, self.out_shape[1]))
+        return kinds.transpose(-3, -2).flatten(-3, -2)
 
 
 class TokenEncoderNet(nn.Module):
-    r"""A GRU over embedded symbols, $(*, T) \to (*, \text{out})$.
+    r"""A GRU or an LSTM over embedded symbols, $(*, T) \to (*, \text{out})$.
 
     Args:
         in_shape: The shape (T,) of one sequence of whole numbers 0 .. symbols - 1, of any type.
@@ -90,10 +144,13 @@ class TokenEncoderNet(nn.Module):
         symbols: The number of symbols; 256 are bytes.
         embedding: The dimension that symbols are embedded in.
         hidden: The width of the state.
+        cell: gru or lstm.
         bidirectional: As in `RecurrentEncoderNet`.
 
+    Raises:
+        InputError: If there is no such cell.
+
     Example:
-        >>> import torch
         >>> TokenEncoderNet((9,), (4,))(torch.zeros(2, 5, 9)).shape
         torch.Size([2, 5, 4])
     """
@@ -106,6 +163,7 @@ class TokenEncoderNet(nn.Module):
         symbols: int = 256,
         embedding: int = 64,
         hidden: int = 128,
+        cell: Literal["gru", "lstm"] = "gru",
         bidirectional: bool = False,
     ) -> None:
         super().__init__()
@@ -115,12 +173,13 @@ class TokenEncoderNet(nn.Module):
         self.symbols = symbols
         self.embedding = embedding
         self.hidden = hidden
+        self.cell = cell
         self.bidirectional = bidirectional
 
         (length,) = self.in_shape
-        self.embed = nn.Embedding(symbols, embedding)
+        self.embed = Embedding(symbols, embedding)
         self.net = RecurrentEncoderNet(
-            (length, embedding), out_shape, hidden=hidden, bidirectional=bidirectional
+            (length, embedding), out_shape, hidden=hidden, cell=cell, bidirectional=bidirectional
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,3 +187,112 @@ class TokenEncoderNet(nn.Module):
         # A number that is no symbol is for the likelihood to refuse, by its support, and not to
         # end the process as an index out of range does on a GPU.
         return self.net(self.embed(x.long().clamp(0, self.symbols - 1)))
+
+
+# ── Layers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def make_recurrent(cell: str, features: int, hidden: int, *, bidirectional: bool = False) -> Layer:
+    """Torch's layer of a cell.
+
+    Raises:
+        InputError: If there is no such cell.
+    """
+    if cell not in _CELLS:
+        raise InputError(f"There is no cell {cell!r}.", f"Take {' or '.join(_CELLS)}.")
+    return _CELLS[cell](features, hidden, batch_first=True, bidirectional=bidirectional)
+
+
+def begin_at(layer: Layer, value: Tensor) -> State:
+    """The state of a layer all of which is one value."""
+    return (value, value) if isinstance(layer, nn.LSTM) else (value,)
+
+
+def recur(layer: Layer, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    r"""The states of a layer over sequences.
+
+    Those of a GRU are computed by torch's own. An LSTM takes its steps one by one, as the kernel
+    that torch has for it on a CPU, oneDNN's, cannot be captured together with its gradient; and
+    so does whatever has a draw of its weights for each particle.
+
+    Args:
+        layer: A layer of `make_recurrent`, its weights of any batch dimensions.
+        x: The sequences, with shape $(*, T, F)$.
+        state: What it begins with, each part with shape $(*, H)$; zeros if None.
+
+    Returns:
+        The state $h$ of every step, $(*, T, H)$, and what is left after the last one, each part
+        with shape $(*, H)$. Of two directions both are side by side.
+    """
+    if isinstance(layer, nn.GRU) and all(map(_is_one_draw, layer.all_weights)):
+        return _torch_gru(layer, x, state)
+
+    begin = None if state is None else tuple(part.unsqueeze(-2) for part in state)
+    found = [
+        _unrolled(layer, weights, x, begin, backwards=bool(direction))
+        for direction, weights in enumerate(layer.all_weights)
+    ]
+    states, left = zip(*found, strict=True)
+    ends = zip(*left, strict=True)
+    return torch.cat(states, -1), tuple(torch.cat(parts, -1).squeeze(-2) for parts in ends)
+
+
+def _is_one_draw(weights: Sequence[Tensor]) -> bool:
+    return [weight.dim() for weight in weights] == [2, 2, 1, 1]
+
+
+def _torch_gru(layer: nn.GRU, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    batch_shape = x.shape[:-2]
+    begin = None if state is None else state[0].reshape(1, -1, layer.hidden_size)
+    states, ends = layer(x.reshape(-1, *x.shape[-2:]), begin)
+    flat = (states, ends.transpose(0, 1).flatten(1))
+    states, end = (part.reshape(*batch_shape, *part.shape[1:]) for part in flat)
+
+    return states, (end,)
+
+
+def _unrolled(
+    layer: Layer, weights: Sequence[Tensor], x: Tensor, state: State | None, *, backwards: bool
+) -> tuple[Tensor, State]:
+    """One direction, step by step; time stays a dimension, of one step."""
+    to_gates, from_state, bias, state_bias = weights
+    fed = _affine(x, to_gates, bias).split(1, -2)
+    if state is None:
+        state = begin_at(layer, fed[0].new_zeros(*fed[0].shape[:-1], layer.hidden_size))
+    step = _lstm if isinstance(layer, nn.LSTM) else _gru
+
+    states = []
+    for given in reversed(fed) if backwards else fed:
+        state = step(given, _affine(state[0], from_state, state_bias), state)
+        states.append(state[0])
+    return torch.cat(states[::-1] if backwards else states, -2), state
+
+
+class _LinearSteps(nn.Linear):
+    """torch's linear layer at every step of a sequence, of weights with any batch dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if weight.dim() == 2 and bias.dim() == 1:
+            return super().forward(input)
+        return _affine(input, weight, bias)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    r"""$W x + b$ at every step, $(*, t, F)$ to $(*, t, \text{gates})$."""
+    return x @ weight.mT + bias.unsqueeze(-2)
+
+
+def _gru(given: Tensor, recalled: Tensor, state: State) -> State:
+    r"""$h \leftarrow n + u \odot (h - n)$, with $n = \tanh(a_n + r \odot b_n)$."""
+    (reset, update, new), (h,) = given.chunk(3, -1), state
+    old_reset, old_update, old_new = recalled.chunk(3, -1)
+    n = torch.tanh(new + torch.sigmoid(reset + old_reset) * old_new)
+    return (n + torch.sigmoid(update + old_update) * (h - n),)
+
+
+def _lstm(given: Tensor, recalled: Tensor, state: State) -> State:
+    r"""$c \leftarrow f \odot c + i \odot \tanh g$, and $h \leftarrow o \odot \tanh c$."""
+    enter, forget, new, show = (given + recalled).chunk(4, -1)
+    c = torch.sigmoid(forget) * state[1] + torch.sigmoid(enter) * torch.tanh(new)
+    return torch.sigmoid(show) * torch.tanh(c), c

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from pyrovae.errors import InputError
+from pyrovae.networks.layers import Conv2d, GroupNorm, Linear, on_maps, weight_norm
 
 
 class ResidualConvNet(nn.Module):
@@ -71,13 +71,11 @@ class ResidualConvNet(nn.Module):
             depth, height, width = wide, -(-height // stride), -(-width // stride)
 
         self.convolutions = nn.Sequential(*stages, _norm(depth, groups), activation())
-        self.read_out = nn.Linear(depth * height * width, math.prod(self.out_shape))
+        self.read_out = Linear(depth * height * width, math.prod(self.out_shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, C, H, W)$ to $(*, out)$."""
-        features = self.convolutions(x.reshape(-1, *self.in_shape)).flatten(1)
-
-        return self.read_out(features).reshape(*x.shape[:-3], *self.out_shape)
+        return self.read_out(self.convolutions(x).flatten(-3)).unflatten(-1, self.out_shape)
 
 
 class ResidualDeconvNet(nn.Module):
@@ -133,7 +131,7 @@ class ResidualDeconvNet(nn.Module):
 
         depth = self.channels[0]
         self.map_shape = (depth, *sizes[0])
-        self.dense = nn.Linear(math.prod(self.in_shape), math.prod(self.map_shape))
+        self.dense = Linear(math.prod(self.in_shape), math.prod(self.map_shape))
 
         stages: list[nn.Module] = []
         for wide, size, _ in zip(self.channels, sizes[1:], self.strides, strict=True):
@@ -144,15 +142,14 @@ class ResidualDeconvNet(nn.Module):
             *stages,
             _norm(depth, groups),
             activation(),
-            nn.Conv2d(depth, self.out_shape[0], 3, padding=1),
+            Conv2d(depth, self.out_shape[0], 3, padding=1),
         )
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, C, H, W)$."""
-        flat = z.flatten(-len(self.in_shape))
-        coarse = self.dense(flat).reshape(-1, *self.map_shape)
+        coarse = self.dense(z.flatten(-len(self.in_shape)))
 
-        return self.convolutions(coarse).reshape(*flat.shape[:-1], *self.out_shape)
+        return self.convolutions(coarse.unflatten(-1, self.map_shape))
 
 
 class _Block(nn.Module):
@@ -183,16 +180,16 @@ class _Resize(nn.Module):
         self.size = size
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.interpolate(h, self.size)
+        return on_maps(lambda maps: F.interpolate(maps, self.size), h)
 
 
 def _conv(depth: int, wide: int, groups: int, *, stride: int = 1) -> nn.Module:
-    conv = nn.Conv2d(depth, wide, 3, stride=stride, padding=1)
+    conv = Conv2d(depth, wide, 3, stride=stride, padding=1)
     return conv if groups else weight_norm(conv)
 
 
 def _norm(depth: int, groups: int) -> nn.Module:
-    return nn.GroupNorm(groups, depth) if groups else nn.Identity()
+    return GroupNorm(groups, depth) if groups else nn.Identity()
 
 
 def _check(channels: Sequence[int], blocks: int, groups: int) -> None:

@@ -35,7 +35,8 @@ class Objective:
         structure: What `inspect_program` found.
         bound: The estimator of the bound.
         weight: The weight of the KL term, a 0-dimensional tensor that may be changed between
-            steps; 1 if None.
+            steps; 1 if None. It is that of a warm-up, which the bound's control may take for
+            itself.
         prepare: What turns the x of a step into the program's, noise drawn anew each time; it
             is captured with the rest.
         shared: Whether several processes take the step together, each on a share of the batch,
@@ -65,9 +66,13 @@ class Objective:
         self.weight = weight
         self.prepare = prepare or (lambda x: x)
         self.shares_noise = shared and bool(structure.global_latents)
-        self.model = self._with_labels(program.model)
-        self.guide = self._with_labels(program.guide)
-        self._estimate = estimate_with(_for_program(bound, structure), self.model, self.guide)
+        bound = _for_program(bound, structure, weight)
+        is_taken = getattr(getattr(bound, "kl", None), "takes_warmup", False)
+        self.model, self.guide = (
+            self._handled(function, None if is_taken else weight)
+            for function in (program.model, program.guide)
+        )
+        self._estimate = estimate_with(bound, self.model, self.guide)
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and its surrogate."""
@@ -83,22 +88,35 @@ class Objective:
         given = (self.prepare(x), *rest)
         return find_cause(self.model, self.guide, given, kwargs, parameters)
 
-    def _with_labels(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A model or a guide of (x, y), whether its own signature has y or not."""
-        # Read once: a signature costs as much as a small layer.
-        takes_y = takes_labels(function)
-
-        def labelled(x: Tensor, y: Tensor | None) -> Any:
-            named = labels(function, Batch(x, y)) if takes_y else {}
-            return function(x, **named)
-
-        handled = share_noise(PLATE)(labelled) if self.shares_noise else labelled
-        return handled if self.weight is None else kl_weight(self.weight)(handled)
+    def _handled(self, function: Callable[..., Any], weight: Tensor | None) -> Callable[..., Any]:
+        """A model or a guide of (x, y), its noise shared and its KL weighted as is asked for."""
+        handled = _with_labels(function)
+        if self.shares_noise:
+            handled = share_noise(PLATE)(handled)
+        return handled if weight is None else kl_weight(weight)(handled)
 
 
-def _for_program(bound: ELBO | Differentiable, structure: Structure) -> ELBO | Differentiable:
+def _with_labels(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A model or a guide of (x, y), whether its own signature has y or not."""
+    # Read once: a signature costs as much as a small layer.
+    takes_y = takes_labels(function)
+
+    def labelled(x: Tensor, y: Tensor | None) -> Any:
+        named = labels(function, Batch(x, y)) if takes_y else {}
+        return function(x, **named)
+
+    return labelled
+
+
+def _for_program(
+    bound: ELBO | Differentiable, structure: Structure, weight: Tensor | None
+) -> ELBO | Differentiable:
     """A bound of this program's own: what it finds out of a program it keeps."""
     bound = copy.copy(bound)
+    # A control may also be a function of the user's own.
+    in_warmup = getattr(getattr(bound, "kl", None), "in_warmup", None)
+    if isinstance(bound, Bound) and weight is not None and in_warmup is not None:
+        bound.kl = in_warmup(weight)
     if isinstance(bound, Bound) and bound.num_particles > 1 and not structure.vectorizes:
         if bound.vectorize_particles:
             warnings.warn(
