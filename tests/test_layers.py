@@ -47,7 +47,8 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"arrays", "counts", "decoding", "downloads", "precision", "sparse", "tables"},
+        {"arrays", "counts", "decoding", "downloads", "mapped", "precision", "sparse", "tables"},
+        {"rows"},
         {"preprocessing", "raw"},
         {"named"},
         {"sources"},
