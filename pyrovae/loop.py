@@ -25,7 +25,7 @@ from pyrovae.programs import as_module, evaluating
 from pyrovae.progress import Progress
 from pyrovae.randomness import generator, seed_generators, seeded
 from pyrovae.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, differences
-from pyrovae.runs import Run
+from pyrovae.runs import WORDS, Run
 from pyrovae.schedules import Schedule
 from pyrovae.stages import Stages
 from pyrovae.svi import Objective, Stepper
@@ -311,10 +311,29 @@ class Loop:
                 seeded(self.seed, "monitor", name, device=device),
             ):
                 elbo, log_likelihood, kl = mean_terms(self.run.program, batches(), structure)
+            if not math.isfinite(elbo):
+                self._check_bound(name, elbo, batches())
             found["log_likelihood"] = log_likelihood
             if structure.has_bound:
                 found |= {"kl": kl, f"{name}_elbo": elbo}
         return found
+
+    def _check_bound(self, name: str, elbo: float, batches: Iterable[Batch]) -> None:
+        """Refuses a bound that is NaN, or infinite for data that a stream has made so.
+
+        Raises:
+            NonFiniteError: Naming the epoch and the data.
+        """
+        missing = self.run.splits[name].missing
+        wrong = (b.x.isinf() if missing else ~b.x.isfinite() for b in batches)
+        of_data = any(bool(found.any()) for found in wrong)
+        if of_data or math.isnan(elbo):
+            why = ", which hold values that are not finite" if of_data else ""
+            raise NonFiniteError(
+                f"After epoch {self.epoch + 1} the bound of the {WORDS[name]} data is "
+                f"{elbo}{why}.",
+                "Mend these data." if of_data else "Try a lower learning rate.",
+            )
 
     def _should_stop(self, record: dict[str, Any]) -> bool:
         """Whether the validation ELBO, or else likelihood, has not risen for so many epochs."""
@@ -338,11 +357,11 @@ class Loop:
 
     def _record(self, record: dict[str, Any]) -> None:
         self.run.metrics.append(record)
-        self.run.write(METRICS, json.dumps(record) + "\n", append=True)
+        self.run.write(METRICS, _as_line(record), append=True)
 
     def _write_metrics(self) -> None:
         """Those of the epochs that are whole: a run may have died with more than it had saved."""
-        self.run.write(METRICS, "".join(json.dumps(m) + "\n" for m in self.run.metrics))
+        self.run.write(METRICS, "".join(map(_as_line, self.run.metrics)))
 
     def _save(self, last: dict[str, Tensor] | None = None, *, finished: bool = False) -> None:
         """Writes a checkpoint, with the last weights where those of the program are others.
@@ -373,6 +392,15 @@ class Loop:
         }
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
+
+
+def _as_line(record: dict[str, Any]) -> str:
+    """A record as JSON, which has no infinite numbers."""
+    finite = {
+        name: None if isinstance(value, float) and math.isinf(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 @dataclass
