@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae.cli.parts import chosen, own_files
 from pyrovae.run_folder import find
-from pyrovae.user_files import digest
+from pyrovae.user_files import describe
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ def _origin(options: Any, spec: str | None, words: list[str]) -> dict[str, Any]:
         "init_from": init,
         "command": shlex.join(["pyrovae", *words]),
         "folder": str(Path.cwd()),
-        "files": [{"file": str(p), "name": name, "sha256": digest(p)} for p, name in files],
+        "files": [{**describe(path), "name": name} for path, name in files],
     }
 
 
