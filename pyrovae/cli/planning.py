@@ -174,6 +174,7 @@ def _loading(options: Any, decoder: "Choice | None") -> dict[str, Any]:
         "data_dir": options.data_dir,
         "binarize": binarize,
         "preprocessing": preprocessing,
+        "missing": options.missing,
         "columns": options.columns,
         "size": options.size,
         "pad": options.pad,
@@ -188,6 +189,7 @@ def _build(
     """The program, a line about it, and what the run's configuration says of it."""
     if spec is None:
         from pyrovae.building import Choice, build_vae, default_decoder
+        from pyrovae.decoders import NanMaskedDecoder
 
         prior, encoder, decoder = (chosen(k, options, words) for k in KINDS)
         assert prior is not None
@@ -203,9 +205,10 @@ def _build(
             latent_dim=options.latent_dim,
             beta=options.beta,
         )
+        masked = ", missing entries left out" * isinstance(vae.decoder, NanMaskedDecoder)
         about = (
             f"{options.latent_dim} latents, {prior.name} prior, {encoder.name} encoder, "
-            f"{decoder.name} decoder, {options.network}"
+            f"{decoder.name} decoder{masked}, {options.network}"
         )
         return vae, f"{about}, {_count(vae)} parameters", {}
 
