@@ -100,8 +100,8 @@ class _Neighbours(MetaPathFinder):
         if path is not None and fullname.partition(".")[0] not in self.known:
             return None  # of a library, that may be installed in a folder below
         spec = PathFinder.find_spec(fullname, path or [str(self.folder)])
-        if spec is None:
-            return None
+        if spec is None or (path is None and not spec.has_location and _is_library(fullname)):
+            return None  # a folder that holds no code, such as ./datasets, hides no library
         self.known.add(fullname)
         if spec.has_location and spec.origin is not None:
             content = self._checked(Path(spec.origin))
@@ -132,6 +132,12 @@ class _Neighbours(MetaPathFinder):
             yield
         finally:
             sys.meta_path.remove(self)
+
+
+def _is_library(name: str) -> bool:
+    """Whether Python finds more than a folder under a name."""
+    found = PathFinder.find_spec(name)
+    return found is not None and found.has_location
 
 
 def load(path: Path, name: str, *, sha256: str | None = None, beside: Beside | None = None) -> Any:

@@ -490,9 +490,10 @@ def test_a_program_with_neighbours_is_resumed_and_passed_on(with_neighbours, tmp
 
 
 def test_libraries_in_a_folder_below_are_none_of_a_files_own(unmeasured, tmp_path, monkeypatch):
-    """As those of an environment that lies in the project's folder."""
+    """As those of an environment in the project's folder; a folder of their name hides none."""
     library = tmp_path / ".venv" / "library"
     library.mkdir(parents=True)
+    (tmp_path / "library").mkdir()
     (library / "__init__.py").write_text("")
     (library / "part.py").write_text("ONE = 1\n")
     monkeypatch.syspath_prepend(str(library.parent))
