@@ -290,8 +290,11 @@ def _moments(raw: Tensor | MappedRows) -> tuple[Tensor, Tensor]:
 
 def _moments_by_blocks(raw: MappedRows, dims: list[int]) -> tuple[Tensor, Tensor]:
     """The same of what is not read as a whole; a sum in another order has other last bits."""
-    zero = torch.zeros((), dtype=torch.float64)
-    count = sum(((~block.isnan()).sum(dims) for block in blocks(raw)), zero)
-    mean = sum((block.double().nansum(dims) for block in blocks(raw)), zero) / count
-    squares = (block.double().sub_(mean).square_().nansum(dims) for block in blocks(raw))
-    return mean, (sum(squares, zero) / count).sqrt()
+    total = count = squares = torch.zeros((), dtype=torch.float64)
+    for block in blocks(raw):
+        total = total + block.double().nansum(dims)
+        count = count + (~block.isnan()).sum(dims)
+    mean = total / count
+    for block in blocks(raw):
+        squares = squares + block.double().sub_(mean).square_().nansum(dims)
+    return mean, (squares / count).sqrt()
