@@ -103,7 +103,7 @@ class _Neighbours(MetaPathFinder):
         if spec is None or (path is None and not spec.has_location and _is_library(fullname)):
             return None  # a folder that holds no code, such as ./datasets, hides no library
         self.known.add(fullname)
-        if spec.has_location and spec.origin is not None:
+        if spec.origin is not None and Path(spec.origin).is_relative_to(self.folder):
             content = self._checked(Path(spec.origin))
             if isinstance(spec.loader, SourceFileLoader):
                 spec.loader = _AsRead(fullname, spec.origin, content)
