@@ -514,3 +514,16 @@ def test_a_failing_neighbour_is_named_and_nothing_is_left_in_the_way():
     Path("broken.py").write_text("ONE = 1\n")
     with pytest.raises(InputError, match="defines no 'build'"):
         user_programs.load_builder("mine.py")
+
+
+def test_a_neighbour_that_was_never_trained_with_is_not_run_whatever_a_run_says(with_neighbours):
+    """A stranger may know what the user's own file beside a known program holds."""
+    Path("helper.py").write_text(HELPER + CANARY)
+    config = json.loads(Path("run/config.json").read_text())
+    now = hashlib.sha256(Path("helper.py").read_bytes()).hexdigest()
+    config["program"]["beside"]["helper.py"] = now
+    Path("run/config.json").write_text(json.dumps(config))
+    seal(config)
+    with pytest.raises(InputError, match="not trained by you"):
+        pyrovae.load("run")
+    assert not Path("canary").exists()
