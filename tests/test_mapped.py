@@ -90,6 +90,9 @@ def test_what_is_mapped_is_what_it_is_in_memory(name, file, monkeypatch):
         assert torch.equal(ours.raw(torch.arange(30)).x, theirs.raw(torch.arange(30)).x)
         assert ours.raw(torch.arange(30)).x.dtype == theirs.raw(torch.arange(30)).x.dtype
         assert ours.digest() == theirs.digest()
+        if ARRAYS[name].ndim == 2:
+            source = torch.from_numpy(ARRAYS[name].astype(np.float32))[ours.names[:30]]
+            assert torch.equal(ours.raw(torch.arange(len(source))).x.float(), source)
         assert (ours.names == theirs.names).all()
         torch.testing.assert_close(everything(ours), everything(theirs), rtol=1e-6, atol=1e-6)
 

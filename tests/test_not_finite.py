@@ -303,6 +303,21 @@ def test_an_infinite_bound_is_a_number_that_is_never_the_best(tmp_path, monkeypa
     assert [record["valid_elbo"] for record in run.metrics] == [-math.inf, -3.0, -math.inf]
 
 
+def test_a_bound_that_a_stream_made_infinite_ends_the_training(tmp_path, monkeypatch):
+    bounds_of(monkeypatch, -9.0, -math.inf)
+    valid = pyrovae.Examples(Spoilt(rows()[:30], math.inf, tmp_path / "bad"), num_workers=0)
+    told = {"valid": valid, "epochs": 1, "progress": False}
+    watched = loop.Loop._bounds
+
+    def spoil(self, monitors):
+        (tmp_path / "bad").write_text("")
+        return watched(self, monitors)
+
+    monkeypatch.setattr(loop.Loop, "_bounds", spoil)
+    with pytest.raises(NonFiniteError, match="validation data is -inf, which hold values"):
+        pyrovae.fit(Regression("nowhere"), rows(), **told)
+
+
 def test_a_bound_that_is_nan_ends_the_training_whatever_the_data(monkeypatch):
     bounds_of(monkeypatch, -9.0, math.nan)
     with pytest.raises(NonFiniteError, match="epoch 1 the bound of the validation data is nan"):
