@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from pyrovae import catalogue, user_files
 from pyrovae.bounds import ELBO, Bound
 from pyrovae.data import AsIs, Binarize, Data, Dequantize
+from pyrovae.decoders import NanMaskedDecoder
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.models import VAE
@@ -40,6 +41,7 @@ from pyrovae.networks import (
     DeconvNet,
     GatedMLP,
     Log1p,
+    NanMaskedInput,
     RecurrentDecoderNet,
     RecurrentEncoderNet,
     ResidualConvNet,
@@ -49,6 +51,7 @@ from pyrovae.networks import (
     TabularInput,
     TokenEncoderNet,
 )
+from pyrovae.programs import evaluating
 
 Shape = tuple[int, ...]
 MakeNetwork = Callable[[Shape, Shape], nn.Module]
@@ -204,10 +207,14 @@ def build_vae(
 ) -> VAE:
     """A VAE for a data set, of the parts that the words name.
 
+    Where entries of the data are missing, the decoder leaves them out, by `NanMaskedDecoder`, and
+    the encoder is told of them, by `NanMaskedInput`; those of tables do so by themselves.
+
     Raises:
         InputError: If a word names no part, a size is not positive, the networks are for images
             or for sequences and the data are not, a column of a table is of no kind for the
-            decoder, or two parts need each other.
+            decoder, entries are missing that the decoder cannot leave out, or two parts need each
+            other.
     """
     for name, size in (("latent_dim", latent_dim), ("hidden", hidden)):
         if size is not None and size < 1:
@@ -219,20 +226,21 @@ def build_vae(
             f"There is no network {network!r}.", f"Take one of {', '.join(NETWORKS)}."
         )
 
-    _check_columns(data, decoder or Choice(default_decoder(data)))
+    decoder = decoder or Choice(default_decoder(data))
+    _check_columns(data, decoder)
+    lacking = None if values_of(decoder) == "columns" else _first_missing(data)
     encode, decode = NETWORKS[network](hidden, data.x_shape)
-    choices = {
-        "prior": prior,
-        "encoder": encoder,
-        "decoder": decoder or Choice(default_decoder(data)),
-    }
-    assembly = _Assembly(data, latent_dim, encode, decode, choices)
-    return VAE(
+    choices = {"prior": prior, "encoder": encoder, "decoder": decoder}
+    assembly = _Assembly(data, latent_dim, encode, decode, choices, masks=lacking is not None)
+    vae = VAE(
         prior=assembly.part("prior"),
         decoder=assembly.part("decoder"),
         encoder=assembly.part("encoder"),
         beta=beta,
     )
+    if lacking is not None:
+        _check_masks(vae, data, decoder, lacking)
+    return vae
 
 
 def _check_columns(data: Data, decoder: Choice) -> None:
@@ -249,19 +257,49 @@ def _check_columns(data: Data, decoder: Choice) -> None:
         )
     if values == "columns" or not columns:
         return
-    missing = torch.zeros(len(columns), dtype=torch.bool)
-    for split in data.splits.values():
-        for batch in split.in_order(split.block):
-            missing |= batch.x.isnan().any(0)
-    for column, lacks in zip(columns, missing.tolist(), strict=True):
-        if lacks or (column.kind != "numeric" and column.kind != values):
-            what = "has missing entries" if lacks else f"is {column.kind}"
+    for column in columns:
+        if column.categories and column.kind != values:
             raise InputError(
-                f"The column {column.name!r} {what}, and the {decoder.name} decoder takes none "
-                "such.",
+                f"The column {column.name!r} is {column.kind}, and the {decoder.name} decoder "
+                "takes none such.",
                 'Take --decoder tabular, or say "ignore" of the column in a file that --columns '
                 "names.",
             )
+
+
+def _first_missing(data: Data) -> str | None:
+    """What says of the first entry that is missing, or of its column; None where none is."""
+    if data.train.missing and data.train.streams:
+        return "Entries may be missing"
+    for split in data.splits.values() if data.train.missing else ():
+        for rows in torch.arange(len(split)).split(split.block):
+            found = split.raw(rows).x.isnan().nonzero()
+            if len(found):
+                row, *entry = found[0].tolist()
+                if data.columns is not None:
+                    return f"The column {data.columns[entry[0]].name!r} has missing entries"
+                name = rows[row].item() if split.names is None else split.names[rows[row]]
+                place = entry[0] if len(entry) == 1 else tuple(entry)
+                return f"Entry {place} of example {name} is missing"
+    return None
+
+
+def _check_masks(vae: VAE, data: Data, decoder: Choice, lacking: str) -> None:
+    """Refuses a likelihood that cannot leave entries out.
+
+    Raises:
+        InputError: Naming an entry that is missing, or its column.
+    """
+    try:
+        with evaluating(vae):
+            vae.decoder(vae.encoder(data.train.head(1).x).sample())
+    except InputError as error:
+        of = "tabular" if data.columns else "gaussian or bernoulli"
+        raise InputError(
+            f"{lacking}, and the {decoder.name} decoder, which is none of single entries, cannot "
+            "leave it out.",
+            f"Take one that is, such as --decoder {of}, or fill in what is missing.",
+        ) from error
 
 
 @dataclass
@@ -273,6 +311,7 @@ class _Assembly:
     encode: MakeNetwork
     decode: MakeNetwork
     choices: Mapping[str, Choice]
+    masks: bool = False
     made: dict[str, nn.Module] = field(default_factory=dict)
     making: list[str] = field(default_factory=list)
 
@@ -287,7 +326,9 @@ class _Assembly:
             raise InputError(f"The parts {names} need each other.", "Take another one of the two.")
         if kind not in self.made:
             self.making.append(kind)
-            self.made[kind] = self._started(self._make(kind))
+            part = self._started(self._make(kind))
+            leaves_out = self.masks and kind == "decoder"
+            self.made[kind] = NanMaskedDecoder(part) if leaves_out else part
             self.making.remove(kind)
         return self.made[kind]
 
@@ -354,7 +395,7 @@ class _Assembly:
         if values == "columns":
             taken = TabularInput.net_shape(self.data.x_shape, columns=self._codes)
             return TabularInput(self.encode(taken, shape), columns=self._codes)
-        net = self.encode(self.data.x_shape, shape)
+        net = self._encode_numbers(shape)
         if values == "counts":
             return Log1p(net)
         if values == "levels":
@@ -362,6 +403,12 @@ class _Assembly:
             named = "classes" if "classes" in signature(cls).parameters else "levels"
             return Centred(net, levels=self._count(named))
         return net
+
+    def _encode_numbers(self, shape: Shape) -> nn.Module:
+        """A network of the data as numbers, told of those that are missing where some are."""
+        if not self.masks:
+            return self.encode(self.data.x_shape, shape)
+        return NanMaskedInput(self.encode(NanMaskedInput.net_shape(self.data.x_shape), shape))
 
     @property
     def _codes(self) -> tuple[int, ...]:

@@ -230,11 +230,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             test=rows,
             values=values,
             split_rule="none is held out",
-            fingerprint=None,
-            source=None,
-            data_dir=None,
-            images=None,
-            cache=None,
         )
 
     def _table(self, X: ArrayLike) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ __all__ = ["Loop"]
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -103,7 +104,9 @@ class Loop:
                 while self.epoch < epochs and not self.stopped:
                     record = self._epoch(self.epoch + 1, progress, interrupts)
                     self._share_statistics()
-                    record |= monitor.measure(self.run.program, self.objective.structure)
+                    record |= monitor.measure(
+                        self.run.program, self.objective.structure, self.epoch + 1
+                    )
                     self._record(record)
                     progress.epoch(record)
                     self.is_whole = False
@@ -349,11 +352,11 @@ class Loop:
 
     def _record(self, record: dict[str, Any]) -> None:
         self.run.metrics.append(record)
-        self.run.write(METRICS, json.dumps(record) + "\n", append=True)
+        self.run.write(METRICS, _as_line(record), append=True)
 
     def _write_metrics(self) -> None:
         """Those of the epochs that are whole: a run may have died with more than it had saved."""
-        self.run.write(METRICS, "".join(json.dumps(m) + "\n" for m in self.run.metrics))
+        self.run.write(METRICS, "".join(map(_as_line, self.run.metrics)))
 
     def _save(self, last: dict[str, Tensor] | None = None, *, finished: bool = False) -> None:
         """Writes a checkpoint, with the last weights where those of the program are others.
@@ -384,6 +387,15 @@ class Loop:
         }
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
+
+
+def _as_line(record: dict[str, Any]) -> str:
+    """A record as JSON, which has no infinite numbers."""
+    finite = {
+        name: None if isinstance(value, float) and math.isinf(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 @dataclass

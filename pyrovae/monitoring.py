@@ -9,9 +9,11 @@ from functools import partial
 import torch
 
 from pyrovae.data import Batch, Examples
+from pyrovae.errors import NonFiniteError
 from pyrovae.programs import Program, Structure, evaluating
 from pyrovae.randomness import generator, seeded
 from pyrovae.ranks import Ranks
+from pyrovae.runs import WORDS
 from pyrovae.terms import sum_terms
 
 # How many examples the training ELBO of an epoch is measured on, at most.
@@ -35,15 +37,20 @@ class Monitor:
         self.seed = seed
         self.ranks = ranks
         self.device = splits["train"].device
+        self.missing = {name: split.missing for name, split in splits.items()}
         names = [name for name in ("train", "valid") if name in splits]
         most = min(MOST_EXAMPLES, len(splits[names[-1]]))
         self._batches = {name: self._chosen(splits[name], name, most) for name in names}
 
-    def measure(self, program: Program, structure: Structure) -> dict[str, float]:
+    def measure(self, program: Program, structure: Structure, epoch: int) -> dict[str, float]:
         """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
 
         Without a bound on log p(x) there is the log-likelihood alone, and of a program with
         global latents nothing.
+
+        Raises:
+            NonFiniteError: If the bound is NaN, or infinite for data that a stream has made so,
+                naming the epoch and the data.
         """
         found: dict[str, float] = {}
         for name, batches in self._batches.items() if not structure.global_latents else ():
@@ -54,10 +61,25 @@ class Monitor:
                 sums = sum_terms(program, batches(), structure)
             *totals, count = self.ranks.sum(sums).tolist()
             elbo, log_likelihood, kl = (total / count for total in totals)
+            if not math.isfinite(elbo):
+                self._check(name, elbo, epoch)
             found["log_likelihood"] = log_likelihood
             if structure.has_bound:
                 found |= {"kl": kl, f"{name}_elbo": elbo}
         return found
+
+    def _check(self, name: str, elbo: float, epoch: int) -> None:
+        """Says why a bound is not finite, where that is not the program's to say."""
+        missing = self.missing[name]
+        wrong = (b.x.isinf() if missing else ~b.x.isfinite() for b in self._batches[name]())
+        of_data = any(bool(found.any()) for found in wrong)
+        (of_data,) = self.ranks.ask(of_data)()
+        if of_data or math.isnan(elbo):
+            why = ", which hold values that are not finite" if of_data else ""
+            raise NonFiniteError(
+                f"After epoch {epoch} the bound of the {WORDS[name]} data is {elbo}{why}.",
+                "Mend these data." if of_data else "Try a lower learning rate.",
+            )
 
     def _chosen(self, examples: Examples, name: str, most: int) -> Callable[[], Iterable[Batch]]:
         """The batches of this process's share of a split."""

@@ -86,7 +86,7 @@ def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
             f"Set self.{missing[0]} in its constructor.",
         )
     arguments = {key: _describe(getattr(value, key), (*place, key), met) for key in keys}
-    own = {} if file is None else {"file": str(file), "sha256": user_files.digest(file)}
+    own = {} if file is None else user_files.describe(file)
     return {"part": name, **own, **arguments}
 
 
@@ -125,7 +125,7 @@ def _make(config: Any, place: Place, made: dict[Place, Any], locate: Locate) -> 
     arguments = {
         key: _make(value, (*place, str(key)), made, locate)
         for key, value in config.items()
-        if key not in ("part", "file", "sha256")
+        if key not in ("part", *user_files.DESCRIBED)
     }
     made[place] = _build(_class_of(config, locate), arguments)
     return made[place]
@@ -145,7 +145,8 @@ def _class_of(config: Mapping[str, Any], locate: Locate) -> type:
     """The class that a part's description names; of a user's file, if it is as it was."""
     if "file" not in config:
         return _look_up(PARTS, config.get("part"))
-    return user_files.load(locate(config), str(config.get("part")), sha256=config["sha256"])
+    name = str(config.get("part"))
+    return user_files.load(locate(config), name, **user_files.held_to(config))
 
 
 def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:

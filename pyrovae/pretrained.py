@@ -135,7 +135,7 @@ def _portable(config: Any, run: Path | None, folder: Path) -> Any:
     if "file" not in config:
         return {key: _portable(value, run, folder) for key, value in config.items()}
     path = user_files.locate(config, run, trusted=True)
-    user_files.copy(path, config["sha256"], folder)
+    user_files.copy(path, config, folder)
     rest = {key: value for key, value in config.items() if key != "file"}
     return {"file": path.name, **_portable(rest, run, folder)}
 

@@ -1,27 +1,53 @@
 """Python files of the user's own: what one defines, and whether it is still as it was.
 
-A run keeps copies of the files that its program is made of. Nothing of them is executed unless
-the user's own file is where it was and as it was when it was trained on this machine, or the user
-says that the run is trusted.
+A run keeps copies of the files that its program is made of, and of their neighbours: the modules
+beside a file that it imports while it is loaded. Nothing of them is executed unless the user's own
+files are where they were and as they were when they were trained on this machine, or the user says
+that the run is trusted.
 """
 
-__all__ = ["copy", "copy_into", "defined_in", "digest", "is_own_file", "load", "locate", "split"]
+__all__ = [
+    "as_recorded",
+    "copy",
+    "copy_into",
+    "defined_in",
+    "describe",
+    "digest",
+    "held_to",
+    "is_as_it_was",
+    "is_own_file",
+    "load",
+    "locate",
+    "split",
+]
 
 import hashlib
+import json
 import sys
-from collections.abc import Mapping
-from importlib.machinery import SourceFileLoader
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import invalidate_caches
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import CodeType
+from pathlib import Path, PurePosixPath
+from types import CodeType, ModuleType
 from typing import Any
 
 from pyrovae.errors import InputError
 from pyrovae.known_files import is_known, remember
 
 _PREFIX = "_pyrovae_user_"
+# What a description of a file says of it.
+DESCRIBED = ("file", "sha256", "beside")
 # Where a run keeps copies of the files that its program is made of.
 SOURCE = "source"
+# The sha256 of files by their paths from the folder of the file that imports them.
+Beside = Mapping[str, str]
+# The neighbours that each file imported when it was last loaded.
+_BESIDE: dict[Path, Beside] = {}
+# What files of the user's are held to, by `as_recorded`.
+_RECORDED: dict[Path, Mapping[str, Any]] = {}
 
 
 def is_own_file(word: str) -> bool:
@@ -47,18 +73,88 @@ class _AsRead(SourceFileLoader):
         return self.source_to_code(self.content, self.path)
 
 
-def load(path: Path, name: str, *, sha256: str | None = None) -> Any:
+class _Neighbours(MetaPathFinder):
+    """Finds the modules that lie beside a file of the user's, and notes what they hold.
+
+    Args:
+        folder: The folder of that file.
+        expected: What those may hold that are found; None if they may be any.
+    """
+
+    # The modules of all files that were loaded, by the names that others may have too.
+    known: set[str] = set()  # noqa: RUF012
+
+    def __init__(self, folder: Path, expected: Beside | None) -> None:
+        self.folder = folder
+        self.expected = expected
+        self.found: dict[str, str] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module, if it lies beside the file or in a package that does.
+
+        Raises:
+            InputError: If it may not be run.
+        """
+        if path is not None and fullname.partition(".")[0] not in self.known:
+            return None  # of a library, that may be installed in a folder below
+        spec = PathFinder.find_spec(fullname, path or [str(self.folder)])
+        if spec is None or (path is None and not spec.has_location and _is_library(fullname)):
+            return None  # a folder that holds no code, such as ./datasets, hides no library
+        self.known.add(fullname)
+        if spec.origin is not None and Path(spec.origin).is_relative_to(self.folder):
+            content = self._checked(Path(spec.origin))
+            if isinstance(spec.loader, SourceFileLoader):
+                spec.loader = _AsRead(fullname, spec.origin, content)
+        return spec
+
+    def _checked(self, file: Path) -> bytes:
+        content, name = file.read_bytes(), file.relative_to(self.folder).as_posix()
+        self.found[name] = _digest_of(content)
+        if self.expected is not None and self.expected.get(name) != self.found[name]:
+            raise InputError(
+                f"{file} is not as it was when the run was trained, so it is not run.",
+                "Restore it, or name the program's file now with --program.",
+            )
+        return content
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Has Python ask here before it looks at its path, and forget what was found before."""
+        for name in self.known & sys.modules.keys():
+            del sys.modules[name]
+        self.known.clear()
+        invalidate_caches()
+        place = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0
+        sys.meta_path.insert(place, self)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(self)
+
+
+def _is_library(name: str) -> bool:
+    """Whether Python finds more than a folder under a name."""
+    found = PathFinder.find_spec(name)
+    return found is not None and found.has_location
+
+
+def load(path: Path, name: str, *, sha256: str | None = None, beside: Beside | None = None) -> Any:
     """What a file defines under a name. It runs the file, and no bytecode that lies beside it.
 
     Args:
         path: The file.
         name: What it defines.
-        sha256: What the file must hold, if it is of a run. Neighbours in a run's own folder,
-            which nothing is known of, are not found by it.
+        sha256: What the file must hold, if it is of a run.
+        beside: What the modules beside it that it imports must hold then.
 
     Raises:
-        InputError: If there is no such file or name, it cannot be run, or holds something else.
+        InputError: If there is no such file or name, it cannot be run, or it or a module beside
+            it holds something else.
     """
+    if sha256 is None and path in _RECORDED:
+        return load(path, name, **held_to(_RECORDED[path]))
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -74,18 +170,19 @@ def load(path: Path, name: str, *, sha256: str | None = None) -> Any:
     module = module_from_spec(spec)
     # Registered, so that dataclasses and pickling inside the user's file find their module.
     sys.modules[key] = module
-    # The user's file finds its neighbours, as when it is run itself.
-    neighbours = [] if SOURCE in path.parts else [str(path.parent)]
-    sys.path[:0] = neighbours
+    # What lies beside a run's own copy was put there by whoever made the run.
+    of_a_run = sha256 is not None or SOURCE in path.parts
+    neighbours = _Neighbours(path.parent.absolute(), (beside or {}) if of_a_run else None)
     try:
-        spec.loader.exec_module(module)
+        with neighbours.at_work():
+            spec.loader.exec_module(module)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path} cannot be run ({type(error).__name__}: {error}).", "Mend the file."
         ) from error
-    finally:
-        for folder in neighbours:
-            sys.path.remove(folder)
+    _BESIDE[path] = neighbours.found
 
     found = getattr(module, name, None)
     if not callable(found):
@@ -93,10 +190,43 @@ def load(path: Path, name: str, *, sha256: str | None = None) -> Any:
     return found
 
 
-def locate(config: Mapping[str, Any], run: Path | None, *, trusted: bool = False) -> Path:
-    """The file of a description, `file` and `sha256`, as it was.
+@contextmanager
+def as_recorded(described: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+    """Holds files that are named within the block to their descriptions, as those of a run."""
+    _RECORDED.update({Path(str(config["file"])): config for config in described})
+    try:
+        yield
+    finally:
+        _RECORDED.clear()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """A file that was loaded: where it is, and what it and the modules beside it held."""
+    beside = _BESIDE.get(path, {})
+    return {
+        "file": str(path),
+        "sha256": digest(path),
+        **({"beside": dict(sorted(beside.items()))} if beside else {}),
+    }
+
+
+def held_to(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `load` that hold a file, and those beside it, to their description."""
+    return {"sha256": str(config["sha256"]), "beside": _beside_of(config)}
+
+
+def is_as_it_was(config: Mapping[str, Any], run: Path | None) -> bool:
+    """Whether a described file is the user's own, where and as it was when it was trained here.
 
     A file that lies in the run itself is no file of the user's, whatever the run says.
+    """
+    path = Path(str(config["file"]))
+    is_own = path.is_absolute() and not (run and path.resolve().is_relative_to(run.resolve()))
+    return is_own and _holds(path, config) and is_known(path, _name_in(config), _seal(config))
+
+
+def locate(config: Mapping[str, Any], run: Path | None, *, trusted: bool = False) -> Path:
+    """The file of a description, `file`, `sha256` and `beside`, as it was.
 
     Args:
         config: The description.
@@ -106,30 +236,64 @@ def locate(config: Mapping[str, Any], run: Path | None, *, trusted: bool = False
     Raises:
         InputError: If the file is gone or has changed, and its copy is not trusted or damaged.
     """
-    path, expected = Path(str(config["file"])), str(config.get("sha256"))
-    is_own = path.is_absolute() and not (run and path.resolve().is_relative_to(run.resolve()))
-    if is_own and digest(path) == expected and is_known(path, _name_in(config), expected):
+    path = Path(str(config["file"]))
+    if is_as_it_was(config, run):
         return path
     if run is None or not trusted:
+        changed = _first_other(path, config) or path
         raise InputError(
-            f"The run's file {path} is gone, has changed since or was not trained by you on this "
-            "machine, so it is not run.",
+            f"The run's file {changed} is gone, has changed since or was not trained by you on "
+            "this machine, so it is not run.",
             "Restore it, name the program's file now with --program, or run the copy in the run "
             "with --trust-source.",
         )
-    copied = _copy_of(path, expected, run / SOURCE)
-    if digest(copied) != expected:
+    copied = _copy_of(path, config, run)
+    if changed := _first_other(copied, config):
         raise InputError(
-            f"The run's copy {copied} of {path} is gone or has changed.", "Restore the file."
+            f"The run's copy {changed} of {path} is gone or has changed.", "Restore the file."
         )
     return copied
 
 
-def copy(path: Path, sha256: str, run: Path) -> None:
-    """Copies a file of the user's into a run."""
-    place = _copy_of(path, sha256, run / SOURCE)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(path.read_bytes())
+def copy(path: Path, config: Mapping[str, Any], run: Path) -> None:
+    """Copies a described file of the user's, and the modules beside it, into a run."""
+    place = _copy_of(path, config, run)
+    for name in (path.name, *_beside_of(config)):
+        (place.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.parent / name).write_bytes((path.parent / name).read_bytes())
+
+
+def _first_other(path: Path, config: Mapping[str, Any]) -> Path | None:
+    """The first of a file and the modules beside it that does not hold what was described."""
+    expected = {path.name: config.get("sha256"), **_beside_of(config)}
+    files = ((path.parent / name, sha256) for name, sha256 in expected.items())
+    return next((file for file, sha256 in files if digest(file) != sha256), None)
+
+
+def _holds(path: Path, config: Mapping[str, Any]) -> bool:
+    return _first_other(path, config) is None
+
+
+def _beside_of(config: Mapping[str, Any]) -> Beside:
+    """What a description says of the modules beside a file.
+
+    Raises:
+        InputError: If it names one that does not lie there.
+    """
+    beside = config.get("beside", {})
+    names = [PurePosixPath(str(name)) for name in beside]
+    if any(name.is_absolute() or ".." in name.parts or not name.parts for name in names):
+        raise InputError(
+            f"The configuration names files beside {config['file']} that are elsewhere.",
+            "Restore the run's config.json.",
+        )
+    return {str(name): str(sha256) for name, sha256 in beside.items()}
+
+
+def _seal(config: Mapping[str, Any]) -> str:
+    """One sha256 for a file and the modules beside it; its own where there are none."""
+    own, beside = str(config.get("sha256")), _beside_of(config)
+    return _digest_of(json.dumps([own, sorted(beside.items())]).encode()) if beside else own
 
 
 def _name_in(config: Mapping[str, Any]) -> str:
@@ -143,15 +307,15 @@ def copy_into(run: Path, config: Any) -> None:
         for item in config:
             copy_into(run, item)
     if isinstance(config, Mapping):
-        if "file" in config and digest(path := Path(config["file"])) == config.get("sha256"):
-            remember(path, _name_in(config), config["sha256"])
-            copy(path, config["sha256"], run)
+        if "file" in config and _holds(path := Path(config["file"]), config):
+            remember(path, _name_in(config), _seal(config))
+            copy(path, config, run)
         for item in config.values():
             copy_into(run, item)
 
 
-def _copy_of(path: Path, sha256: str, copies: Path) -> Path:
-    return copies / sha256[:8] / path.name
+def _copy_of(path: Path, config: Mapping[str, Any], run: Path) -> Path:
+    return run / SOURCE / _seal(config)[:8] / path.name
 
 
 def defined_in(cls: type) -> Path | None:

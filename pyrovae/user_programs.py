@@ -42,15 +42,15 @@ def keyword_arguments(builder: Builder) -> list[tuple[str, type, Any]]:
 
 
 def describe(spec: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run records of a user's program, so that it can be found and recognised again."""
+    """What a run records of a user's program, so that it can be found and recognised again.
+
+    Args:
+        spec: The program, whose file was loaded before.
+        arguments: What its function is given behind the data's shape.
+    """
     path, name = user_files.split(spec, "build")
 
-    return {
-        "file": str(path),
-        "function": name,
-        "arguments": dict(arguments),
-        "sha256": user_files.digest(path),
-    }
+    return {**user_files.describe(path), "function": name, "arguments": dict(arguments)}
 
 
 def build(
@@ -74,7 +74,7 @@ def make(config: Mapping[str, Any], x_shape: tuple[int, ...], path: Path) -> Pro
     Raises:
         InputError: If the file holds something else, cannot be run, or makes no program.
     """
-    builder = user_files.load(path, config["function"], sha256=config["sha256"])
+    builder = user_files.load(path, config["function"], **user_files.held_to(config))
     program = builder(x_shape, **config["arguments"])
     as_module(program)
     return program

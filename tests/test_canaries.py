@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import pyrovae
-from pyrovae import cli
+from pyrovae import cli, user_programs
 from pyrovae.data import load_data, raw
 from pyrovae.errors import PyrovaeError
 
@@ -260,3 +260,70 @@ def test_nothing_in_a_cache_of_images_is_run(name, canary, tmp_path):
         file.write_bytes(PAYLOADS[name](canary))
         assert len(load_data(folder).train) == 10
         assert not canary.exists()
+
+
+# ── Modules beside a program ──
+
+# Whatever Python would import in the place of what was: a package and an extension come first.
+BESIDE = [
+    "helper.py",
+    "helper/__init__.py",
+    "helper.abi3.so",
+    "inner/deep.py",
+    "inner/deep.abi3.so",
+]
+
+
+@pytest.fixture(scope="module")
+def with_neighbours(tmp_path_factory):
+    """A run of a program that imports a module and a package beside it, and their folder."""
+    folder = tmp_path_factory.mktemp("program")
+    cli.main(["new", str(folder / "mine.py")])
+    text = (folder / "mine.py").read_text()
+    text = text.replace("import math\n", "import helper, inner.deep, math\n", 1)
+    (folder / "mine.py").write_text(text)
+    (folder / "inner").mkdir()
+    for name in ("helper.py", "inner/__init__.py", "inner/deep.py"):
+        (folder / name).write_text("ONE = 1\n")
+    program = user_programs.load_builder(str(folder / "mine.py"))((6,), latent_dim=2, hidden=4)
+    told = {"latent_dim": 2, "hidden": 4}
+    record = user_programs.describe(str(folder / "mine.py"), told)
+    words = f"pyrovae train {folder / 'mine.py'}"
+    config = {"program": record, "command": words, "folder": str(folder), "files": []}
+    x = (torch.rand(60, 6) < 0.5).float()
+    path = folder / "run"
+    pyrovae.fit(program, x, epochs=1, run_dir=path, progress=False, config=config)
+    return folder
+
+
+@pytest.mark.parametrize("slot", BESIDE)
+@pytest.mark.parametrize("whose", ["the user's", "the run's"])
+def test_nothing_beside_a_program_is_run_that_is_not_as_it_was(
+    slot, whose, canary, with_neighbours, tmp_path, monkeypatch
+):
+    run, few = with_neighbours / "run", ("--trust-source", "--count", "1")
+    if whose == "the run's":
+        # As on another machine: the copies are what is run.
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        run = shutil.copytree(run, tmp_path / "run")
+        (place,) = run.glob("source/*")
+    else:
+        place = with_neighbours
+    before = {path: path.read_bytes() for path in place.rglob("*.py")}
+    assert pyrovae.load(run, trust_source=whose == "the run's")
+    file = place / slot
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(PAYLOADS["source"](canary))
+    try:
+        with pytest.raises(PyrovaeError, match=r"is not as it was|has changed"):
+            pyrovae.load(run, trust_source=whose == "the run's")
+        ask("sample", run, *few)
+        ask("resume", run, "--epochs", "3")
+    finally:
+        file.unlink()
+        for path, content in before.items():
+            path.write_bytes(content)
+        if slot == "helper/__init__.py":
+            shutil.rmtree(file.parent)
+    assert not canary.exists()
+    assert pyrovae.load(run, trust_source=whose == "the run's")

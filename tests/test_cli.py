@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from sklearn.datasets import load_digits
 
-from pyrovae import building, catalogue, cli, data
+from pyrovae import building, catalogue, cli, data, runs
 from pyrovae.cli import options
 from pyrovae.cli import training as train_module
 
@@ -480,3 +481,26 @@ def test_a_program_without_a_bound_is_trained_and_shown_but_not_measured(capsys)
     for line in (line.split()[1:] for line in said.splitlines() if line.startswith("  pyrovae")):
         assert run(*line) == 0
     assert run("evaluate", "r") == 2
+
+
+def test_a_run_is_held_while_it_is_measured_and_reported(monkeypatch):
+    """Two processes would write the same files."""
+    seen = []
+
+    def held(name):
+        inner = getattr(runs.Run, name)
+
+        def call(self, *args, **options):
+            with pytest.raises(Timeout):
+                FileLock(self.path / ".lock", timeout=0).acquire()
+            seen.append(name)
+            return inner(self, *args, **options)
+
+        monkeypatch.setattr(runs.Run, name, call)
+
+    held("evaluate")
+    held("report")
+    assert run("train", *QUICK, "--run-dir", "here", "--quiet") == 0
+    assert seen == ["evaluate", "report"]
+    with FileLock("here/.lock", timeout=0):
+        pass

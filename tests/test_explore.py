@@ -932,3 +932,104 @@ def test_the_command_serves_until_a_signal_and_ends_quietly(tmp_path, number, co
         connection.close()
     assert process.returncode == code
     assert errors == ("" if code == 0 else "pyrovae: Terminated.\n")
+
+
+# ── Tables ──
+
+COLUMNS = {"height": "numeric", "age": "whole", "smokes": ["no", "yes"], "job": ["a", "b", "c"]}
+
+
+def table_run():
+    """A run on rows of a table of which some entries are missing."""
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randn(60, generator=rng)
+    raw = torch.stack([170 + 8 * z, (40 + 9 * z).round(), (z > 0).float(), (z > 0.5) * 2.0], 1)
+    raw[3, 0] = raw[4, 3] = math.nan
+    codes = [0, 0, 2, 3]
+    torch.manual_seed(0)
+    decoder, encoder = pyrovae.TabularDecoder, pyrovae.networks.TabularInput
+    net = pyrovae.MLP(encoder.net_shape((4,), columns=codes), (4,), hidden=(8,))
+    vae = pyrovae.VAE(
+        pyrovae.StandardNormal(2),
+        decoder(pyrovae.MLP((2,), decoder.net_shape((4,), columns=codes)), columns=codes),
+        pyrovae.GaussianEncoder(encoder(net, columns=codes)),
+    )
+    run = run_of(vae, raw, preprocessing=Standardize.of(raw, columns=codes), missing=True)
+    run.config["data"] |= {"name": "people.csv", "columns": COLUMNS}
+    return run
+
+
+def test_a_row_of_a_table_is_shown_by_names_in_its_own_units_and_words():
+    session = Session(table_run())
+    told = session.describe()
+    assert told["shape"] is None
+    assert told["missing"] is True
+    assert [column["name"] for column in told["columns"]] == list(COLUMNS)
+    assert [list(c["categories"]) for c in told["columns"]] == [[], [], ["no", "yes"], [*"abc"]]
+    raw = session.run.measured.raw(range(60)).x
+    for place, column in enumerate(told["columns"]):
+        seen = raw[:, place][~raw[:, place].isnan()]
+        assert column["low"] == pytest.approx(seen.min().item(), rel=1e-5)
+        assert column["high"] == pytest.approx(seen.max().item(), rel=1e-5)
+
+    height, age, smokes, _ = raw[5].tolist()
+    given = session.encode_example(5)["shown"]
+    assert given["texts"][:3] == [f"{height:.4g}", str(int(age)), ["no", "yes"][int(smokes)]]
+    assert given["values"][1] == age
+    assert "heights" not in given
+    assert session.encode_example(3)["shown"]["texts"][0] == ""
+    assert session.encode_example(4)["shown"]["values"][3] is None
+
+    found = session.decode({"z": [0.5, -0.5]})["picture"]
+    numbers = [float(text) for text in found["texts"][:2]]
+    assert numbers[0] == pytest.approx(found["values"][0], abs=0.06)
+    assert numbers[1] == round(found["values"][1])
+    category, share = found["texts"][2].split(", ")
+    probability = found["values"][2]
+    assert category == ("yes" if probability > 0.5 else "no")
+    assert share == f"{max(probability, 1 - probability):.0%}"
+    assert found["texts"][3] in "abc"
+
+
+def test_a_row_is_given_in_codes_and_what_is_left_out_is_missing():
+    session = Session(table_run())
+    found = session.encode_numbers([171.5, 44, 1, None])
+    assert found["shown"]["texts"] == ["171.5", "44", "yes", ""]
+    assert found["shown"]["values"] == [171.5, 44, 1, None]
+    with pytest.raises(InputError, match="support"):
+        session.encode_numbers([171.5, 44, 1, 3])
+
+
+def test_what_is_no_table_has_no_columns(session):
+    assert session.describe()["columns"] is None
+    assert session.describe()["missing"] is False
+    assert "texts" not in session.encode_example(0)["shown"]
+
+
+# ── Likelihoods without a mean ──
+
+
+@pytest.mark.parametrize("kind", ["text", "pixels"])
+def test_what_has_no_mean_is_shown_by_a_draw(kind):
+    torch.manual_seed(0)
+    if kind == "text":
+        x, net = torch.randint(0, 5, (40, 6)), pyrovae.MLP((2,), (8,), hidden=(8,))
+        decoder = pyrovae.RecurrentTextDecoder(net, (6,), symbols=5, hidden=8)
+        seen = pyrovae.networks.TokenEncoderNet((6,), (4,), symbols=5)
+    else:
+        x, net = torch.randint(0, 2, (40, 1, 5, 4)), pyrovae.MLP((2,), (4, 5, 4), hidden=(8,))
+        decoder = pyrovae.PixelCNNDecoder(net, (1, 5, 4), features=4)
+        seen = pyrovae.MLP((1, 5, 4), (4,), hidden=(8,))
+    encoder = pyrovae.GaussianEncoder(seen)
+    vae = pyrovae.VAE(pyrovae.StandardNormal(2), decoder, encoder)
+    session = Session(run_of(vae, x.float() if kind == "pixels" else x))
+    found = session.encode_example(3)
+    assert found["by"] == session.decode(found["latents"])["by"] == "draw"
+    assert session.draw(2, 0)["by"] == "draw"
+    assert len(session.interpolate(found["latents"], {"z": [1.0, 1.0]}, 3)["pictures"]) == 3
+    assert session.measure(found["input"])["log_evidence"] < 0
+    if kind == "text":
+        assert found["shown"]["values"] == x[3].tolist()
+        assert set(found["picture"]["values"]) <= set(range(5))
+    else:
+        assert set(np.unique(pixels(found["picture"]))) <= {0, 255}

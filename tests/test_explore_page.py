@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from programs_for_tests import binary, small_vae
-from test_explore import Hierarchy, grey, png, run_of
+from test_explore import Hierarchy, grey, png, run_of, table_run
 
 import pyrovae
 from pyrovae.explore import Server, Session, server
@@ -73,6 +73,12 @@ def vectors():
 @pytest.fixture(scope="module")
 def hierarchy():
     with serving(Session(run_of(Hierarchy(), torch.randn(40, 5)))) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def table():
+    with serving(Session(table_run())) as served:
         yield served
 
 
@@ -477,6 +483,66 @@ def test_numbers_that_are_none_are_said(browser, vectors):
             until(page, "w => find('error').innerText.includes(w)", arg=words)
 
 
+def cells(page, place):
+    """A column of what is decoded: of its rows the texts there."""
+    return page.locator(f"#decoded tbody tr > :nth-child({place})").all_inner_texts()
+
+
+def test_a_row_of_a_table_is_a_table_of_names_and_words(browser, table):
+    with opened(browser, table) as page:
+        expected = table.session.encode_example(0)
+        assert cells(page, 1) == ["height", "age", "smokes", "job"]
+        assert cells(page, 3) == expected["picture"]["texts"]
+        assert cells(page, 4) == expected["shown"]["texts"]
+        # A number, and which of two, have a place on a line; which of three has none.
+        assert page.locator("#decoded tbody circle.key").count() == 3
+        assert page.locator("#decoded tbody circle.dot").count() == 3
+        before = page.locator("#decoded circle.key").first.get_attribute("cx")
+        slider = page.locator("#sliders input").first
+        slider.fill("2.5")
+        settled(page)
+        found = table.session.decode(latents(page))["picture"]
+        assert cells(page, 3) == found["texts"]
+        assert cells(page, 4) == expected["shown"]["texts"]
+        assert page.locator("#decoded circle.key").first.get_attribute("cx") != before
+        page.locator("#examples button").nth(3).click()
+        settled(page)
+        assert cells(page, 4)[0] == "–"
+        tile = page.locator("#examples button").nth(5).inner_text().split("\n")
+        (shown,) = table.session.thumbnails(5, 1)["pictures"]
+        assert tile == shown["texts"]
+        page.get_by_text("Prior", exact=True).click()
+        page.locator("#draws button").first.click()
+        assert page.locator("#decoded thead th").all_inner_texts() == ["column", "", "decoded"]
+
+
+def test_a_row_of_ones_own_is_typed_and_chosen(browser, table):
+    with opened(browser, table, refused=True) as page:
+        page.get_by_text("Row", exact=True).click()
+        assert page.locator("#values").is_hidden()
+        names = [text.split("\n")[0] for text in page.locator("#fields label").all_inner_texts()]
+        assert names == ["height", "age", "smokes", "job"]
+        first = table.session.encode_example(0)["shown"]["values"]
+        held = page.evaluate("fields.map((field) => field.value)")
+        assert [float(text) for text in held] == pytest.approx(first, rel=1e-5)
+        assert page.locator("#fields select").nth(1).locator("option").all_inner_texts() == [
+            *("–", "a", "b", "c")
+        ]
+        page.locator("#fields input").nth(0).fill("171.5")
+        page.locator("#fields input").nth(1).fill("")
+        page.locator("#fields select").nth(0).select_option("yes")
+        page.locator("#fields select").nth(1).select_option("b")
+        page.locator("#take").click()
+        until(page, "given.values[0] === 171.5")
+        settled(page)
+        expected = table.session.encode_numbers([171.5, None, 1, 1])
+        assert latents(page) == expected["latents"]
+        assert cells(page, 4) == ["171.5", "–", "yes", "b"]
+        page.locator("#fields input").nth(0).fill("tall")
+        page.locator("#take").click()
+        until(page, "find('error').innerText.includes('Entry of height is no number')")
+
+
 def test_a_site_of_a_hierarchy_is_chosen_and_those_below_follow(browser, hierarchy):
     with opened(browser, hierarchy) as page:
         assert page.locator("#site").input_value() == "top"
@@ -506,7 +572,7 @@ def test_a_site_of_a_hierarchy_is_chosen_and_those_below_follow(browser, hierarc
         assert page.evaluate(heights) != held
 
 
-@pytest.mark.parametrize("served", ["digits", "colours", "vectors", "hierarchy"])
+@pytest.mark.parametrize("served", ["digits", "colours", "vectors", "hierarchy", "table"])
 def test_nothing_overflows_a_phone(browser, served, request):
     with opened(browser, request.getfixturevalue(served), width=390) as page:
         page.get_by_text("Keep as A").click()
@@ -526,7 +592,7 @@ def test_nothing_overflows_a_phone(browser, served, request):
         assert box["y"] + box["height"] < 400
 
 
-@pytest.mark.parametrize("served", ["digits", "vectors"])
+@pytest.mark.parametrize("served", ["digits", "vectors", "table"])
 def test_everything_is_reached_by_the_keyboard(browser, served, request):
     with opened(browser, request.getfixturevalue(served)) as page:
         page.locator("body").press("Tab")

@@ -34,10 +34,11 @@ LAYERS = [
     {"models", "terms", "bounds"},
     {"draws"},
     {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs", "onnx"},
-    {"plots", "preparation", "pretrained", "model_card", "monitoring", "stages"},
+    {"plots", "preparation", "pretrained", "model_card", "stages"},
     {"page"},
     {"report"},
     {"runs", "resuming"},
+    {"monitoring"},
     {"explore", "loop", "restoring", "tensorboard"},
     {"training"},
     {"building"},
@@ -48,7 +49,8 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"arrays", "counts", "decoding", "downloads", "precision", "sparse", "tables"},
+        {"arrays", "counts", "decoding", "downloads", "mapped", "precision", "sparse", "tables"},
+        {"rows"},
         {"preprocessing", "raw"},
         {"named"},
         {"sources"},

@@ -5,6 +5,7 @@ late, as they do from a GPU. In every case training stops with an error that say
 weights, buffers and the optimizer are those of the last good step, and so is what was saved.
 """
 
+import json
 import math
 from functools import partial
 
@@ -225,3 +226,99 @@ def test_a_moment_of_the_optimizer_that_is_not_finite_is_not_saved(
         found = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
         assert found.step == bad
         assert all(v.isfinite().all() for v in found.weights.values())
+
+
+# ── Bounds ──
+
+
+class Spoilt(Dataset):
+    """A stream of which an item holds another number once a file is there."""
+
+    def __init__(self, x, value, file):
+        self.x, self.value, self.file = x, value, file
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        x = self.x[index].clone()
+        if index == 3 and self.file.exists():
+            x[1] = self.value
+        return x
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_stream_that_turns_bad_where_it_is_only_measured_ends_the_training(
+    value, patience, tmp_path
+):
+    """Neither a record nor a best epoch is made of it; mended, the training goes on."""
+    file, program = tmp_path / "bad", Regression("nowhere")
+    valid = pyrovae.Examples(Spoilt(rows()[:30], value, file), num_workers=0)
+
+    def train(**more):
+        return pyrovae.fit(
+            program,
+            rows(),
+            valid=valid,
+            epochs=3,
+            batch_size=BATCH,
+            patience=patience,
+            run_dir=tmp_path / "run",
+            progress=False,
+            **more,
+        )
+
+    words = "After epoch 2 the bound of the validation data .*hold values that are not finite"
+    with pytest.raises(NonFiniteError, match=words):
+        train(on_epoch=lambda run: file.write_text(""))
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert [json.loads(line)["epoch"] for line in text.splitlines()] == [1]
+    found = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    assert (found.step, found.state["epoch"]) == (2 * STEPS, 1)
+    with pytest.raises(NonFiniteError, match=words):
+        train(resume=True)
+    file.unlink()
+    run = train(resume=True)
+    assert [record["epoch"] for record in run.metrics] == [1, 2, 3]
+    assert all(math.isfinite(record["valid_elbo"]) for record in run.metrics)
+
+
+def bounds_of(monkeypatch, *elbos):
+    """Has the bounds of epochs be these."""
+    found = iter(elbos)
+    monkeypatch.setattr(loop, "mean_terms", lambda *_: (next(found), -1.0, 0.5))
+
+
+def test_an_infinite_bound_is_a_number_that_is_never_the_best(tmp_path, monkeypatch):
+    bounds_of(monkeypatch, *[-9.0, -math.inf, -9.0, -3.0, -9.0, -math.inf])
+    data = {"train": rows(), "valid": rows()[:30], "epochs": 3, "batch_size": BATCH}
+    run = pyrovae.fit(
+        Regression("nowhere"), **data, patience=5, run_dir=tmp_path / "run", progress=False
+    )
+    assert run.config["best_epoch"] == 2
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    read = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [record["valid_elbo"] for record in read] == [None, -3.0, None]
+    assert [record["valid_elbo"] for record in run.metrics] == [-math.inf, -3.0, -math.inf]
+
+
+def test_a_bound_that_a_stream_made_infinite_ends_the_training(tmp_path, monkeypatch):
+    bounds_of(monkeypatch, -9.0, -math.inf)
+    valid = pyrovae.Examples(Spoilt(rows()[:30], math.inf, tmp_path / "bad"), num_workers=0)
+    told = {"valid": valid, "epochs": 1, "progress": False}
+    watched = loop.Loop._bounds
+
+    def spoil(self, monitors):
+        (tmp_path / "bad").write_text("")
+        return watched(self, monitors)
+
+    monkeypatch.setattr(loop.Loop, "_bounds", spoil)
+    with pytest.raises(NonFiniteError, match="validation data is -inf, which hold values"):
+        pyrovae.fit(Regression("nowhere"), rows(), **told)
+
+
+def test_a_bound_that_is_nan_ends_the_training_whatever_the_data(monkeypatch):
+    bounds_of(monkeypatch, -9.0, math.nan)
+    with pytest.raises(NonFiniteError, match="epoch 1 the bound of the validation data is nan"):
+        pyrovae.fit(Regression("nowhere"), rows(), valid=rows()[:30], epochs=1, progress=False)

@@ -17,6 +17,7 @@ from pyro.distributions import Normal
 import pyrovae
 from pyrovae import checkpoint, cli, run_folder, user_programs
 from pyrovae.errors import InputError
+from pyrovae.runs import Run
 
 QUICK = ["--epochs", "2", "--build.latent-dim", "3", "--build.hidden", "8"]
 PART = """
@@ -304,3 +305,225 @@ def test_what_cannot_be_remembered_is_trained_all_the_same(trained, tmp_path, mo
     cli.main(["train", "mine.py", *QUICK, "--run-dir", "again", "--quiet"])
     with pytest.raises(InputError, match="trust-source"):
         pyrovae.load("again")
+
+
+# ── Modules beside a file ──
+
+HELPER = "\nWIDTH = 8\n\n\ndef layers(nn, shape):\n    return nn.Linear(shape, WIDTH)\n"
+BESIDE = {
+    "helper.py": HELPER,
+    "inner/__init__.py": "from inner.deep import DEPTH\n",
+    "inner/deep.py": "import scales\n\nDEPTH = scales.ONE\n",
+    "scales.py": "ONE = 1\n",
+    "plain/part.py": "TWO = 2\n",
+}
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Trainings whose numbers are not looked at."""
+    monkeypatch.setattr(cli.training, "FINAL_SAMPLES", 2)
+    monkeypatch.setattr(cli.training, "FINAL_EXAMPLES", 5)
+    monkeypatch.setattr(Run, "report", lambda run: run.path / "report.html")
+
+
+@pytest.fixture
+def with_neighbours(unmeasured):
+    """A program that imports a module, a package that imports another, and a plain folder's."""
+    cli.main(["new", "mine.py"])
+    imports = "import helper, inner\nfrom plain.part import TWO\nimport math\n"
+    Path("mine.py").write_text(Path("mine.py").read_text().replace("import math\n", imports, 1))
+    for name, text in BESIDE.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    Path("unused.py").write_text(CANARY)
+    cli.main(["train", "mine.py", *QUICK, "--run-dir", "run"])
+    return pyrovae.load("run")
+
+
+def test_what_a_file_imports_from_beside_it_is_recorded_and_copied(with_neighbours):
+    (entry,) = with_neighbours.config["files"]
+    expected = {n: hashlib.sha256(text.encode()).hexdigest() for n, text in BESIDE.items()}
+    assert entry["beside"] == with_neighbours.config["program"]["beside"] == expected
+    assert list(entry["beside"]) == sorted(BESIDE)
+    (copy,) = Path("run/source").rglob("mine.py")
+    copied = {p.relative_to(copy.parent).as_posix() for p in copy.parent.rglob("*.py")}
+    assert copied == {"mine.py", *BESIDE}
+    assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [*((name, "changed") for name in BESIDE), ("helper.py", "removed"), ("inner/deep.py", "gone")],
+)
+def test_a_neighbour_that_is_not_as_it_was_is_not_run(name, how, with_neighbours, capsys):
+    before = weights(with_neighbours.program)
+    changed = Path(name)
+    changed.write_text(BESIDE[name] + CANARY) if how == "changed" else changed.unlink()
+    for words in (["evaluate", "run"], ["resume", "run", "--epochs", "5"]):
+        said = fails(capsys, *words)
+        assert "is not run" in said
+    assert name in fails(capsys, "sample", "run")
+    assert not list(Path.cwd().rglob("canary"))
+    loaded = pyrovae.load("run", trust_source=True)
+    assert same(weights(loaded.program), before)
+    assert not list(Path.cwd().rglob("canary"))
+    if how == "changed":
+        pyrovae.load("run", program="mine.py")
+        assert Path("canary").exists()
+
+
+@pytest.mark.parametrize("name", ["helper.py", "inner/deep.py"])
+def test_a_changed_copy_of_a_neighbour_is_not_run_however_trusted(name, with_neighbours):
+    Path("mine.py").unlink()
+    (copy,) = (path for path in Path("run/source").glob(f"*/{name}"))
+    copy.write_text(BESIDE[name] + CANARY)
+    with pytest.raises(InputError, match="copy"):
+        pyrovae.load("run", trust_source=True)
+    assert not list(Path.cwd().rglob("canary"))
+
+
+def test_a_module_that_was_not_there_is_not_run_beside_a_file_or_its_copy(
+    with_neighbours, tmp_path, monkeypatch, capsys
+):
+    """Not even where Python itself would find it: in the working folder."""
+    text = Path("mine.py").read_text()
+    Path("mine.py").write_text(text.replace("import math\n", "import colorsys, math\n"))
+    cli.main(["train", "mine.py", *QUICK, "--run-dir", "other"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (copy,) = Path("other/source").rglob("mine.py")
+    for place in (tmp_path, copy.parent):
+        (place / "colorsys.py").write_text(CANARY)
+    with pytest.raises(InputError, match=r"colorsys\.py is not as it was"):
+        pyrovae.load("other")
+    assert "colorsys.py is not as it was" in fails(capsys, "resume", "other", "--epochs", "5")
+    Path("mine.py").write_text(text)
+    with pytest.raises(InputError, match=r"colorsys\.py is not as it was"):
+        pyrovae.load("other", trust_source=True)
+    assert not list(Path.cwd().rglob("canary"))
+
+
+def test_bytecode_beside_a_neighbour_is_not_run(with_neighbours):
+    for name in ("helper.py", "inner/deep.py"):
+        evil = Path("evil.py")
+        evil.write_text(BESIDE[name] + CANARY)
+        for file in (Path(name), *Path("run/source").glob(f"*/{name}")):
+            cache = Path(importlib.util.cache_from_source(str(file)))
+            cache.parent.mkdir(exist_ok=True)
+            mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+            py_compile.compile(str(evil), str(cache), invalidation_mode=mode)
+    pyrovae.load("run")
+    Path("mine.py").unlink()
+    pyrovae.load("run", trust_source=True)
+    assert not list(Path.cwd().rglob("canary"))
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    for folder, width in (("one", 3), ("two", 5)):
+        place = tmp_path / folder
+        place.mkdir()
+        cli.main(["new", str(place / "mine.py")])
+        text = (place / "mine.py").read_text().replace("import math\n", "import size, math\n", 1)
+        (place / "mine.py").write_text(text.replace("hidden=400", "hidden=size.WIDTH"))
+        (place / "size.py").write_text(f"WIDTH = {width}\n")
+    widths = [
+        user_programs.load_builder(f"{folder}/mine.py")((4,)).encoder[1].out_features
+        for folder in ("one", "two", "one")
+    ]
+    assert widths == [3, 5, 3]
+    (tmp_path / "one" / "size.py").write_text("WIDTH = 11\n")
+    assert user_programs.load_builder("one/mine.py")((4,)).encoder[1].out_features == 11
+
+
+def test_a_run_that_names_files_elsewhere_as_neighbours_is_refused(with_neighbours, tmp_path):
+    secret = tmp_path.parent / "secret.py"
+    secret.write_text("")
+    config = json.loads(Path("run/config.json").read_text())
+    for name in ("../secret.py", str(secret), "inner/../../secret.py"):
+        beside = {name: hashlib.sha256(b"").hexdigest()}
+        config["program"]["beside"] = beside
+        Path("run/config.json").write_text(json.dumps(config))
+        seal(config)
+        for trusted in (True, False):
+            with pytest.raises(InputError, match="are elsewhere"):
+                pyrovae.load("run", trust_source=trusted)
+
+
+@pytest.mark.parametrize("beside", [["helper.py"], "helper.py", 3, {"helper.py": None}])
+def test_a_run_whose_neighbours_make_no_sense_is_refused(beside, with_neighbours, capsys):
+    config = json.loads(Path("run/config.json").read_text())
+    config["program"]["beside"] = config["files"][0]["beside"] = beside
+    Path("run/config.json").write_text(json.dumps(config))
+    seal(config)
+    with pytest.raises(InputError):
+        pyrovae.load("run")
+    assert fails(capsys, "resume", "run", "--epochs", "5")
+
+
+def test_neighbours_of_a_part_are_held_to_the_same(unmeasured, capsys):
+    Path("wide.py").write_text("from scale import SCALE\n" + PART.replace("2.0", "SCALE"))
+    Path("scale.py").write_text("SCALE = 2.0\n")
+    words = ["train", "--prior", "wide.py:Wide", "--latent-dim", "2", "--hidden", "4"]
+    cli.main([*words, "--epochs", "1", "--run-dir", "run"])
+    run = pyrovae.load("run")
+    assert list(run.config["program"]["prior"]["beside"]) == ["scale.py"]
+    Path("scale.py").write_text("SCALE = 2.0\n" + CANARY)
+    with pytest.raises(InputError, match=r"scale\.py is gone, has changed"):
+        pyrovae.load("run")
+    assert pyrovae.load("run", trust_source=True).program.prior.scale == run.program.prior.scale
+    assert "is not run" in fails(capsys, "resume", "run", "--epochs", "2")
+    assert not Path("canary").exists()
+
+
+def test_a_program_with_neighbours_is_resumed_and_passed_on(with_neighbours, tmp_path):
+    cli.main(["resume", "run", "--epochs", "3"])
+    run = pyrovae.load("run")
+    assert len(run.metrics) == 3
+    folder = run.save_pretrained("passed on")
+    for name in ("mine.py", *BESIDE):
+        Path(name).unlink()
+    with pytest.raises(InputError, match="unasked"):
+        pyrovae.from_pretrained(folder)
+    passed = pyrovae.from_pretrained(folder, trust_source=True)
+    assert same(weights(passed.program), weights(run.program))
+
+
+def test_libraries_in_a_folder_below_are_none_of_a_files_own(unmeasured, tmp_path, monkeypatch):
+    """As those of an environment in the project's folder; a folder of their name hides none."""
+    library = tmp_path / ".venv" / "library"
+    library.mkdir(parents=True)
+    (tmp_path / "library").mkdir()
+    (library / "__init__.py").write_text("")
+    (library / "part.py").write_text("ONE = 1\n")
+    monkeypatch.syspath_prepend(str(library.parent))
+    cli.main(["new", "mine.py"])
+    text = Path("mine.py").read_text()
+    Path("mine.py").write_text(text.replace("import math\n", "import library.part, math\n", 1))
+    cli.main(["train", "mine.py", *QUICK, "--run-dir", "run"])
+    assert "beside" not in pyrovae.load("run").config["program"]
+
+
+def test_a_failing_neighbour_is_named_and_nothing_is_left_in_the_way():
+    Path("mine.py").write_text("import broken\n")
+    Path("broken.py").write_text("1 / 0\n")
+    before = list(sys.meta_path)
+    with pytest.raises(InputError, match=r"mine\.py cannot be run \(ZeroDivisionError"):
+        user_programs.load_builder("mine.py")
+    assert sys.meta_path == before
+    Path("broken.py").write_text("ONE = 1\n")
+    with pytest.raises(InputError, match="defines no 'build'"):
+        user_programs.load_builder("mine.py")
+
+
+def test_a_neighbour_that_was_never_trained_with_is_not_run_whatever_a_run_says(with_neighbours):
+    """A stranger may know what the user's own file beside a known program holds."""
+    Path("helper.py").write_text(HELPER + CANARY)
+    config = json.loads(Path("run/config.json").read_text())
+    now = hashlib.sha256(Path("helper.py").read_bytes()).hexdigest()
+    config["program"]["beside"]["helper.py"] = now
+    Path("run/config.json").write_text(json.dumps(config))
+    seal(config)
+    with pytest.raises(InputError, match="not trained by you"):
+        pyrovae.load("run")
+    assert not Path("canary").exists()

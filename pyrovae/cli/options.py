@@ -59,10 +59,13 @@ class Training:
     data_dir: DataDir = None
     """where named data sets lie"""
     columns: Annotated[Path | None, _auto("FILE.json", "inferred")] = None
-    """what columns of a table hold: {"age": "numeric", "sex": "binary", "job": "categorical",
-    "code": "ignore"}, or a list of the categories"""
+    """what columns of a table hold: {"size": "numeric", "age": "whole", "sex": "binary", "job":
+    "categorical", "code": "ignore"}, or a list of the categories"""
     sequences: bool = False
     """take an array (N, T, X) as sequences, T steps of X numbers, rather than as grey images"""
+    missing: bool = False
+    """take NaN in arrays for a missing entry, which is left out of the likelihood; an empty entry
+    of a table is one in any case"""
     size: Annotated[str | None, _auto("INT|HxW", "the images' own, if it is one")] = None
     """the size of all images of a folder, such as 64, or height x width as 48x64: the shorter
     side is scaled, and the centre cut out"""

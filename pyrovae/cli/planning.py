@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae.cli.parts import chosen, own_files
 from pyrovae.run_folder import find
-from pyrovae.user_files import digest
+from pyrovae.user_files import describe
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ def _origin(options: Any, spec: str | None, words: list[str]) -> dict[str, Any]:
         "init_from": init,
         "command": shlex.join(["pyrovae", *words]),
         "folder": str(Path.cwd()),
-        "files": [{"file": str(p), "name": name, "sha256": digest(p)} for p, name in files],
+        "files": [{**describe(path), "name": name} for path, name in files],
     }
 
 
@@ -174,6 +174,7 @@ def _loading(options: Any, decoder: "Choice | None") -> dict[str, Any]:
         "data_dir": options.data_dir,
         "binarize": binarize,
         "preprocessing": preprocessing,
+        "missing": options.missing,
         "columns": options.columns,
         # A program of the user's own has no network of ours.
         "sequences": options.sequences or getattr(options, "network", None) in OF_SEQUENCES,
@@ -190,6 +191,7 @@ def _build(
     """The program, a line about it, and what the run's configuration says of it."""
     if spec is None:
         from pyrovae.building import Choice, build_vae, default_decoder
+        from pyrovae.decoders import NanMaskedDecoder
 
         prior, encoder, decoder = (chosen(k, options, words) for k in KINDS)
         assert prior is not None
@@ -205,9 +207,10 @@ def _build(
             latent_dim=options.latent_dim,
             beta=options.beta,
         )
+        masked = ", missing entries left out" * isinstance(vae.decoder, NanMaskedDecoder)
         about = (
             f"{options.latent_dim} latents, {prior.name} prior, {encoder.name} encoder, "
-            f"{decoder.name} decoder, {options.network}"
+            f"{decoder.name} decoder{masked}, {options.network}"
         )
         return vae, f"{about}, {_count(vae)} parameters", {}
 

@@ -13,12 +13,14 @@ from pyrovae.cli.parsing import parse, split_program
 from pyrovae.cli.parts import own_files
 from pyrovae.cli.training import train
 from pyrovae.errors import InputError
-from pyrovae.known_files import is_known
 from pyrovae.run_folder import find, read_config
-from pyrovae.user_files import digest
+from pyrovae.user_files import as_recorded, held_to, is_as_it_was
 
 if TYPE_CHECKING:
     from pyrovae.resuming import Earlier
+
+# What is recorded of the user's files, by their paths.
+Files = dict[Path, dict[str, Any]]
 
 
 def resume(command: Resume, *, restarted: bool = False) -> None:
@@ -42,16 +44,17 @@ def resume(command: Resume, *, restarted: bool = False) -> None:
         program, _ = split_program(words)
         # To understand a command runs its program, so that this is asked first.
         _check_files(own_files(None, program), files, path)
-        options, program = parse(words)
-        _check_files(own_files(options, program), files, path)
-        earlier = _settle(options, command, config, path)
-        if earlier is not None and not restarted:
-            earlier.check_goes_on(options.epochs)
-        options.data_dir = data_dir or config["data"].get("data_dir")
-        train(options, program, words, resume=earlier or True)
+        with as_recorded(files.values()):
+            options, program = parse(words)
+            _check_files(own_files(options, program), files, path)
+            earlier = _settle(options, command, config, path)
+            if earlier is not None and not restarted:
+                earlier.check_goes_on(options.epochs)
+            options.data_dir = data_dir or config["data"].get("data_dir")
+            train(options, program, words, resume=earlier or True)
 
 
-def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, dict[Path, str]]:
+def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, Files]:
     """The words that a run was begun by, the folder they were said in, and the files they name.
 
     Raises:
@@ -64,7 +67,7 @@ def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, dict
         )
     try:
         name, *words = shlex.split(config["command"])
-        files = {Path(entry["file"]): str(entry["sha256"]) for entry in config["files"]}
+        files = {Path(entry["file"]): {**entry, **held_to(entry)} for entry in config["files"]}
         folder = Path(config["folder"])
         training = config["training"]
         known = isinstance(training["epochs"], int)
@@ -79,20 +82,17 @@ def _begun_by(config: dict[str, Any], path: Path) -> tuple[list[str], Path, dict
     return words, folder, files
 
 
-def _check_files(named: Iterable[tuple[Path, str]], recorded: dict[Path, str], run: Path) -> None:
+def _check_files(named: Iterable[tuple[Path, str]], recorded: Files, run: Path) -> None:
     """Lets files be run only if they are the user's own, and as they were.
 
     Raises:
         InputError: If one is gone, has changed, or came with the run.
     """
     for path, name in named:
-        came_along = path.resolve().is_relative_to(run)
-        expected = recorded.get(path, "")
-        is_as_it_was = expected and digest(path) == expected and is_known(path, name, expected)
-        if came_along or not is_as_it_was:
+        if path not in recorded or not is_as_it_was({**recorded[path], "name": name}, run):
             raise InputError(
-                f"The file {path} is gone, has changed since, came with the run or was not "
-                "trained by you on this machine, so it is not run.",
+                f"The file {path}, or one beside it that it imports, is gone, has changed since, "
+                "came with the run or was not trained by you on this machine, so it is not run.",
                 "Restore it, or train another run from the weights: --init-from.",
             )
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrovae import run_folder
 from pyrovae.cli.planning import plan
 from pyrovae.cli.printing import print_numbers, print_plan
 from pyrovae.cli.rehearsal import rehearse
@@ -76,9 +77,11 @@ def _train(
     if not ranks.is_first:
         return
     found = None
-    if run.structure.has_bound:
-        found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)
-    report = run.report()
+    # None is to train it on while it is measured: two would write the same files.
+    with run_folder.held(planned.path):
+        if run.structure.has_bound:
+            found = run.evaluate(num_samples=FINAL_SAMPLES, limit=FINAL_EXAMPLES)
+        report = run.report()
     if options.json:
         measured = {} if found is None else found.summary()
         print(json.dumps({"run": str(planned.path), "report": str(report), **measured}))

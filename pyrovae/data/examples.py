@@ -2,7 +2,6 @@
 
 __all__ = ["Batch", "Examples", "RawBatch", "refuse_non_finite"]
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -16,14 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data.preprocessing import AsIs, Preprocessing, Standardize
-from pyrovae.data.sparse import Rows, SparseRows, is_sparse, stored
+from pyrovae.data.rows import Rows, block_size, blocks
+from pyrovae.data.sparse import SparseRows, is_sparse
 from pyrovae.errors import InputError
 from pyrovae.randomness import draw_key, generator, seeded, uniform
 from pyrovae.ranks import ALONE, Ranks
 
-# How many values are taken at a time where that is free, and how many bytes a static
-# binarisation is kept in.
-BLOCK, SETTLED_LIMIT = 2**22, 2 * 2**30
+# How many bytes a static binarisation is kept in.
+SETTLED_LIMIT = 2 * 2**30
 
 
 class Batch(NamedTuple):
@@ -46,7 +45,8 @@ class Examples:
 
     Tensors stay in their own dtype (an 8-bit image takes a byte per pixel) and are indexed,
     and preprocessed, on the device: no DataLoader, no Python per example. Sparse rows stay as
-    sparse as they are, and become dense batch by batch. A `Dataset` streams through DataLoader
+    sparse as they are, and become dense batch by batch; rows of a file that is mapped stay there,
+    and are read batch by batch. A `Dataset` streams through DataLoader
     workers instead; whatever its items draw is a function of the seed, the epoch and the
     example, for any number of workers.
 
@@ -130,7 +130,7 @@ class Examples:
     @property
     def block(self) -> int:
         """How many examples to take at a time where that is free: at most 1,000."""
-        return max(1, min(1000, BLOCK // math.prod(self.x_shape)))
+        return block_size(self.x_shape)
 
     @property
     def y(self) -> Tensor | None:
@@ -221,9 +221,10 @@ class Examples:
 
     @property
     def _can_settle(self) -> bool:
-        # A byte cannot be missing.
-        small = isinstance(self._x, Rows) and self._x.numel() <= SETTLED_LIMIT
-        return small and not self.missing
+        # A byte cannot be missing, and what is mapped is not to be held.
+        if self.missing or not isinstance(self._x, Tensor | SparseRows):
+            return False
+        return self._x.numel() <= SETTLED_LIMIT
 
     @cached_property
     def _settled(self) -> Tensor:
@@ -280,9 +281,11 @@ def refuse_non_finite(x: Rows, name: str, *, missing: bool) -> None:
     Raises:
         InputError: Naming the first example.
     """
-    values = stored(x)
-    wrong = values.isinf() if missing else ~values.isfinite()
-    rows = wrong.reshape(len(x), -1).any(1) if isinstance(x, Tensor) else x.rows_with(wrong)
+    found = (block.isinf() if missing else ~block.isfinite() for block in blocks(x))
+    if isinstance(x, SparseRows):
+        rows = x.rows_with(next(found))
+    else:
+        rows = torch.cat([wrong.reshape(len(wrong), -1).any(1) for wrong in found])
     if rows.any():
         remedy = "Remove these examples, or fill in their values"
         raise InputError(
@@ -291,10 +294,11 @@ def refuse_non_finite(x: Rows, name: str, *, missing: bool) -> None:
             f"({int(rows.sum())} of {len(x)} examples).",
             f"{remedy}."
             if missing
-            else f"{remedy}; where NaN stands for a missing entry, give load_data, or Examples, "
-            "missing=True.",
+            else f"{remedy}; where NaN stands for a missing entry, say --missing, or give "
+            "load_data, or Examples, missing=True.",
         )
-    if missing and values.numel() == x.numel() and values.isnan().all():
+    is_dense = not isinstance(x, SparseRows) or x.values.numel() == x.numel()
+    if missing and is_dense and all(bool(block.isnan().all()) for block in blocks(x)):
         raise InputError(f"{name} hold no value at all.", "Give data of which some are observed.")
 
 

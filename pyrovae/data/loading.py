@@ -4,7 +4,7 @@ __all__ = ["Data", "Given", "as_examples", "load_data", "load_examples"]
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 from pyrovae.data import folders, sources, tables
 from pyrovae.data.decoding import Decoding
 from pyrovae.data.examples import Batch, Examples, refuse_non_finite
+from pyrovae.data.mapped import MappedRows, is_mapped
 from pyrovae.data.named import NAMED
 from pyrovae.data.precision import refuse_lost_digits
 from pyrovae.data.preprocessing import (
@@ -27,10 +28,12 @@ from pyrovae.data.preprocessing import (
     Dequantize,
     Preprocessing,
     Standardize,
+    extent,
     observed,
 )
 from pyrovae.data.raw import Raw, data_folder
-from pyrovae.data.sparse import Rows, SparseRows, is_sparse
+from pyrovae.data.rows import Rows, blocks
+from pyrovae.data.sparse import SparseRows, is_sparse
 from pyrovae.data.tables import Column
 from pyrovae.errors import InputError
 from pyrovae.randomness import generator
@@ -70,11 +73,11 @@ class Data:
     test: Examples
     values: str
     split_rule: str
-    fingerprint: str | None
-    source: str | None
-    data_dir: str | None
-    images: Mapping[str, Any] | None
-    cache: str | None
+    fingerprint: str | None = None
+    source: str | None = None
+    data_dir: str | None = None
+    images: Mapping[str, Any] | None = None
+    cache: str | None = None
     columns: tuple[Column, ...] | None = None
     notes: tuple[str, ...] = ()
 
@@ -133,12 +136,13 @@ def load_data(
     memory, so that they may be more than fit there. Its subfolders named train, valid and test
     are splits, any others labels; without splits, copies of one image fall into the same one.
 
-    Of a table the first line names the columns. One of two different texts is binary, of numbers
-    numeric, of other texts categorical, and becomes codes 0, 1, ...; an entry that is empty, ?,
-    or one of the marks of pandas (NA, NaN, null, None, N/A, ...) is missing. `Data.columns` says
-    what each one is.
+    Of a table the first line names the columns. One of two different texts is binary, of whole
+    numbers whole, of other numbers numeric, of other texts categorical, and becomes codes 0, 1,
+    ...; an entry that is empty, ?, or one of the marks of pandas (NA, NaN, null, None, N/A, ...)
+    is missing. `Data.columns` says what each one is.
 
-    Sparse matrices (N, X) stay sparse, and are made dense a batch at a time.
+    Sparse matrices (N, X) stay sparse, and are made dense a batch at a time. A .npy file, or a
+    memmap of numpy's, of 256 MiB or more stays mapped, and is read a batch at a time.
 
     | data | preprocessing |
     |---|---|
@@ -162,8 +166,8 @@ def load_data(
         missing: Whether a NaN stands for a missing entry, as `NanMaskedDecoder` and
             `TabularDecoder` take it. Otherwise NaN is refused. In a table it always does.
         columns: What columns of a table hold, by name, where it is not to be inferred: numeric,
-            binary, categorical, ignore, or the list of their categories; or the path of a JSON
-            file that says so; or `Data.columns` of another table, which are then read alone.
+            whole, binary, categorical, ignore, or the list of their categories; or the path of a
+            JSON file that says so; or `Data.columns` of another table, which are then read alone.
         sequences: Whether an array (N, T, X) is of sequences, T steps of X numbers, which are
             standardised number by number as vectors are.
         size: For a folder, the size that all images are made to have: 64, or height x width as
@@ -206,7 +210,7 @@ def load_data(
 
     tensors = {
         split: _Split(
-            _tensor_of(x, name, raw, missing=missing, sequences=sequences),
+            _rows_of(x, name, raw, missing=missing, sequences=sequences),
             _as_labels(y, x.shape[0]),
             _names_of(raw, split, x.shape[0]),
         )
@@ -248,7 +252,10 @@ def load_data(
         images=asdict(decoding) if _is_folder(source) else None,
         cache=raw.cache,
         columns=raw.columns,
-        notes=(*raw.notes, *_blank_rows(splits)),
+        notes=(
+            *raw.notes,
+            *_notes_of(splits, missing=missing, is_table=raw.columns is not None),
+        ),
     )
 
 
@@ -256,7 +263,8 @@ def _as_raw(source: "np.ndarray | Tensor | Sparse", y: "np.ndarray | Tensor | No
     """An array, or what is sparse as it is, and labels."""
     array: Any = source
     if not is_sparse(source):
-        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
+        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+        array = array if isinstance(array, np.memmap) else np.asarray(array)
     return Raw({"train": (array, None if y is None else np.asarray(y))})
 
 
@@ -318,7 +326,11 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
     if is_sparse(given):
         rows = SparseRows.of(given, f"The {split} data")
         return Examples(rows if dtype is None else rows.as_type(dtype), split=split)
-    x = torch.as_tensor(given)
+    if is_mapped(given) and given.dtype.kind in "buif":
+        kind = torch.uint8 if given.dtype == np.uint8 else dtype or torch.float32
+        return Examples(MappedRows(given, dtype=kind), split=split)
+    # Of a small memmap a copy: torch warns of arrays that cannot be written to.
+    x = torch.as_tensor(np.array(given) if isinstance(given, np.memmap) else given)
     if x.dtype.is_complex:
         raise InputError(f"The {split} data are complex.", "Give real numbers.")
     if x.is_floating_point() and dtype is not None:
@@ -364,7 +376,7 @@ def load_examples(
         name, raw = "array", _as_raw(source, None)
     split = "test" if "test" in raw.splits else "train"
     x, y = raw.splits[split]
-    rows = _tensor_of(x, name, raw, missing=missing, sequences=sequences)
+    rows = _rows_of(x, name, raw, missing=missing, sequences=sequences)
     preprocessing.check(rows)
     return Examples(
         rows,
@@ -380,12 +392,12 @@ def load_examples(
 # ── Arrays to tensors ────────────────────────────────────────────────────────────────────────
 
 
-def _tensor_of(
+def _rows_of(
     array: "np.ndarray | Sparse", name: str, raw: Raw, *, missing: bool, sequences: bool
 ) -> Rows:
-    """A tensor (N, X), (N, T, X) or (N, C, H, W) of bytes or of float32.
+    """Rows (N, X), (N, T, X) or (N, C, H, W) of bytes or of float32.
 
-    A cached array is as it is mapped, and what is sparse stays so.
+    A cached array is as it is mapped; what is sparse stays so, and what is large in its file.
     """
     if sequences and len(array.shape) != 3:
         raise InputError(
@@ -398,15 +410,17 @@ def _tensor_of(
         refuse_non_finite(rows, f"The values of {name}", missing=missing)
         return rows
     if raw.cache is None:
-        return _as_tensor(array, name, missing=missing, sequences=sequences)
+        return _read_in(array, name, missing=missing, sequences=sequences)
     with warnings.catch_warnings():
         # That the map is read-only, which torch has no word for: nothing here writes to it.
         warnings.simplefilter("ignore")
         return torch.from_numpy(array)
 
 
-def _as_tensor(array: np.ndarray, name: str, *, missing: bool, sequences: bool) -> Tensor:
-    """A tensor (N, X), (N, T, X) or (N, C, H, W) of bytes or of float32."""
+def _read_in(
+    array: np.ndarray, name: str, *, missing: bool, sequences: bool
+) -> Tensor | MappedRows:
+    """Rows (N, X), (N, T, X) or (N, C, H, W) of bytes or of float32."""
     if array.dtype.kind not in "buif":
         raise InputError(
             f"{name} holds values of dtype {array.dtype}.", "Give integers or real numbers."
@@ -421,22 +435,20 @@ def _as_tensor(array: np.ndarray, name: str, *, missing: bool, sequences: bool) 
             f"{name} is empty: its shape is {array.shape}.", "Give at least one example."
         )
 
-    array = _small_integers_as_bytes(np.asarray(array))
-    if array.dtype != np.uint8:
-        with np.errstate(over="ignore"):  # what overflows is refused as infinite
-            array = array.astype(np.float32)
-        refuse_non_finite(torch.from_numpy(array), f"The values of {name}", missing=missing)
+    rows = MappedRows(
+        array if sequences else _channels_first(array, name),
+        dtype=torch.uint8 if _are_bytes(array) else torch.float32,
+    )
+    if rows.is_floating_point():
+        refuse_non_finite(rows, f"The values of {name}", missing=missing)
+    return rows if is_mapped(array) else rows.read()
 
-    return torch.from_numpy((array if sequences else _channels_first(array, name)).copy())
 
-
-def _small_integers_as_bytes(array: np.ndarray) -> np.ndarray:
+def _are_bytes(array: np.ndarray) -> bool:
+    """Whether a byte holds any of some whole numbers."""
     if array.dtype == np.uint8:
-        return array
-    is_integer = array.dtype.kind in "bui"
-    if is_integer and array.min() >= 0 and array.max() <= 255:
-        return array.astype(np.uint8)
-    return array
+        return True
+    return array.dtype.kind in "bui" and array.min() >= 0 and array.max() <= 255
 
 
 def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
@@ -517,13 +529,22 @@ def _three_splits(found: Splits, held_out: int | None) -> tuple[Splits, str]:
     return splits, f"{rule}; {kept[0]}: the source's own" if kept else rule
 
 
-def _blank_rows(splits: Splits) -> tuple[str, ...]:
-    """A note of the examples of which nothing was observed, if there are any."""
-    dense = [x for x, _, _ in splits.values() if isinstance(x, Tensor) and x.is_floating_point()]
-    count = sum(int(x.isnan().flatten(1).all(1).sum()) for x in dense)
-    if not count:
-        return ()
-    return (f"{count:,} of the examples have every entry missing, and count with log p(x) = 0",)
+def _notes_of(splits: Splits, *, missing: bool, is_table: bool) -> Iterator[str]:
+    """What is to be known of the examples: where they are, and how much of them is missing."""
+    rows = [x for x, _, _ in splits.values()]
+    if mapped := sum(x.nbytes for x in rows if isinstance(x, MappedRows)):
+        yield f"{mapped / 1e9:,.1f} GB stay in their file, and are read batch by batch"
+    if not missing:
+        return
+    lacking = blank = 0
+    for block in (block for x in rows for block in blocks(x) if block.is_floating_point()):
+        lacking += int(block.isnan().sum())
+        blank += 0 if block.dim() == 1 else int(block.isnan().flatten(1).all(1).sum())
+    if lacking or not is_table:
+        total = sum(x.numel() for x in rows)
+        yield f"{lacking:,} of {total:,} entries are missing ({lacking / total:.1%})"
+    if blank:
+        yield f"{blank:,} of the examples have every entry missing, and count with log p(x) = 0"
 
 
 def _rows(split: _Split, rows: Tensor) -> _Split:
@@ -532,18 +553,15 @@ def _rows(split: _Split, rows: Tensor) -> _Split:
 
 
 def _kind(x: Rows, maximum: float | None) -> str:
-    if isinstance(x, SparseRows):
-        seen = observed(x)
-        if bool(((seen == 0) | (seen == 1)).all()):
-            return "binary"
-        return "counts" if bool(((seen >= 0) & (seen == seen.round())).all()) else "real"
     # In blocks, of which the first mostly tells: the data may be more than memory holds.
-    blocks = [observed(block) for block in x.split(1000)]
-    if all(bool(((seen == 0) | (seen == 1)).all()) for seen in blocks):
+    if all(bool(((seen == 0) | (seen == 1)).all()) for seen in observed(x)):
         return "binary"
+    if isinstance(x, SparseRows):
+        whole = all(bool(((seen >= 0) & (seen == seen.round())).all()) for seen in observed(x))
+        return "counts" if whole else "real"
     if x.dtype == torch.uint8:
         return "grey" if x.dim() == 4 or maximum else "real"
-    is_unit = x.dim() == 4 and all(bool(((seen >= 0) & (seen <= 1)).all()) for seen in blocks)
+    is_unit = x.dim() == 4 and all(bool(((s >= 0) & (s <= 1)).all()) for s in observed(x))
     return "unit" if is_unit else "real"
 
 
@@ -563,7 +581,7 @@ def _choose(x: Rows, values: str, raw: Raw, binarize: str | None) -> Preprocessi
         maximum = raw.maximum or (255.0 if x.dtype == torch.uint8 else 1.0)
         if values == "binary":
             maximum = 1.0
-        low, high = (float(bound) for bound in observed(x).aminmax())
+        low, high = extent(x)
         if low < 0 or high > maximum:
             raise InputError(
                 f"Real values from {low:.3g} to {high:.3g} have no grey scale to binarise.",
@@ -580,8 +598,8 @@ def _fingerprint(splits: Splits) -> str:
     digest = sha256()
     for split, (x, _, _) in sorted(splits.items()):
         digest.update(f"{split} {tuple(x.shape)} {x.dtype}".encode())
-        for part in (x,) if isinstance(x, Tensor) else x.parts:
-            digest.update(part.numpy().tobytes())
+        for part in x.parts if isinstance(x, SparseRows) else blocks(x):
+            digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -634,16 +652,11 @@ def _from_dataset(
     }
     return Data(
         "dataset",
-        **examples,
+        train=examples["train"],
+        valid=examples["valid"],
+        test=examples["test"],
         values="real",
         split_rule="valid and test: a seeded 10 % of the examples each",
-        fingerprint=None,
-        source=None,
-        data_dir=None,
-        images=None,
-        cache=None,
-        columns=None,
-        notes=(),
     )
 
 

@@ -5,17 +5,27 @@ given. One that needs noise is a pure function of it: uniform on [0, 1), of the 
 A NaN, which stands for a missing entry, is one before and after.
 """
 
-__all__ = ["AsIs", "Binarize", "Dequantize", "Preprocessing", "Standardize", "observed"]
+__all__ = [
+    "AsIs",
+    "Binarize",
+    "Dequantize",
+    "Preprocessing",
+    "Standardize",
+    "extent",
+    "observed",
+]
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyrovae.data.sparse import Rows, stored
+from pyrovae.data.mapped import MappedRows
+from pyrovae.data.rows import Rows, blocks
+from pyrovae.data.sparse import SparseRows
 from pyrovae.errors import InputError
 
 BINARIZE_MODES = ("threshold", "static", "dynamic")
@@ -68,21 +78,32 @@ class Preprocessing(ABC):
         """Back to the data's own units."""
 
 
-def observed(raw: Rows) -> Tensor:
-    """The entries that are not missing; integers, of which none can be, as they are.
+def observed(raw: Rows) -> Iterator[Tensor]:
+    """The entries that are not missing, in blocks; integers, of which none can be, as they are.
 
     Of sparse rows they are those that are kept, and a zero for all others.
     """
-    raw = raw if isinstance(raw, Tensor) else torch.nn.functional.pad(raw.values, (0, 1))
-    return raw[~raw.isnan()] if raw.is_floating_point() else raw
+    if isinstance(raw, SparseRows):
+        yield torch.zeros(1)
+    for block in blocks(raw):
+        yield block[~block.isnan()] if block.is_floating_point() else block
+
+
+def extent(raw: Rows) -> tuple[float, float]:
+    """The least and the greatest of the entries that are not missing, if there are any."""
+    low, high = math.inf, -math.inf
+    for seen in observed(raw):
+        if seen.numel():
+            least, greatest = seen.aminmax()
+            low, high = min(low, least.item()), max(high, greatest.item())
+    return low, high
 
 
 def _check_range(raw: Rows, maximum: float, summary: str) -> None:
-    raw = stored(raw)
     if raw.dtype == torch.uint8 and maximum >= 255:
         return  # whatever they are; and they may be more than memory holds
-    if bool(((raw < 0) | (raw > maximum)).any()):
-        low, high = (float(bound) for bound in observed(raw).aminmax())
+    low, high = extent(raw)
+    if low < 0 or high > maximum:
         raise InputError(
             f"The data have values from {low:.3g} to {high:.3g}, and are to be {summary} on a "
             f"scale from 0 to {maximum:.3g}.",
@@ -241,7 +262,7 @@ class Standardize(Preprocessing):
             columns: For a table, the number of codes of each column, 0 for real numbers, as in
                 `TabularDecoder`: columns of codes stay as they are.
         """
-        mean, scale = _moments(raw) if isinstance(raw, Tensor) else raw.moments()
+        mean, scale = raw.moments() if isinstance(raw, SparseRows) else _moments(raw)
         # A constant feature stays where it is rather than becoming 0 / 0; so does an unseen one.
         scale = torch.where(scale > 0, scale, 1.0)
         mean = mean.nan_to_num(0.0)
@@ -259,8 +280,22 @@ class Standardize(Preprocessing):
         return x * self.scale.to(x.device) + self.mean.to(x.device)
 
 
-def _moments(raw: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(raw: Tensor | MappedRows) -> tuple[Tensor, Tensor]:
     dims = list(range(raw.dim() if raw.dim() > 3 else raw.dim() - 1))
+    if isinstance(raw, MappedRows):
+        return _moments_by_blocks(raw, dims)
     values = raw.double()
     mean = values.nanmean(dims)
     return mean, (values - mean).square().nanmean(dims).sqrt()
+
+
+def _moments_by_blocks(raw: MappedRows, dims: list[int]) -> tuple[Tensor, Tensor]:
+    """The same of what is not read as a whole; a sum in another order has other last bits."""
+    total = count = squares = torch.zeros((), dtype=torch.float64)
+    for block in blocks(raw):
+        total = total + block.double().nansum(dims)
+        count = count + (~block.isnan()).sum(dims)
+    mean = total / count
+    for block in blocks(raw):
+        squares = squares + block.double().sub_(mean).square_().nansum(dims)
+    return mean, (squares / count).sqrt()

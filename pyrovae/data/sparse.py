@@ -1,6 +1,6 @@
 """Rows most of whose entries are zero: kept as those that are not, and dense only in a batch."""
 
-__all__ = ["Rows", "SparseRows", "is_sparse", "stored"]
+__all__ = ["SparseRows", "is_sparse"]
 
 from collections.abc import Iterator
 from typing import Any
@@ -155,15 +155,6 @@ class SparseRows:
         row = _repeated(counts)
         within = torch.arange(len(row), device=self.device) - before[row]
         return self.starts[rows][row] + within, counts
-
-
-# The examples of a split as they are held in memory.
-Rows = Tensor | SparseRows
-
-
-def stored(x: Rows) -> Tensor:
-    """The entries that are held: of a tensor all of them, of sparse rows those that are kept."""
-    return x if isinstance(x, Tensor) else x.values
 
 
 def is_sparse(given: Any) -> bool:

@@ -18,7 +18,8 @@ import numpy as np
 from pyrovae.errors import InputError
 
 SUFFIXES = (".csv", ".tsv")
-KINDS = ("numeric", "binary", "categorical", "ignore")
+KINDS = ("numeric", "whole", "binary", "categorical", "ignore")
+OF_NUMBERS = ("numeric", "whole")
 # What stands for a missing entry: the marks of pandas.read_csv, and two more.
 MISSING = frozenset(
     "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a"
@@ -47,15 +48,18 @@ class Column:
     Attributes:
         name: Its name.
         categories: What its codes 0, 1, ... stand for; none where it holds numbers.
+        whole: Whether its numbers are written as whole ones, as those were that it was made of.
 
     Example:
         >>> job = Column("job", ("clerk", "farmer", "nurse"))
-        >>> job.codes, job.text(1.0), Column("age").text(38.5)
-        (3, 'farmer', '38.5')
+        >>> age = Column("age", whole=True)
+        >>> job.codes, job.text(1.0), Column("size").text(1.5), age.text(38.4)
+        (3, 'farmer', '1.5', '38')
     """
 
     name: str
     categories: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def codes(self) -> int:
@@ -64,8 +68,8 @@ class Column:
 
     @property
     def kind(self) -> str:
-        """Numeric, binary or categorical."""
-        return {0: "numeric", 2: "binary"}.get(self.codes, "categorical")
+        """Numeric, whole, binary or categorical."""
+        return {0: OF_NUMBERS[self.whole], 2: "binary"}.get(self.codes, "categorical")
 
     def numbers(self, texts: Sequence[str], path: Path) -> np.ndarray:
         """What its entries are as numbers, NaN where one is missing.
@@ -89,9 +93,11 @@ class Column:
         return np.array([code[text] for text in texts])
 
     def text(self, number: float) -> str:
-        """An entry as text: the digits that a float32 has, or the nearest category."""
+        """An entry as text: the digits of a float32, or the nearest whole number or category."""
         if np.isnan(number):
             return ""
+        if self.whole:
+            return str(round(number))
         if not self.categories:
             # By way of a float, which is written without an exponent up to 1e16.
             return str(float(str(np.float32(number)))).removesuffix(".0")
@@ -120,14 +126,14 @@ def read(path: Path, asked: Asked = None) -> Table:
 
     The first line names the columns. An entry that is empty, ?, or one of the marks of pandas
     (NA, NaN, null, None, N/A, ...) is missing. A column of two different texts is binary, of
-    numbers numeric, and of other texts categorical; one of a single value, or of none, is left
-    out.
+    whole numbers whole, of other numbers numeric, and of other texts categorical; one of a single
+    value, or of none, is left out.
 
     Args:
         path: The file, as UTF-8, UTF-16 or CP949, or else as Latin-1.
-        asked: What columns hold, by name: numeric, binary, categorical, ignore, or the list of
-            their categories; or the path of a JSON file that says so. Others are inferred. Or the
-            columns themselves: then these alone are read, in their order.
+        asked: What columns hold, by name: one of `KINDS`, or the list of their categories; or the
+            path of a JSON file that says so. Others are inferred. Or the columns themselves: then
+            these alone are read, in their order.
 
     Raises:
         InputError: If it cannot be read, is no table, or a column is not what it is to be.
@@ -191,7 +197,7 @@ def summary(columns: Sequence[Column]) -> str:
 
 def as_config(columns: Sequence[Column]) -> dict[str, Any]:
     """Columns as plain data, which `read` takes as it takes a user's."""
-    return {column.name: list(column.categories) or "numeric" for column in columns}
+    return {column.name: list(column.categories) or column.kind for column in columns}
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[Column, ...]:
@@ -201,13 +207,18 @@ def from_config(config: Mapping[str, Any]) -> tuple[Column, ...]:
         InputError: If it describes none.
 
     Example:
-        >>> from_config({"age": "numeric", "sex": ["f", "m"]})
-        (Column(name='age', categories=()), Column(name='sex', categories=('f', 'm')))
+        >>> from_config({"age": "whole", "sex": ["f", "m"]}) == (
+        ...     Column("age", whole=True), Column("sex", ("f", "m"))
+        ... )
+        True
     """
     kinds = _kinds(config)
-    if wrong := [name for name, kind in kinds.items() if kind in KINDS[1:]]:
+    if wrong := [name for name, k in kinds.items() if k in KINDS and k not in OF_NUMBERS]:
         raise InputError(f"The categories of {wrong[0]!r} are not told.", "Give a list of them.")
-    return tuple(Column(name, () if k == "numeric" else tuple(k)) for name, k in kinds.items())
+    return tuple(
+        Column(name, whole=kind == "whole") if kind in OF_NUMBERS else Column(name, tuple(kind))
+        for name, kind in kinds.items()
+    )
 
 
 # ── From bytes to columns of text ────────────────────────────────────────────────────────────
@@ -330,7 +341,7 @@ def _column(name: str, texts: list[str], asked: Any, path: Path) -> Column | str
     if isinstance(asked, list | tuple):
         return Column(name, tuple(asked))
     seen = set(texts) - MISSING
-    if asked is not None and (not seen or (asked != "numeric" and len(seen) < 2)):
+    if asked is not None and (not seen or (asked not in OF_NUMBERS and len(seen) < 2)):
         raise InputError(
             f"The column {name!r} of {path} is to be {asked}, and has {len(seen)} different "
             "values.",
@@ -339,6 +350,8 @@ def _column(name: str, texts: list[str], asked: Any, path: Path) -> Column | str
     are_numbers = all(NUMBER.fullmatch(text) for text in seen)
     if asked == "numeric":
         return Column(name)
+    if asked == "whole":
+        return _whole_column(name, seen, path)
     if asked == "binary" and len(seen) != 2:
         raise InputError(
             f"The column {name!r} of {path} is to be binary, and has {len(seen)} different "
@@ -349,9 +362,23 @@ def _column(name: str, texts: list[str], asked: Any, path: Path) -> Column | str
         if len(seen) < 2 or (are_numbers and len({float(text) for text in seen}) < 2):
             return "a single value" if seen else "all missing"
         if are_numbers and len(seen) > 2:
-            return Column(name)
+            return Column(name, whole=all(map(_is_whole, seen)))
         _check_categories(name, Counter(t for t in texts if t not in MISSING), path)
     return Column(name, tuple(sorted(seen, key=float if are_numbers else None)))
+
+
+def _whole_column(name: str, seen: set[str], path: Path) -> Column:
+    """A column that is to be of whole numbers; what is no number at all, its entries will say."""
+    if parts := sorted(text for text in seen if NUMBER.fullmatch(text) and not _is_whole(text)):
+        raise InputError(
+            f"The column {name!r} of {path} is to be whole, and holds {parts[0]!r}.",
+            'Say "numeric" of it.',
+        )
+    return Column(name, whole=True)
+
+
+def _is_whole(text: str) -> bool:
+    return float(text).is_integer()
 
 
 def _check_categories(name: str, found: Mapping[str, int], path: Path) -> None:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from pyrovae.data import Batch, Binarize, Dequantize, Examples, Standardize
 from pyrovae.data.decoding import BadImage, decode
+from pyrovae.data.tables import Column
 from pyrovae.errors import InputError
 from pyrovae.explore.placing import Placing
-from pyrovae.runs import Run
+from pyrovae.runs import Run, columns_of
 
 # How many examples are looked at to learn the units of the data, and the side of a drawing.
 LOOKED_AT = 1000
@@ -38,6 +39,7 @@ class Inputs:
         examples: The examples that it is shown on.
         shape: That of a picture, (C, H, W) with 1, 3 or 4 channels; None where an observation
             is shown as a chart.
+        columns: What an observation's entries are called and hold, where it is a row of a table.
         low: The value of the data that is drawn black, or lowest.
         high: The value of the data that is drawn white, or highest.
     """
@@ -46,6 +48,7 @@ class Inputs:
         self.examples = run.measured
         self.preprocessing = run.preprocessing
         self.shape = _picture_shape(self.examples.x_shape)
+        self.columns = columns_of(run.config["data"])
         self._pad = bool((run.config["data"].get("images") or {}).get("pad"))
         self.low, self.high = self._range()
 
@@ -191,15 +194,29 @@ class Inputs:
         """What a page shows of one x: `image`, a PNG as a URL; or the `values` of a chart.
 
         The values are in the data's own units; `heights` are those of their bars, which are
-        standardised where the data were.
+        standardised where the data were. Of a table there are `texts` as well, in its own words.
         """
         x = x.detach().cpu().float()
         raw = self.preprocessing.invert(x)
         if self.shape is not None:
             return {"image": _png(self._pixels(raw.reshape(self.shape)))}
+        if self.columns is not None:
+            texts = [_text(*pair) for pair in zip(self.columns, raw.tolist(), strict=True)]
+            return {"values": _rounded(raw), "texts": texts}
         values, heights = raw.flatten(), self._seen(raw[None])[0].flatten()
         same = torch.equal(values.nan_to_num(), heights.nan_to_num())
         return {"values": _rounded(values), **({} if same else {"heights": _rounded(heights)})}
+
+    def describe_columns(self) -> list[dict[str, Any]] | None:
+        """The columns of a table, each with the range of its entries; None of other data."""
+        if self.columns is None:
+            return None
+        low = _rounded(self._some.nan_to_num(math.inf).amin(0))
+        high = _rounded(self._some.nan_to_num(-math.inf).amax(0))
+        return [
+            {"name": c.name, "categories": c.categories, "low": least, "high": most}
+            for c, least, most in zip(self.columns, low, high, strict=True)
+        ]
 
     def _pixels(self, raw: Tensor) -> np.ndarray:
         """Bytes (H, W) or (H, W, 3), what is transparent on white."""
@@ -226,6 +243,15 @@ def _png(pixels: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "png")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _text(column: Column, value: float) -> str:
+    """An entry in words: a category, with its probability where it has two, or a number."""
+    if not column.categories and not column.whole and math.isfinite(value):
+        return f"{value:.4g}"
+    share = max(value, 1 - value)
+    likely = f", {share:.0%}" if column.codes == 2 and 0.5 <= share < 1 else ""
+    return column.text(value) + likely
 
 
 def _rounded(values: Tensor) -> list[float | None]:

@@ -84,6 +84,8 @@ class Session:
             "examples": len(self.run.measured),
             "shape": self.inputs.shape,
             "size": self._template.x[0].numel(),
+            "columns": self.inputs.describe_columns(),
+            "missing": self.run.measured.missing,
             "scale": [self.inputs.low, self.inputs.high],
             "paper": self.inputs.paper,
             "placed": placing is not None,

@@ -88,7 +88,8 @@ class VampPrior(nn.Module):
 
         Args:
             x: At least $K$ examples, with shape $(N, x)$. Where the pseudo-inputs are bounded,
-                those at 0 and 1 become 0.01 and 0.99, from which they can still move.
+                those at 0 and 1 become 0.01 and 0.99, from which they can still move. An entry
+                that is missing, NaN, starts at the mean of those observed.
 
         Raises:
             InputError: If they are too few, or of another shape.
@@ -100,6 +101,7 @@ class VampPrior(nn.Module):
                 "Give more examples, of the shape of the data, or take fewer components.",
             )
         chosen = x[torch.randperm(len(x))[: self.components].to(x.device)]
+        chosen = torch.where(chosen.isnan(), x.nanmean(0).nan_to_num(0.0), chosen)
         with torch.no_grad():
             self.free_inputs.copy_(chosen.logit(eps=0.01) if self.bounded else chosen)
         return self
