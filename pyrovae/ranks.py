@@ -235,7 +235,7 @@ def _meet() -> None:
     `torchrun` keeps what they wrote to find each other, which of an earlier group leads nowhere.
     """
     store, rank, size = _meeting_place()
-    name = f"pyrovae {next(_meetings)}"
+    name = f"pyrovae {restarts()} {next(_meetings)}"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         store=dist.PrefixStore(name, store),  # pyright: ignore[reportPrivateImportUsage]
