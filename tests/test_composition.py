@@ -27,10 +27,7 @@ def sample():
 
 @pytest.mark.parametrize("triple", sample(), ids=", ".join)
 def test_a_triple_trains_or_says_why_not(triple):
-    # What is captured is as long as its particles are many, and by one most bounds rise as well.
-    outcome = attempt(triple, particles=1)
-    if outcome.fault == "the bound did not rise":
-        outcome = attempt(triple)
+    outcome = attempt(triple)
     if outcome.refused is None:
         assert outcome.fault is None, outcome
     else:

@@ -20,7 +20,7 @@ from linear_gaussian import float64
 from torch import nn
 
 import pyrovae
-from pyrovae import shared_noise
+from pyrovae import cli, shared_noise
 from pyrovae.capture import CaptureError, capture, compile_graph
 from pyrovae.devices import count_idle, resolve_device
 from pyrovae.errors import InputError
@@ -520,6 +520,18 @@ def test_a_back_end_is_changed_for_that_of_the_first():
     assert step.prepare(x, None, engine="eager")["name"] == "eager"
     step(x, None)
     assert step.engines == ["eager"]
+
+
+def test_what_is_started_anew_after_the_training_measures_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["train", "--epochs", "1", "--hidden", "8", "--device", "cpu", "--json"])
+    first = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(cli, "begun_before", lambda *_: Path(first["run"]))
+    cli.main(["train", "--epochs", "1", "--hidden", "8", "--device", "cpu", "--json"])
+    again = json.loads(capsys.readouterr().out)
+    assert again["run"].endswith(first["run"])
+    assert again["elbo"] == first["elbo"]
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 # ── Devices and refusals ─────────────────────────────────────────────────────────────────────
