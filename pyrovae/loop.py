@@ -20,7 +20,7 @@ from pyrovae.checkpoint import Checkpoint
 from pyrovae.data import RawBatch
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, RankError
 from pyrovae.interrupts import Interrupts
-from pyrovae.monitoring import Monitor
+from pyrovae.monitoring import Monitor, check_weights
 from pyrovae.programs import as_module
 from pyrovae.progress import Progress
 from pyrovae.randomness import seed_generators
@@ -362,16 +362,10 @@ class Loop:
         """Writes a checkpoint, with the last weights where those of the program are others.
 
         Raises:
-            NonFiniteError: If a weight is not finite, which an optimizer can make of gradients
-                that are.
+            NonFiniteError: If a weight is not finite.
         """
         self.saved_at = time.monotonic()
-        for name, parameter in as_module(self.run.program).named_parameters():
-            if not parameter.isfinite().all():
-                raise NonFiniteError(
-                    f"The parameter {name!r} is not finite after step {self.taken}.",
-                    "What was saved before it stands; try a lower learning rate.",
-                )
+        check_weights(self.run.program, f"After step {self.taken}")
         if self.run.path is None:
             return
         state = {

@@ -1,6 +1,6 @@
 """Monitoring: the bound that is measured at the end of every epoch."""
 
-__all__ = ["Monitor"]
+__all__ = ["Monitor", "check_weights"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ import torch
 
 from pyrovae.data import Batch, Examples
 from pyrovae.errors import NonFiniteError
-from pyrovae.programs import Program, Structure, evaluating
+from pyrovae.programs import Program, Structure, as_module, evaluating
 from pyrovae.randomness import generator, seeded
 from pyrovae.ranks import Ranks
 from pyrovae.runs import WORDS
@@ -62,14 +62,15 @@ class Monitor:
             *totals, count = self.ranks.sum(sums).tolist()
             elbo, log_likelihood, kl = (total / count for total in totals)
             if not math.isfinite(elbo):
-                self._check(name, elbo, epoch)
+                self._check(program, name, elbo, epoch)
             found["log_likelihood"] = log_likelihood
             if structure.has_bound:
                 found |= {"kl": kl, f"{name}_elbo": elbo}
         return found
 
-    def _check(self, name: str, elbo: float, epoch: int) -> None:
+    def _check(self, program: Program, name: str, elbo: float, epoch: int) -> None:
         """Says why a bound is not finite, where that is not the program's to say."""
+        check_weights(program, f"After epoch {epoch}")
         missing = self.missing[name]
         wrong = (b.x.isinf() if missing else ~b.x.isfinite() for b in self._batches[name]())
         of_data = any(bool(found.any()) for found in wrong)
@@ -96,3 +97,17 @@ class Monitor:
 
         kept = list(examples.chosen(rows, examples.block))
         return lambda: kept
+
+
+def check_weights(program: Program, when: str) -> None:
+    """Refuses weights that are not finite, which an optimizer can make of gradients that are.
+
+    Raises:
+        NonFiniteError: Naming the parameter.
+    """
+    for name, parameter in as_module(program).named_parameters():
+        if not parameter.isfinite().all():
+            raise NonFiniteError(
+                f"{when} the parameter {name!r} is not finite.",
+                "What was saved before it stands; try a lower learning rate.",
+            )

@@ -307,8 +307,8 @@ MUTANTS = [
     Mutant(
         "a short last batch counts as much as the others",
         "terms.py",
-        "[term.sum() for term in each]).double().cpu()\n        count += len(batch.x)",
-        "[term.mean() for term in each]).double().cpu()\n        count += 1",
+        "[term.sum() for term in each]).double().cpu()\n        totals[3] += len(batch.x)",
+        "[term.mean() for term in each]).double().cpu()\n        totals[3] += 1",
         "test_exact.py::test_means_over_batches_are_means_over_examples[5]",
     ),
     Mutant(
@@ -612,8 +612,8 @@ MUTANTS = [
     Mutant(
         "a capacity pushes away",
         "bounds/controls.py",
-        "self.strength * (total - self.nats).sign()",
-        "self.strength * (self.nats - total).sign()",
+        "self.strength * (total - nats).sign()",
+        "self.strength * (nats - total).sign()",
         "test_bounds.py::test_a_capacity_is_where_the_kl_is_drawn_to[2.0]",
     ),
     Mutant(

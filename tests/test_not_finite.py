@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import pyrovae
-from pyrovae import checkpoint, loop, training
+from pyrovae import checkpoint, loop, monitoring, training
 from pyrovae.errors import NonFiniteError
 from pyrovae.svi import Stepper
 
@@ -287,7 +287,9 @@ def test_a_stream_that_turns_bad_where_it_is_only_measured_ends_the_training(
 def bounds_of(monkeypatch, *elbos):
     """Has the bounds of epochs be these."""
     found = iter(elbos)
-    monkeypatch.setattr(loop, "mean_terms", lambda *_: (next(found), -1.0, 0.5))
+    monkeypatch.setattr(
+        monitoring, "sum_terms", lambda *_: torch.tensor([next(found), -1.0, 0.5, 1.0]).double()
+    )
 
 
 def test_an_infinite_bound_is_a_number_that_is_never_the_best(tmp_path, monkeypatch):
@@ -307,13 +309,13 @@ def test_a_bound_that_a_stream_made_infinite_ends_the_training(tmp_path, monkeyp
     bounds_of(monkeypatch, -9.0, -math.inf)
     valid = pyrovae.Examples(Spoilt(rows()[:30], math.inf, tmp_path / "bad"), num_workers=0)
     told = {"valid": valid, "epochs": 1, "progress": False}
-    watched = loop.Loop._bounds
+    measured = monitoring.Monitor.measure
 
-    def spoil(self, monitors):
+    def spoil(*told):
         (tmp_path / "bad").write_text("")
-        return watched(self, monitors)
+        return measured(*told)
 
-    monkeypatch.setattr(loop.Loop, "_bounds", spoil)
+    monkeypatch.setattr(monitoring.Monitor, "measure", spoil)
     with pytest.raises(NonFiniteError, match="validation data is -inf, which hold values"):
         pyrovae.fit(Regression("nowhere"), rows(), **told)
 

@@ -159,7 +159,7 @@ def test_early_stopping_keeps_the_best_weights(monkeypatch):
     elbos = iter([-5.0, -3.0, -4.0, -4.5, -6.0, -7.0])
     seen = []
 
-    def bounds(self, program, structure):
+    def bounds(self, program, *_):
         seen.append(weights(program))
         return {"valid_elbo": next(elbos)}
 
