@@ -16,6 +16,7 @@ from torch import nn
 from pyrovae import run_folder
 from pyrovae.bounds import Bound
 from pyrovae.data import Data, Given
+from pyrovae.data.loaders import batch_size_of
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import InputError
 from pyrovae.handlers import isolated_store, unregistered
@@ -38,6 +39,7 @@ from pyrovae.svi import Differentiable, Exchange, Objective, Stepper, default_en
 
 # Below so many steps, capturing and compiling take longer than they save (docs/performance.md).
 CAPTURE_STEPS, COMPILE_STEPS = 500, 5000
+BATCH_SIZE = 128
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ADAM: MakeOptimizer = partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -52,7 +54,7 @@ def fit(
     bound: ELBO | Differentiable | None = None,
     optimizer: MakeOptimizer = ADAM,
     epochs: int = 20,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     kl_warmup: float = 0.0,
     lr_schedule: Schedule | None = None,
     clip_norm: float | None = None,
@@ -85,9 +87,10 @@ def fit(
         program: Any program of `pyrovae.programs`, such as `pyrovae.VAE`. It is trained in
             place.
         train: The training data: what `load_data` returns (then its validation and test sets
-            are used too), examples, a tensor or array of the program's x, or a `Dataset`. One
-            that fits in memory is read once, so that random items are drawn once;
-            `Examples(dataset)` streams whatever its size.
+            are used too), examples, a tensor or array of the program's x, or a `Dataset` or a
+            `DataLoader`. One that fits in memory is read once, so that random items are drawn
+            once; `Examples(dataset)` streams whatever its size. Of a `DataLoader` the `Dataset`
+            is taken: order and batches are made by the seed.
         valid: The validation data, of the same kinds.
         test: The test data, kept for `Run.evaluate`.
         bound: What is maximised: one of `pyrovae.bounds` or of Pyro's `ELBO` objects;
@@ -95,7 +98,8 @@ def fit(
         optimizer: Called with the trainable parameters, such as
             `partial(torch.optim.Adam, lr=1e-3)`.
         epochs: How often to visit every training example.
-        batch_size: How many examples make a step, on however many processes.
+        batch_size: How many examples make a step, on however many processes. If None, as many as
+            a `DataLoader` that is given to train on takes, or else 128.
         kl_warmup: Over how many epochs the weight of the KL term rises from 0 to 1; under a
             `Capacity` it is the capacity that rises.
         lr_schedule: A factor on the optimizer's learning rate for each step.
@@ -144,6 +148,8 @@ def fit(
         >>> sorted(run.metrics[0])[:4]
         ['epoch', 'examples_per_second', 'grad_norm', 'kl']
     """
+    if batch_size is None:
+        batch_size = batch_size_of(train) or BATCH_SIZE
     check_options(
         epochs=epochs,
         batch_size=batch_size,

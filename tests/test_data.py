@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from programs_for_tests import small_vae
 from torch.utils.data import Dataset
 
 import pyrovae
@@ -436,3 +437,64 @@ def test_a_dataset_of_single_tensors_or_of_no_tensors():
         load_data(Pictures())
     with pytest.raises(InputError, match="own labels"):
         load_data(items, np.zeros(30, int))
+
+
+# ── DataLoaders ──────────────────────────────────────────────────────────────────────────────
+
+
+def loader(**told):
+    x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0)).round()
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), **told)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_is_trained_on_as_its_data_set_is(shuffle):
+    given = loader(batch_size=7, shuffle=shuffle)
+    runs = [
+        pyrovae.fit(small_vae((4,)), data, epochs=1, progress=False, **told)
+        for data, told in ((given, {}), (given.dataset, {"batch_size": 7}))
+    ]
+    assert [run.config["training"]["batch_size"] for run in runs] == [7, 7]
+    assert [run.metrics[0]["step"] for run in runs] == [5, 5]
+    assert runs[0].metrics[0]["loss"] == runs[1].metrics[0]["loss"]
+    assert len(pyrovae.load_data(given).train) == 24
+
+
+def test_the_size_of_batches_that_is_told_counts():
+    given = loader(batch_size=7)
+    run = pyrovae.fit(small_vae((4,)), given, epochs=1, batch_size=10, progress=False)
+    assert run.metrics[0]["step"] == 3
+    run = pyrovae.fit(small_vae((4,)), given.dataset, epochs=1, progress=False)
+    assert run.config["training"]["batch_size"] == 128
+
+
+@pytest.mark.parametrize(
+    ("told", "cause"),
+    [
+        ({"sampler": torch.utils.data.SubsetRandomSampler([1, 2])}, "SubsetRandomSampler"),
+        (
+            {"sampler": torch.utils.data.RandomSampler(range(30), replacement=True)},
+            "picks its items by a RandomSampler",
+        ),
+        (
+            {"sampler": torch.utils.data.RandomSampler(range(30), num_samples=9)},
+            "picks its items by a RandomSampler",
+        ),
+        ({"batch_sampler": [[0, 1], [2]]}, "picks its items by a list"),
+        ({"collate_fn": lambda items: items}, "collate_fn"),
+    ],
+)
+def test_a_loader_with_ways_of_its_own_is_refused(told, cause):
+    with pytest.raises(InputError, match=cause):
+        pyrovae.fit(small_vae((4,)), loader(**told), epochs=1, progress=False)
+
+
+def test_a_data_set_without_indices_is_refused():
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield torch.zeros(4)
+
+    for given in (Endless(), torch.utils.data.DataLoader(Endless())):
+        for take in (pyrovae.load_data, lambda x: pyrovae.fit(small_vae((4,)), x)):
+            with pytest.raises(InputError, match="no length"):
+                take(given)

@@ -49,7 +49,17 @@ LAYERS = [
 # Inside a folder the same holds; its __init__ imports them all.
 INNER = {
     "data": [
-        {"arrays", "counts", "decoding", "downloads", "mapped", "precision", "sparse", "tables"},
+        {
+            "arrays",
+            "counts",
+            "decoding",
+            "downloads",
+            "loaders",
+            "mapped",
+            "precision",
+            "sparse",
+            "tables",
+        },
         {"rows"},
         {"preprocessing", "raw"},
         {"named"},

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import folders, sources, tables
 from pyrovae.data.decoding import Decoding
 from pyrovae.data.examples import Batch, Examples, refuse_non_finite
+from pyrovae.data.loaders import dataset_of
 from pyrovae.data.mapped import MappedRows, is_mapped
 from pyrovae.data.named import NAMED
 from pyrovae.data.precision import refuse_lost_digits
@@ -107,11 +108,12 @@ class Data:
 
 
 # Data as a user may give them.
-Given = Data | Examples | Tensor | np.ndarray | Dataset[Any] | Sparse
+Source = Tensor | np.ndarray | Dataset[Any] | DataLoader[Any] | Sparse
+Given = Data | Examples | Source
 
 
 def load_data(
-    source: "str | os.PathLike[str] | np.ndarray | Tensor | Dataset[Any] | Sparse",
+    source: str | os.PathLike[str] | Source,
     y: "np.ndarray | Tensor | None" = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
@@ -191,6 +193,7 @@ def load_data(
         Binarize(mode='dynamic', maximum=16)
     """
     decoding = Decoding(size, pad, grey, skip_bad)
+    source = dataset_of(source)
     if isinstance(source, Dataset):
         if y is not None:
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
@@ -308,7 +311,8 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
 
     Args:
         given: A data set, of which the split is taken; examples; the program's x as a tensor,
-            an array or a sparse matrix; or a `Dataset`, which is read into memory where it fits.
+            an array or a sparse matrix; or a `Dataset`, or that of a `DataLoader`, which is read
+            into memory where it fits.
         split: train, valid or test.
         dtype: The floating point type that a tensor or an array is turned into.
 
@@ -319,6 +323,7 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         return given.splits[split]
     if isinstance(given, Examples):
         return given
+    given = dataset_of(given)
     if isinstance(given, Dataset):
         held = _in_memory(given)
         return Examples(given if held is None else held.x, held and held.y, split=split)
@@ -614,8 +619,6 @@ def _from_dataset(
     sequences: bool,
 ) -> Data:
     """Reads a `Dataset` into memory where it fits, and streams it where it does not."""
-    if isinstance(dataset, IterableDataset):
-        raise InputError("An IterableDataset has no length.", "Give a Dataset with indices.")
     size = len(dataset)  # pyright: ignore[reportArgumentType]
     if size == 0:
         raise InputError("The Dataset is empty.", "Give data with at least one example.")
