@@ -610,6 +610,27 @@ MUTANTS = [
         "test_bounds.py::test_free_bits_stop_the_gradient_of_what_is_free",
     ),
     Mutant(
+        "shares of a batch count alike",
+        "svi/exchange.py",
+        "flat * self.share if self.share else torch.zeros_like(flat)",
+        "flat / self.ranks.size",
+        "test_ranks.py::test_two_shares_give_the_gradient_of_their_batch[7]",
+    ),
+    Mutant(
+        "a row that stands in for a share counts",
+        "svi/exchange.py",
+        "flat * self.share if self.share else torch.zeros_like(flat)",
+        "flat * self.share",
+        "test_ranks.py::test_a_row_that_does_not_count_may_be_infinite",
+    ),
+    Mutant(
+        "each process draws its own global latent",
+        "handlers.py",
+        'or any(frame.name == self.plate for frame in msg["cond_indep_stack"])',
+        "or True",
+        "test_ranks.py::test_latents_outside_the_plate_are_drawn_alike",
+    ),
+    Mutant(
         "a capacity pushes away",
         "bounds/controls.py",
         "self.strength * (total - nats).sign()",
