@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import nn
+from torch.utils.data import DataLoader
 
 from pyrovae import run_folder
 from pyrovae.bounds import Bound
@@ -52,7 +53,7 @@ def fit(
     bound: ELBO | Differentiable | None = None,
     optimizer: MakeOptimizer = ADAM,
     epochs: int = 20,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     kl_warmup: float = 0.0,
     lr_schedule: Schedule | None = None,
     clip_norm: float | None = None,
@@ -85,9 +86,9 @@ def fit(
         program: Any program of `pyrovae.programs`, such as `pyrovae.VAE`. It is trained in
             place.
         train: The training data: what `load_data` returns (then its validation and test sets
-            are used too), examples, a tensor or array of the program's x, or a `Dataset`. One
-            that fits in memory is read once, so that random items are drawn once;
-            `Examples(dataset)` streams whatever its size.
+            are used too), examples, a tensor or array of the program's x, a `Dataset`, or a
+            `DataLoader`, of which its `Dataset` is taken. One that fits in memory is read once,
+            so that random items are drawn once; `Examples(dataset)` streams whatever its size.
         valid: The validation data, of the same kinds.
         test: The test data, kept for `Run.evaluate`.
         bound: What is maximised: one of `pyrovae.bounds` or of Pyro's `ELBO` objects;
@@ -95,7 +96,8 @@ def fit(
         optimizer: Called with the trainable parameters, such as
             `partial(torch.optim.Adam, lr=1e-3)`.
         epochs: How often to visit every training example.
-        batch_size: How many examples make a step, on however many processes.
+        batch_size: How many examples make a step, on however many processes; if None 128, or as
+            many as in the batches of a `DataLoader`.
         kl_warmup: Over how many epochs the weight of the KL term rises from 0 to 1; under a
             `Capacity` it is the capacity that rises.
         lr_schedule: A factor on the optimizer's learning rate for each step.
@@ -144,6 +146,8 @@ def fit(
         >>> sorted(run.metrics[0])[:4]
         ['epoch', 'examples_per_second', 'grad_norm', 'kl']
     """
+    if batch_size is None:
+        batch_size = (train.batch_size if isinstance(train, DataLoader) else None) or 128
     check_options(
         epochs=epochs,
         batch_size=batch_size,

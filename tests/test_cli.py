@@ -124,6 +124,9 @@ def test_encode_writes_the_latents_in_the_order_of_the_data(trained, capsys):
     assert set(found) == {"z", "names"}
     assert found["names"].tolist() == list(range(7))
     np.testing.assert_allclose(found["z"], own["z"][:7], atol=1e-5)
+    assert run("encode", trained, "some.npy", "-o", "same.npz") == 0
+    np.testing.assert_array_equal(np.load("same.npz")["z"], found["z"])
+    assert run("encode", trained, "some.npy", "--data", "some.npy") == 2
     assert run("encode", trained, "--data", "some.npy", "--split", "train") == 0
     assert len(np.load(trained / "encode" / "some.npz")["z"]) == 7
     assert len(np.load(trained / "encode" / "test.npz")["z"]) == 180

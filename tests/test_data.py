@@ -436,3 +436,56 @@ def test_a_dataset_of_single_tensors_or_of_no_tensors():
         load_data(Pictures())
     with pytest.raises(InputError, match="own labels"):
         load_data(items, np.zeros(30, int))
+
+
+# ── A DataLoader ──
+
+ITEMS = torch.utils.data.TensorDataset(torch.rand(30, 4), torch.arange(30))
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from ITEMS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shuffle": True, "batch_size": 7},
+        {"batch_size": None},
+        {"batch_size": 7, "drop_last": True},
+    ],
+)
+def test_a_loader_is_its_dataset(options):
+    loader = torch.utils.data.DataLoader(ITEMS, **options)
+    ours, theirs = load_data(loader), load_data(ITEMS)
+    assert ours.fingerprint == theirs.fingerprint
+    assert torch.equal(ours.test.y, theirs.test.y)
+    assert torch.equal(loading.as_examples(loader, "train").head(30).x, ITEMS.tensors[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"collate_fn": list}, "collate_fn"),
+        ({"sampler": torch.utils.data.WeightedRandomSampler([1.0] * 30, 30)}, "sampler"),
+        ({"sampler": torch.utils.data.RandomSampler(ITEMS, replacement=True)}, "sampler"),
+        ({"sampler": torch.utils.data.RandomSampler(ITEMS, num_samples=5)}, "sampler"),
+        ({"batch_sampler": [[0, 1], [0, 2]]}, "sampler"),
+    ],
+)
+def test_what_a_loader_does_beyond_loading_is_refused(options, said):
+    loader = torch.utils.data.DataLoader(ITEMS, **options)
+    with pytest.raises(InputError, match=said):
+        load_data(loader)
+    with pytest.raises(InputError, match=said):
+        loading.as_examples(loader, "train")
+
+
+def test_what_has_no_length_is_refused():
+    for given in (Endless(), torch.utils.data.DataLoader(Endless())):
+        with pytest.raises(InputError, match="no length"):
+            load_data(given)
+        with pytest.raises(InputError, match="no length"):
+            loading.as_examples(given, "train")

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+from torch.utils.data.dataloader import default_collate, default_convert
 
 from pyrovae.data import folders, sources, tables
 from pyrovae.data.decoding import Decoding
@@ -106,12 +114,14 @@ class Data:
         return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
 
 
+# Examples that are asked for one by one.
+Items = Dataset[Any] | DataLoader[Any]
 # Data as a user may give them.
-Given = Data | Examples | Tensor | np.ndarray | Dataset[Any] | Sparse
+Given = Data | Examples | Tensor | np.ndarray | Items | Sparse
 
 
 def load_data(
-    source: "str | os.PathLike[str] | np.ndarray | Tensor | Dataset[Any] | Sparse",
+    source: "str | os.PathLike[str] | np.ndarray | Tensor | Items | Sparse",
     y: "np.ndarray | Tensor | None" = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
@@ -157,7 +167,8 @@ def load_data(
     Args:
         source: A name (digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces), the
             path of a folder of images or of a file (.npy, .npz, .mtx, .h5ad, .csv, .tsv), an
-            array, a tensor, a matrix of `scipy.sparse` or a sparse tensor, or a torch `Dataset`.
+            array, a tensor, a matrix of `scipy.sparse` or a sparse tensor, or a torch `Dataset`;
+            of a `DataLoader` its `Dataset`, for order and batches are made anew, by the seed.
         y: Labels (N,) of an array, a tensor or a matrix.
         data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
         binarize: none, threshold, static or dynamic, instead of the default of the table.
@@ -191,6 +202,8 @@ def load_data(
         Binarize(mode='dynamic', maximum=16)
     """
     decoding = Decoding(size, pad, grey, skip_bad)
+    if isinstance(source, DataLoader):
+        source = _dataset_of(source)
     if isinstance(source, Dataset):
         if y is not None:
             raise InputError("A Dataset brings its own labels.", "Give no y, or an array for x.")
@@ -308,7 +321,8 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
 
     Args:
         given: A data set, of which the split is taken; examples; the program's x as a tensor,
-            an array or a sparse matrix; or a `Dataset`, which is read into memory where it fits.
+            an array or a sparse matrix; or a `Dataset`, or that of a `DataLoader`, which is read
+            into memory where it fits.
         split: train, valid or test.
         dtype: The floating point type that a tensor or an array is turned into.
 
@@ -319,7 +333,10 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         return given.splits[split]
     if isinstance(given, Examples):
         return given
+    if isinstance(given, DataLoader):
+        given = _dataset_of(given)
     if isinstance(given, Dataset):
+        _refuse_endless(given)
         held = _in_memory(given)
         return Examples(given if held is None else held.x, held and held.y, split=split)
 
@@ -614,8 +631,7 @@ def _from_dataset(
     sequences: bool,
 ) -> Data:
     """Reads a `Dataset` into memory where it fits, and streams it where it does not."""
-    if isinstance(dataset, IterableDataset):
-        raise InputError("An IterableDataset has no length.", "Give a Dataset with indices.")
+    _refuse_endless(dataset)
     size = len(dataset)  # pyright: ignore[reportArgumentType]
     if size == 0:
         raise InputError("The Dataset is empty.", "Give data with at least one example.")
@@ -658,6 +674,33 @@ def _from_dataset(
         values="real",
         split_rule="valid and test: a seeded 10 % of the examples each",
     )
+
+
+def _refuse_endless(dataset: "Dataset[Any]") -> None:
+    if isinstance(dataset, IterableDataset):
+        raise InputError("An IterableDataset has no length.", "Give a Dataset with indices.")
+
+
+def _dataset_of(loader: "DataLoader[Any]") -> "Dataset[Any]":
+    """What a `DataLoader` loads, if it loads each item once, and as it is."""
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise InputError(
+            "The DataLoader has a collate_fn of its own.",
+            "Give its dataset, in which each item is made to be what the program takes.",
+        )
+    order, batches = loader.sampler, loader.batch_sampler
+    if isinstance(order, RandomSampler):
+        is_plain = not order.replacement and order.num_samples == len(order.data_source)
+    else:
+        is_plain = isinstance(order, SequentialSampler)
+    # A batch sampler of the user's stands beside a sampler that is not used.
+    is_plain = is_plain and (batches is None or type(batches) is BatchSampler)
+    if not (is_plain or isinstance(loader.dataset, IterableDataset)):
+        raise InputError(
+            "The DataLoader has a sampler of its own, and each example is visited once an epoch.",
+            "Give its dataset, or a torch.utils.data.Subset of it.",
+        )
+    return loader.dataset
 
 
 def _in_memory(dataset: "Dataset[Any]") -> Batch | None:
