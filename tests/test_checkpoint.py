@@ -320,7 +320,7 @@ def test_a_manifest_nested_without_end_is_damage(folder, first, text):
 
 
 @pytest.mark.parametrize("failing", FILES)
-@pytest.mark.parametrize("written", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("written", [part / 16 for part in range(17)])
 def test_a_full_disk_leaves_what_stood_before(folder, second, monkeypatch, failing, written):
     write = checkpoint._write_synced
     before = names(folder)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from sklearn.datasets import load_digits
 
 from pyrovae import building, catalogue, cli, data, runs
-from pyrovae.cli import options
+from pyrovae.cli import options, planning
 from pyrovae.cli import training as train_module
 
 QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
@@ -124,6 +124,9 @@ def test_encode_writes_the_latents_in_the_order_of_the_data(trained, capsys):
     assert set(found) == {"z", "names"}
     assert found["names"].tolist() == list(range(7))
     np.testing.assert_allclose(found["z"], own["z"][:7], atol=1e-5)
+    assert run("encode", trained, "some.npy", "-o", "same.npz") == 0
+    np.testing.assert_array_equal(np.load("same.npz")["z"], found["z"])
+    assert run("encode", trained, "some.npy", "--data", "some.npy") == 2
     assert run("encode", trained, "--data", "some.npy", "--split", "train") == 0
     assert len(np.load(trained / "encode" / "some.npz")["z"]) == 7
     assert len(np.load(trained / "encode" / "test.npz")["z"]) == 180
@@ -504,3 +507,26 @@ def test_a_run_is_held_while_it_is_measured_and_reported(monkeypatch):
     assert seen == ["evaluate", "report"]
     with FileLock("here/.lock", timeout=0):
         pass
+
+
+def test_two_runs_that_start_at_once_have_two_folders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    taken = []
+
+    def new_path(data):
+        path = Path("runs", f"{data}-{len(taken)}")
+        taken.append(path)
+        return path
+
+    monkeypatch.setattr(planning, "_new_path", new_path)
+    (tmp_path / "runs" / "digits-0").mkdir(parents=True)  # made by another in the meantime
+    cli.main(["train", "--epochs", "1", "--hidden", "8", "--device", "cpu", "--quiet"])
+    assert capsys.readouterr().out.strip() == str(Path("runs", "digits-1"))
+    assert not any((tmp_path / "runs" / "digits-0").iterdir())
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--epochs", "1", "--batch-size", "1", "--clip-norm", "-1"])
+    assert not list((tmp_path / "runs").glob("*"))

@@ -154,10 +154,10 @@ def test_a_training_that_dies_at_any_moment_ends_as_one_that_does_not(tmp_path):
     assert found.returncode == 0, found.stderr
     trials = json.loads(found.stdout)
     assert [trial["where"] for trial in trials if not trial["same"]] == []
-    # A random kill may come too late; one at a named point cannot.
+    # One at a random moment may come too late, and is then tried again.
     killed = [trial["exits"][0] == -signal.SIGKILL for trial in trials]
     assert all(killed[:13])
-    assert sum(killed[13:17]) >= 2
+    assert sum(killed[13:]) == 4
     assert sum(trial["in_a_save"] for trial in trials) >= 4
 
 

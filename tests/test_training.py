@@ -146,6 +146,19 @@ def test_a_schedule_scales_the_learning_rate():
     assert [r["lr"] for r in run.metrics] == pytest.approx([0.8e-3, 0.5e-3, 0.2e-3])
 
 
+def test_a_loader_brings_the_size_of_its_batches():
+    items = torch.utils.data.TensorDataset(binary(150))
+
+    def size(loaded, batch_size=None):
+        loader = torch.utils.data.DataLoader(items, batch_size=loaded)
+        run = pyrovae.fit(small_vae(), loader, epochs=1, batch_size=batch_size, progress=False)
+        return run.config["training"]["batch_size"]
+
+    assert size(30) == 30
+    assert size(None) == 128
+    assert size(30, 40) == 40
+
+
 def test_clipping_bounds_the_step():
     x, vae = binary(50), small_vae()
     before = weights(vae)

@@ -228,7 +228,8 @@ class Encode(_OfRun):
     """Write the latents of examples, a row for each: their posterior means."""
 
     data: OtherData = None
-    """other data to encode, preprocessed as the run's own were"""
+    """other data to encode, preprocessed as the run's own were; after RUN, --data itself may be
+    left out"""
     split: Annotated[Literal["train", "valid", "test"], tyro.conf.arg(name="split")] = "test"
     """the examples of the run's own data"""
     output: Annotated[

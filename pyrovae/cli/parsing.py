@@ -1,6 +1,6 @@
 """From the words of a command to its options."""
 
-__all__ = ["parse", "split_program"]
+__all__ = ["name_data", "parse", "split_program"]
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def parse(given: list[str]) -> tuple[Any, str | None]:
 
     It ends the process where they cannot be understood, or help is asked for.
     """
-    program, words = split_program(given)
+    program, words = split_program(name_data(given))
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             {**VERBS, "train": train_type(words, program)},
@@ -30,6 +30,16 @@ def parse(given: list[str]) -> tuple[Any, str | None]:
             print(list_parts())
         raise
     return command, program
+
+
+def name_data(words: list[str]) -> list[str]:
+    """`encode RUN DATA` as `encode RUN --data DATA`."""
+    if words[:1] != ["encode"] or len(words) < 3 or any(w.startswith("-") for w in words[1:3]):
+        return words
+    verb, run, data, *options = words
+    if any(word.partition("=")[0] == "--data" for word in options):
+        raise InputError("Data are named twice.", f"Leave out {data}, or --data.")
+    return [verb, run, "--data", data, *options]
 
 
 def split_program(words: list[str]) -> tuple[str | None, list[str]]:

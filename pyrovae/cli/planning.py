@@ -1,6 +1,6 @@
 """What a command of `train` amounts to: the data, the program and all that `fit` is told."""
 
-__all__ = ["KINDS", "Plan", "plan"]
+__all__ = ["KINDS", "Plan", "claim", "plan"]
 
 import shlex
 from dataclasses import asdict, dataclass
@@ -224,6 +224,19 @@ def _build(
 
 def _count(module: Any) -> str:
     return f"{sum(p.numel() for p in module.parameters()):,}"
+
+
+def claim(plan: Plan) -> None:
+    """Makes the folder of a run that was given none, so that two which start at once have two."""
+    while plan.options.run_dir is None:
+        try:
+            plan.path.mkdir(parents=True)
+        except FileExistsError:
+            plan.path = _new_path(plan.data.name)
+            continue
+        except OSError:
+            pass  # what cannot be written is said where it is written to
+        return
 
 
 def _new_path(data: str) -> Path:

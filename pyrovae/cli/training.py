@@ -6,11 +6,12 @@ import json
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae import run_folder
-from pyrovae.cli.planning import plan
+from pyrovae.cli.planning import claim, plan
 from pyrovae.cli.printing import print_numbers, print_plan
 from pyrovae.cli.rehearsal import rehearse
 from pyrovae.errors import InputError
@@ -51,10 +52,12 @@ def _train(
         )
     with ranks.in_turn():
         planned = plan(options, spec, words)
-    planned.path = Path(ranks.text_of_first(str(planned.path)))
     if options.dry_run:
         rehearse(planned)
         return
+    if ranks.is_first:
+        claim(planned)
+    planned.path = Path(ranks.text_of_first(str(planned.path)))
     talks = ranks.is_first and not (options.quiet or options.json)
     if talks:
         print_plan(planned, ranks.size)
@@ -73,6 +76,10 @@ def _train(
         if talks:
             name = shlex.quote(str(planned.path))
             print(f"\nTo go on with it: {_own_name()} resume {name}", flush=True)
+        raise
+    except InputError:
+        with suppress(OSError):
+            planned.path.rmdir()  # where nothing was written
         raise
     if not ranks.is_first:
         return

@@ -20,7 +20,7 @@ def dataset_of(given: Any) -> Any:
     """The `Dataset` of a `DataLoader`; anything else as it is.
 
     Its order and its batches are made anew, as functions of the seed, so that every item is
-    visited once an epoch.
+    visited once an epoch, also those that `drop_last` would leave out.
 
     Raises:
         InputError: If it picks its items, or puts them together, in a way that would be lost; or
