@@ -366,7 +366,19 @@ class _Assembly:
         return supplied[name]()
 
     def _net(self, kind: str, cls: Any, options: Mapping[str, Any]) -> nn.Module:
-        """A network that puts out what a class reads."""
+        """A network that puts out what a class reads.
+
+        Raises:
+            InputError: If the class does not say what that is.
+        """
+        if not hasattr(cls, "net_shape"):
+            size = "x_shape" if kind == "decoder" else "latent_dim"
+            raise InputError(
+                f"The {kind} {self.choices[kind].name} is given a net, and does not say what the "
+                "net puts out.",
+                f"Give it a static method net_shape({size}) that returns the shape for one "
+                "example, a tuple.",
+            )
         event = self.data.x_shape if kind == "decoder" else self.latent_dim
         known = signature(cls.net_shape).parameters
         given = {**options, "columns": self._codes}

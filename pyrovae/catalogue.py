@@ -101,10 +101,15 @@ def entries(kind: str) -> Mapping[str, Entry]:
     return dict(sorted(found.items()))
 
 
-def read_class(path: Path, name: str) -> Entry | None:
-    """What a class in a file of the user's own takes, or None where the file has none."""
-    classes = {n.name: n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
-    return _entry(_with_bases(classes[name], classes)) if name in classes else None
+def read_class(path: Path, name: str, kind: str) -> Entry | None:
+    """What a class in a file of the user's own takes, or None where the file has none.
+
+    Its bases are looked for in the file, and among the classes of the kind.
+    """
+    own = {n.name: n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
+    ours, _ = _classes(ROOT / KINDS[kind][0])
+    dotted = {f"pyrovae.{name}": node for name, node in ours.items()}
+    return _entry(_with_bases(own[name], ours | dotted | own)) if name in own else None
 
 
 def _classes(place: Path) -> tuple[dict[str, ast.ClassDef], set[str]]:
@@ -140,7 +145,8 @@ def _word(name: str, suffix: str) -> str:
 
 def _with_bases(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> Sequence[ast.ClassDef]:
     """A class and those of its bases that are beside it, nearest first."""
-    bases = [classes[name] for base in node.bases if (name := ast.unparse(base)) in classes]
+    named = [classes.get(ast.unparse(base), node) for base in node.bases]
+    bases = [base for base in named if base is not node]
     return [node, *(ancestor for base in bases for ancestor in _with_bases(base, classes))]
 
 
@@ -202,7 +208,9 @@ def _told(docstring: str) -> dict[str, str]:
 def _plain(text: str) -> str:
     """A sentence of a docstring in plain characters."""
     text = re.sub(r"\s+", " ", text).strip().rstrip(".")
-    text = re.sub(r"\\(?:mathrm|mathcal|text|tilde|hat|tfrac1)\b", "", text)
+    text = re.sub(r"\\(?:mathrm|mathcal|text|tilde|hat)\b", "", text)
+    text = re.sub(r"\\tfrac(\w)(\w)", r"\1/\2", text)
+    text = re.sub(r"\\sqrt\{([^{}]*)\}", r"sqrt(\1)", text)
     text = re.sub(r"\\[,;!|]", "", text).replace("\\", "")
     text = re.sub(r"[${}`]", "", text)
     return text[:1].lower() + text[1:]

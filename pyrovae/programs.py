@@ -326,8 +326,15 @@ def check_parameters(program: Program, batch: Batch) -> None:
 
 def _check_sizes(program: Program, batch: Batch) -> None:
     """Refuses parts that do not fit: run alone, each half shows its own sizes."""
-    guide_trace = _run_alone(program.guide, "guide", batch)
-    model_trace = _run_alone(program.model, "model", batch)
+    guide, model = poutine.trace(), poutine.trace()
+    _run_alone(program.guide, "guide", batch, guide)
+    try:
+        _run_alone(program.model, "model", batch, model)
+    finally:  # where the decoder failed, a latent of another shape is why
+        _check_shapes(model.trace, prune_subsample_sites(guide.trace))
+
+
+def _check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
     priors = sample_sites(model_trace)
     for name, q in sites(guide_trace, observed=False).items():
         p = priors.get(name)
@@ -339,11 +346,10 @@ def _check_sizes(program: Program, batch: Batch) -> None:
             )
 
 
-def _run_alone(function: Callable[..., Any], what: str, batch: Batch) -> Trace:
+def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: Any) -> None:
     try:
-        with fill_improper(batch.x):
-            trace = poutine.trace(function).get_trace(batch.x, **labels(function, batch))
-        return prune_subsample_sites(trace)
+        with fill_improper(batch.x), tracer:
+            function(batch.x, **labels(function, batch))
     except (RuntimeError, ValueError) as error:
         remedy = (
             "Make its networks for x of this shape."

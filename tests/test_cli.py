@@ -389,6 +389,53 @@ def test_a_part_of_the_users_own_is_named_by_its_file(capsys, without_drawing):
     assert "so it is not run" in capsys.readouterr().err
 
 
+FORGETFUL = PART.replace("self.width, self.names = latent_dim, width,", "self.names = latent_dim,")
+UNTOLD = """
+from torch import nn
+
+
+class Mine(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "remedy"),
+    [
+        (FORGETFUL, ["--prior", "mine.py:Wide"], "Set self.width in its constructor"),
+        (UNTOLD, ["--decoder", "mine.py:Mine"], r"static method net_shape\(x_shape\)"),
+        (UNTOLD, ["--encoder", "mine.py:Mine"], r"static method net_shape\(latent_dim\)"),
+    ],
+)
+def test_a_class_that_does_not_say_enough_is_refused_before_it_is_trained(
+    text, words, remedy, capsys
+):
+    Path("mine.py").write_text(text)
+    assert run("train", *QUICK, *words, "--run-dir", "r") == 2
+    assert re.search(remedy, capsys.readouterr().err)
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("imported", ["import pyrovae", "from pyrovae import IWAE"])
+def test_a_class_of_the_users_own_has_the_options_of_its_base(imported, capsys, without_drawing):
+    base = "pyrovae.IWAE" if imported == "import pyrovae" else "IWAE"
+    Path("mine.py").write_text(f"{imported}\n\n\nclass Mine({base}):\n    pass\n")
+    words = ["--bound", "mine.py:Mine", "--bound.num-particles", 2, "--run-dir", "r"]
+    assert run("train", *QUICK, *words) == 0
+    assert "bound    Mine(num_particles=2" in capsys.readouterr().out
+
+
+def test_formulas_are_told_in_plain_characters():
+    def told(kind, word, name):
+        options = catalogue.entries(kind)[word].options
+        return next(option.help for option in options if option.name == name)
+
+    assert told("prior", "bernoulli", "learn_logits").endswith("else pi = 1/2")
+    assert told("decoder", "student-t", "scale").endswith("is s sqrt(nu / (nu - 2))")
+
+
 def test_options_of_parts_reach_them(capsys, without_drawing):
     words = ["--prior", "gaussian-mixture", "--prior.components", 3, "--bound=iwae"]
     words += ["--bound.num-particles", 2, "--kl", "free-bits", "--kl.no-per-dim"]

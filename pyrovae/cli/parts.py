@@ -105,7 +105,7 @@ def _entry(kind: str, name: str) -> Entry:
     """
     if user_files.is_own_file(name):
         path, cls = user_files.split(name, kind.capitalize())
-        entry = catalogue.read_class(path, cls) if path.is_file() else None
+        entry = catalogue.read_class(path, cls, kind) if path.is_file() else None
         if entry is None:
             raise InputError(f"There is no class {cls} in {path}.", "Name it as file.py:Class.")
         return entry

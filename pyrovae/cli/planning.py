@@ -192,6 +192,7 @@ def _build(
     if spec is None:
         from pyrovae.building import Choice, build_vae, default_decoder
         from pyrovae.decoders import NanMaskedDecoder
+        from pyrovae.parts import to_config
 
         prior, encoder, decoder = (chosen(k, options, words) for k in KINDS)
         assert prior is not None
@@ -207,6 +208,7 @@ def _build(
             latent_dim=options.latent_dim,
             beta=options.beta,
         )
+        to_config(vae)  # a class that cannot be built again is refused before it is trained
         masked = ", missing entries left out" * isinstance(vae.decoder, NanMaskedDecoder)
         about = (
             f"{options.latent_dim} latents, {prior.name} prior, {encoder.name} encoder, "
