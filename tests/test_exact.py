@@ -659,3 +659,45 @@ def test_two_models_and_a_copy_all_learn_under_stock_svi():
     for vae, start in zip(vaes, starts, strict=True):
         for name, parameter in vae.named_parameters():
             assert not torch.equal(parameter, start[name]), name
+
+
+# ── A prior with a parent ────────────────────────────────────────────────────────────────────
+
+
+class Hierarchy(nn.Module):
+    """z2 ~ N(0, 1), z1 given z2 and x given z1 linear and Gaussian, out of the same parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.prior = StandardNormal(1)
+        self.conditional = GaussianEncoder(nn.Linear(1, 2))
+        self.decoder = GaussianDecoder(nn.Linear(1, 2), scale=0.5)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", self.prior())
+            z1 = pyro.sample("z1", self.conditional(z2))
+            pyro.sample("x", self.decoder(z1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(x.new_zeros(1), 3.0).to_event(1))
+            pyro.sample("z2", dist.Normal(0.3 * z1, 1.2).to_event(1))
+
+
+def test_an_encoder_is_a_prior_that_has_a_parent():
+    with float64():
+        torch.manual_seed(0)
+        program = Hierarchy()
+        with torch.no_grad():
+            program.conditional.net.weight[1].zero_()  # the scale does not depend on z2
+        x = torch.randn(4, 2)
+        z1 = program.conditional(torch.zeros(1, 1))
+        slope = program.conditional(torch.ones(1, 1)).mean - z1.mean
+        weight, bias = program.decoder.net.weight, program.decoder.net.bias
+        spread = slope.square() + z1.variance
+        mean = weight @ z1.mean[0] + bias
+        covariance = weight @ spread @ weight.T + 0.25 * torch.eye(2)
+        exact = dist.MultivariateNormal(mean, covariance).log_prob(x)
+        found = evaluate(program, Examples(x, preprocessing=AsGiven()), num_samples=20_000)
+    torch.testing.assert_close(found.log_evidence, exact.detach(), atol=0.05, rtol=0)
