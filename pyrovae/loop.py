@@ -377,7 +377,7 @@ class Loop:
             "stopped": self.stopped,
             "last": last,
             "finished": finished,
-            "config": run_folder.identity(self.run.config),
+            **run_folder.sealed(self.run.config),
         }
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))

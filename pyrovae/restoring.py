@@ -62,7 +62,7 @@ def load(
     target = resolve_device(device)
     newest = checkpoint.load_newest(path / CHECKPOINTS)
 
-    run_folder.check_identity(path, config, newest.state.get("config"))
+    run_folder.check_identity(path, config, newest.state)
 
     x_shape = tuple(config["data"]["x_shape"])
     with run_folder.as_config(path), Allotment(newest.weights):

@@ -78,7 +78,7 @@ class Earlier:
             return None
         marks = checkpoint.marks(path / CHECKPOINTS)
         config, newest = read_config(path), checkpoint.load_newest(path / CHECKPOINTS)
-        check_identity(path, config, newest.state.get("config"))
+        check_identity(path, config, newest.state)
         return cls(config, newest, read_lines(path / METRICS), marks)
 
     @staticmethod

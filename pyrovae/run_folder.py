@@ -25,6 +25,7 @@ __all__ = [
     "read_json",
     "read_lines",
     "remove",
+    "sealed",
     "write",
 ]
 
@@ -146,8 +147,15 @@ def remove(file: Path) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; an empty one where the file is missing or damaged."""
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
+        return _parsed(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -269,15 +277,28 @@ def identity(config: Mapping[str, Any]) -> str:
     return sha256(json.dumps(compared(config), sort_keys=True).encode()).hexdigest()
 
 
-def check_identity(path: Path, config: Mapping[str, Any], expected: str | None) -> None:
+def sealed(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a checkpoint keeps of the configuration that it is of."""
+    return {"config": identity(config), "told": json.dumps(compared(config))}
+
+
+def check_identity(path: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Refuses a configuration that is not the one that a checkpoint is of.
 
+    Args:
+        path: The folder of the run.
+        config: Its configuration.
+        state: What the checkpoint holds, `sealed` among it; not so in versions up to 0.1.0.
+
     Raises:
-        InputError: If it is another. Checkpoints of versions up to 0.1.0 do not say.
+        InputError: If it is another, naming what differs.
     """
+    expected = state.get("config")
     if expected is not None and identity(config) != expected:
+        found = differences(_parsed(str(state.get("told"))), compared(config))
         raise InputError(
-            f"The {CONFIG} of {path} has changed since the run was trained.",
+            f"The {CONFIG} of {path} has changed since the run was trained"
+            f"{': ' if found else ''}{'; '.join(found)}.",
             "Restore it: its weights would mean something else under another one.",
         )
 
