@@ -189,7 +189,10 @@ def test_it_draws_no_examples(trained):
 
 @pytest.mark.parametrize(
     ("latent_dim", "encoder", "words"),
-    [(3, 2, "what the decoder takes"), (2, 3, r"shape \(2,\) in the model and \(3,\) in the g")],
+    [
+        (3, 2, r"shape \(3,\) in the model and \(2,\) in the g"),
+        (2, 3, r"shape \(2,\) in the model and \(3,\) in the g"),
+    ],
 )
 def test_parts_that_do_not_fit_are_refused(latent_dim, encoder, words):
     program = Autoencoder(latent_dim, small_vae().decoder, small_vae(latent_dim=encoder).encoder)

@@ -109,8 +109,9 @@ def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -
     options.epochs = command.epochs or config["training"]["epochs"]
     options.kl_warmup = config["training"]["kl_warmup"]
     options.device = command.device or options.device
-    # As they were inferred, or told, by the version that began the run.
-    options.columns = config["data"].get("columns")
+    if options.columns is None or not Path(options.columns).is_file():
+        # As they were inferred by the version that began the run, or told to it.
+        options.columns = config["data"].get("columns")
     earlier = Earlier.at(path)
     if earlier is None:
         options.init_from = config.get("init_from")

@@ -78,8 +78,9 @@ def _train(
             print(f"\nTo go on with it: {_own_name()} resume {name}", flush=True)
         raise
     except InputError:
-        with suppress(OSError):
-            planned.path.rmdir()  # where nothing was written
+        for folder in (planned.path, planned.path.parent) if options.run_dir is None else ():
+            with suppress(OSError):
+                folder.rmdir()  # where nothing was written
         raise
     if not ranks.is_first:
         return
