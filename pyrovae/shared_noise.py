@@ -41,17 +41,20 @@ def set_state(state: dict[torch.device, Tensor]) -> None:
 
 def exchange() -> None:
     """Puts the stream that is not in use into torch's generators, and keeps the one that was."""
-    _operation()()
+    _, operation = _registered()
+    operation()
 
 
 @cache
-def _operation() -> Any:
-    """The operation `pyrovae::exchange_noise`, tagged as a draw: it keeps its place among them."""
+def _registered() -> tuple[torch.library.Library, Any]:
+    """The operation `pyrovae::exchange_noise`, and the library that it lives as long as.
+
+    It is tagged as a draw, and so keeps its place among them.
+    """
     library = torch.library.Library("pyrovae", "FRAGMENT")
     library.define("exchange_noise() -> ()", tags=(torch.Tag.nondeterministic_seeded,))
     library.impl("exchange_noise", _exchange, "CompositeExplicitAutograd")
-    _operation.library = library  # its operations live as long as it does  # type: ignore
-    return torch.ops.pyrovae.exchange_noise.default
+    return library, torch.ops.pyrovae.exchange_noise.default
 
 
 def _exchange() -> None:
