@@ -577,3 +577,9 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         cli.main(["train", "--epochs", "1", "--batch-size", "1", "--clip-norm", "-1"])
     assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_evaluate_says_where_its_numbers_are_kept(trained, capsys):
+    assert run("evaluate", trained, "--num-samples", 2, "--limit", 5) == 0
+    *_, path = capsys.readouterr().out.split()
+    assert json.loads(Path(path).read_text())["num_examples"] == 5

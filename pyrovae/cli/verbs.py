@@ -17,6 +17,7 @@ from pyrovae.cli.options import (
     Sample,
 )
 from pyrovae.cli.printing import print_numbers
+from pyrovae.run_folder import EVALUATION
 
 # What a verb that draws writes where nothing else is said.
 SUFFIXES = (".png", ".npz")
@@ -67,6 +68,8 @@ def _evaluate(run: "Run", command: Evaluate) -> None:
         print(json.dumps(found.summary()))
     else:
         print_numbers(found, run)
+        if run.path is not None:  # numbers of other data than the run's own are not kept
+            print(f"\n{run.path / EVALUATION}")
 
 
 def _encode(run: "Run", command: Encode) -> None:
