@@ -153,13 +153,7 @@ class Choice:
         """
         if user_files.is_own_file(self.name):
             return user_files.load(*user_files.split(self.name, kind.capitalize()))
-        entry = catalogue.entries(kind).get(self.name)
-        if entry is None:
-            known = ", ".join(catalogue.entries(kind))
-            raise InputError(
-                f"There is no {kind} {self.name!r}.",
-                f"Take one of {known}, or a class of your own as file.py:Class.",
-            )
+        entry = catalogue.find(kind, self.name)
         folder = "bounds" if kind == "kl" else f"{kind}s"
         return getattr(import_module(f"pyrovae.{folder}"), entry.class_name)
 

@@ -6,7 +6,7 @@ that have defaults are its options, the others are what the rest of a program su
 A new class in a folder's `__all__` is in the catalogue without another line.
 """
 
-__all__ = ["KINDS", "Entry", "Option", "entries", "read_class"]
+__all__ = ["KINDS", "Entry", "Option", "entries", "find", "read_class", "shorter"]
 
 import ast
 import re
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from pyrovae.errors import InputError
 
 ROOT = Path(__file__).parent
 # Where the classes of each kind are, and what their names end in.
@@ -30,6 +32,8 @@ SUPPLIED = frozenset(
     {"net", "latent_dim", "x_shape", "prior", "encoder", "decoder", "exemplars", "columns"}
 )
 _WORDS = {"DReG": "dreg"}
+# What a word without further choice stands for: of the flows the one that is fast both ways.
+_SHORT = {"flow": "spline-flow"}
 # What a program is, not what its user chooses.
 _INTERNAL = frozenset({"vectorize_particles", "max_plate_nesting"})
 _TYPES: Mapping[str, Any] = {
@@ -99,6 +103,31 @@ def entries(kind: str) -> Mapping[str, Entry]:
         if set(entry.needs) <= supplied and _is_of(kind, classes[name]):
             found[_word(name, suffix)] = entry
     return dict(sorted(found.items()))
+
+
+def find(kind: str, word: str) -> Entry:
+    """The class that a word names.
+
+    Raises:
+        InputError: If there is none.
+
+    Example:
+        >>> find("encoder", "flow").class_name
+        'SplineFlowEncoder'
+    """
+    known = entries(kind)
+    entry = known.get(_SHORT.get(word, word))
+    if entry is None:
+        raise InputError(
+            f"There is no {kind} {word!r}.",
+            f"Take one of {', '.join(known)}, or a class of your own as file.py:Class.",
+        )
+    return entry
+
+
+def shorter(word: str) -> Sequence[str]:
+    """The other words that name the same class."""
+    return [short for short, long in _SHORT.items() if long == word]
 
 
 def read_class(path: Path, name: str, kind: str) -> Entry | None:

@@ -40,12 +40,15 @@ def test_more_pseudo_inputs_than_examples_are_refused():
         vamp(BINARY)
 
 
-def test_a_slow_density_under_a_vamp_prior_is_warned_of():
-    with pytest.warns(UserWarning, match="SplineFlowEncoder"):
+@pytest.mark.parametrize(
+    ("encoder", "cost"), [("iaf", "every latent dimension"), ("flow", "every coupling")]
+)
+def test_a_slow_density_under_a_vamp_prior_is_warned_of(encoder, cost):
+    with pytest.warns(UserWarning, match=f"all 3 .* {cost}.* GaussianEncoder"):
         build_vae(
             load_data(REAL),
             prior=Choice("vamp", {"components": 3}),
-            encoder=Choice("iaf"),
+            encoder=Choice(encoder),
             latent_dim=2,
         )
 

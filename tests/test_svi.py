@@ -977,6 +977,51 @@ def test_without_a_compiler_the_graph_is_run_as_it_is(monkeypatch):
     assert backends_module.default_engine(torch.device("cpu")) == "graph"
 
 
+@pytest.mark.parametrize(
+    ("limit", "engine", "told"),
+    [("MOST_CAPTURED", "eager", "run in Python"), ("MOST_COMPILED", "graph", "as it is")],
+)
+def test_a_pass_of_very_many_operations_is_not_waited_for(monkeypatch, limit, engine, told):
+    monkeypatch.setattr(backends_module, "compile_graph", lambda *_: pytest.fail("compiled"))
+    if engine == "eager":
+        monkeypatch.setattr(backends_module, "capture", lambda *_: pytest.fail("captured"))
+    monkeypatch.setattr(backends_module, limit, 20)
+    svi = CompiledSVI(
+        *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="inductor"
+    )
+    with pytest.warns(UserWarning, match=f"makes [0-9]+ operations.* {told}"):
+        svi.step(X)
+    assert svi.engines == [engine]
+
+
+def test_a_plan_knows_how_many_operations_a_pass_makes():
+    class Deep(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.depth, self.loc = depth, nn.Parameter(torch.zeros(3))
+
+        def model(self, x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+            for _ in range(self.depth):
+                z = z.cos()
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
+
+    def operations(depth):
+        program = Deep(depth)
+        optimizer = torch.optim.SGD(program.parameters(), lr=0.1)
+        svi = CompiledSVI(program.model, program.guide, optimizer, Trace_ELBO(), engine="graph")
+        svi.step(X)
+        (plan,) = (plan for plans in svi._stepper._plans.values() for plan in plans)
+        return plan.operations
+
+    # A cosine is one operation, and three more as the pass goes backward: sin, neg and mul.
+    assert operations(30) - operations(10) == 20 * 4
+
+
 # ── NaN ──
 
 

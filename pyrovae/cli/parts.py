@@ -76,7 +76,7 @@ def list_parts() -> str:
     for kind in PARTS:
         lines.append(f"\n--{kind}")
         for word, entry in catalogue.entries(kind).items():
-            lines.append(f"  {word}")
+            lines.append("  " + ", or ".join([word, *catalogue.shorter(word)]))
             for option in entry.options:
                 flag = f"--{kind}.{_dashed(option.name)}"
                 text = f"{flag} (default: {_shown(option.default)})  {option.help}"
@@ -109,13 +109,7 @@ def _entry(kind: str, name: str) -> Entry:
         if entry is None:
             raise InputError(f"There is no class {cls} in {path}.", "Name it as file.py:Class.")
         return entry
-    known = catalogue.entries(kind)
-    if name not in known:
-        raise InputError(
-            f"There is no {kind} {name!r}.",
-            f"Take one of {', '.join(known)}, or a class of your own as file.py:Class.",
-        )
-    return known[name]
+    return catalogue.find(kind, name)
 
 
 def _named(kind: str, words: list[str]) -> str | None:

@@ -3,14 +3,18 @@
 __all__ = ["Mixture"]
 
 import math
+from functools import partial
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Size, Tensor
+from torch.utils.checkpoint import checkpoint
 
-# How many log-densities, of one value under one component, are made at a time.
+# How many log-densities, of one value under one component, are made at a time: of Gaussians, and
+# of components of which nothing is known, each of which may take the passes of several networks.
 BLOCK = 2**22
+BLOCK_OF_OTHERS = 2**16
 
 
 class Mixture(dist.MixtureSameFamily):
@@ -26,6 +30,10 @@ class Mixture(dist.MixtureSameFamily):
     and nothing is larger than $(*, K)$. They are computed in float64, since in float32 the three
     terms of narrow components would cancel to noise. Over a larger batch it is the same
     components that are looked at, not copies of them.
+
+    Components of other kinds, as the flows of a VampPrior's encoder, are asked for 65,536
+    log-densities at a time, and in training these are computed again for their gradients rather
+    than kept: time grows with values and components, and memory does not.
 
     Args:
         mixture_distribution: A Categorical of batch shape $(*)$ over K components.
@@ -44,16 +52,21 @@ class Mixture(dist.MixtureSameFamily):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density, in nats."""
-        if not self._is_gaussian:
+        if self.batch_shape:
+            # Of a batch of mixtures each value is looked at by its own components alone.
             return super().log_prob(value)
         if self._validate_args:
             self._validate_sample(value)
 
-        rows = max(1, BLOCK // self._num_component)
-        blocks = value.reshape(-1, value.shape[-1]).split(rows)
-        log_prob = torch.cat([self._gaussian_log_prob(block) for block in blocks])
+        score, most = super().log_prob, BLOCK_OF_OTHERS
+        if self._is_gaussian:
+            score, most = self._gaussian_log_prob, BLOCK
+        batch = value.shape[: value.dim() - self.event_dim]
+        blocks = value.reshape(-1, *self.event_shape).split(max(1, most // self._num_component))
+        if len(blocks) > 1 and not self._is_gaussian:
+            score = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
 
-        return log_prob.reshape(value.shape[:-1])
+        return torch.cat([score(block) for block in blocks]).reshape(batch)
 
     def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draws, without gradients."""

@@ -20,8 +20,9 @@ class VampPrior(nn.Module):
     is largest. The pseudo-inputs start at random, and `start_at` sets them to examples, as the
     command line does.
 
-    Every step scores each draw under each $q(z \mid u_k)$: an encoder whose density is slow, an
-    element at a time as that of `IAFEncoder`, makes it $K$ times as slow, which is warned of.
+    Every step scores each draw under each $q(z \mid u_k)$. Of Gaussians that is a product of
+    matrices. Of a flow, `SplineFlowEncoder` or, an element at a time, `IAFEncoder`, it is $K$
+    passes for every draw, which is warned of.
 
     Args:
         encoder: The encoder $q$ of the same program, the object itself: it is trained as a part
@@ -54,11 +55,13 @@ class VampPrior(nn.Module):
 
         _check_at_least_one(self, components=components)
 
-        if getattr(encoder, "slow_density", False):
+        cost = getattr(encoder, "slow_density", None)
+        if cost is not None:
             warnings.warn(
-                f"A VampPrior scores every draw under {components} distributions of its encoder, "
-                f"and those of {type(encoder).__name__} take a pass for every latent dimension: "
-                "steps will be very slow. SplineFlowEncoder takes one pass.",
+                f"A VampPrior scores every draw under all {components} distributions of its "
+                f"encoder, and under one of {type(encoder).__name__} that takes {cost}: steps "
+                "will be slow. Take fewer components, or GaussianEncoder, whose densities are one "
+                "product of matrices.",
                 stacklevel=2,
             )
         self.encoder = encoder

@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("eager", "graph", "inductor", "auto")
 TRIAL_STEPS = 5
+# Capture and Inductor take about 2 and 25 milliseconds for an operation. A pass of more operations
+# than these is one that repeats a part very often, and whose time goes there.
+MOST_CAPTURED = 50_000
+MOST_COMPILED = 15_000
 
 
 def default_engine(device: torch.device) -> str:
@@ -62,6 +66,12 @@ def _passes(
     """The passes that work, of Python and of those that are wanted."""
     in_python = make_pass(estimate, call, list(plan.parameters.values()))
     found: dict[str, Pass] = {"eager": in_python}
+    if plan.operations > MOST_CAPTURED:
+        warn(
+            f"A step makes {plan.operations:,} operations, too many to be captured, so the program "
+            "is run in Python."
+        )
+        return found
     state = State(plan.devices, plan.buffers)
     try:
         with pyro.validation_enabled(False):
@@ -74,7 +84,13 @@ def _passes(
 
     if "graph" in wanted:
         found["graph"] = graph
-    if "inductor" in wanted:
+    if "inductor" in wanted and plan.operations > MOST_COMPILED:
+        warn(
+            f"A step makes {plan.operations:,} operations, which Inductor would compile for long, "
+            "so the graph is run as it is."
+        )
+        found["graph"] = graph
+    elif "inductor" in wanted:
         try:
             found["inductor"] = compile_graph(graph, call.tensors)
         except CaptureError as error:

@@ -27,6 +27,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyrovae import shared_noise
@@ -102,6 +103,7 @@ class Plan:
         reassigned: The name of a buffer that they replace rather than change, which a graph
             would not see.
         stored: Those of the parameters that Pyro's store keeps, by their names there.
+        operations: How many operations on tensors a pass makes, its backward pass included.
         engine: The name of the back end.
         run: The pass of a back end other than Python: from the tensors of a call to its loss,
             its norm and its gradients.
@@ -113,6 +115,7 @@ class Plan:
     modules: list[nn.Module]
     buffers: list[Tensor]
     stored: dict[str, Tensor]
+    operations: int = 0
     reassigned: str | None = None
     engine: str = "eager"
     run: Pass | None = None
@@ -269,7 +272,7 @@ def make_plan(
     tensors = (*call.tensors, *(p for owner in owners for p in owner.parameters()))
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     named: list[tuple[nn.Module, str, Tensor]] = []
-    with _rewound(devices, buffers), _watched(owners, modules, buffers, named):
+    with _rewound(devices, buffers), _watched(owners, modules, buffers, named), _Count() as count:
         parameters = run_in_python(estimate, call, owners, trains).parameters
 
     kept = _stored()
@@ -278,8 +281,23 @@ def make_plan(
         modules=modules,
         buffers=[buffer for buffer, _ in buffers],
         stored={name: p for name, p in parameters.items() if kept.get(name) is p},
+        operations=count.operations,
         reassigned=_put_back(named),
     )
+
+
+class _Count(TorchDispatchMode):
+    """Counts the operations on tensors that are made in a block, those of autograd included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
 
 
 def _put_back(named: Iterable[tuple[nn.Module, str, Tensor]]) -> str | None:
