@@ -15,8 +15,9 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress", "noise", "catalogue", "interrupts", "known_files", "randomness"},
+    {"errors", "progress", "noise", "interrupts", "known_files", "randomness"},
     {
+        "catalogue",
         "ranks",
         "shared_noise",
         "schedules",

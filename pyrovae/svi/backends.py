@@ -68,8 +68,8 @@ def _passes(
     found: dict[str, Pass] = {"eager": in_python}
     if plan.operations > MOST_CAPTURED:
         warn(
-            f"A step makes {plan.operations:,} operations, too many to be captured, so the program "
-            "is run in Python."
+            f"A step makes {plan.operations:,} operations, too many to be captured, so the "
+            "program is run in Python."
         )
         return found
     state = State(plan.devices, plan.buffers)
