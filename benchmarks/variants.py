@@ -7,12 +7,14 @@ The budget is small so that all of them can be run again in minutes: the table s
 they work, not what each is capable of.
 
     python benchmarks/variants.py [--only NAME ...] [--epochs 10] [--out docs/variants.md]
+        [--short README.md]
 
 It needs MNIST in $PYROVAE_DATA.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from timing import SEED, lines_of, parse, parser, provenance, publish
@@ -49,7 +51,7 @@ VARIANTS = [
     Variant(
         "capacity",
         "Burgess et al. 2018, arXiv:1804.03599",
-        "; bound=ELBO(kl=Capacity(25.0, strength=10.0))",
+        "; bound=ELBO(kl=Capacity(25.0, strength=10.0)), kl_warmup=5",
     ),
     Variant("free bits", "Kingma et al. 2016, arXiv:1606.04934", "; bound=ELBO(kl=FreeBits(0.2))"),
     Variant("beta-TCVAE", "Chen et al. 2018, arXiv:1802.04942", "; bound=TotalCorrelation()"),
@@ -251,6 +253,7 @@ def main():
     options = parser(__doc__, repeats=1)
     options.add_argument("--only", nargs="+", default=[], help="the names of variants")
     options.add_argument("--epochs", type=int, default=10)
+    options.add_argument("--short", type=Path, help="a Markdown file for the first five columns")
     given = parse(options)
     chosen = [v for v in VARIANTS if not given.only or v.name in (*given.only, "VAE")]
     head = ["variant", "paper", "what changes", "log p(x)", "against the first", "ELBO", "active"]
@@ -264,8 +267,10 @@ def main():
             "samples each, nats per image; active is the number of active units."
         )
         # Each row is kept as soon as it is there.
-        lines = [about, "", *lines_of(rows), "", provenance(given, "variants.py")]
-        publish("variants", lines, given.out)
+        ran = provenance(given, "variants.py")
+        publish("variants", [about, "", *lines_of(rows), "", ran], given.out)
+        if given.short is not None:
+            publish("recipes", [*lines_of([cells[:5] for cells in rows]), "", ran], given.short)
 
 
 if __name__ == "__main__":

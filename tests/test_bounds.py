@@ -205,8 +205,8 @@ def test_along_paths_the_guide_has_no_gradient_at_the_exact_posterior(bound):
 )
 def test_gradients_of_one_bound_have_one_expectation(path, plain):
     found = linear_gaussian(2, shift=0.7, stretch=1.4)
-    ours = mean_gradients(path, found.vae, found.x, repeats=20_000)
-    theirs = mean_gradients(plain, found.vae, found.x, repeats=20_000)
+    ours = mean_gradients(path, found.vae, found.x, repeats=1_000_000, copies=20_000)
+    theirs = mean_gradients(plain, found.vae, found.x, repeats=1_000_000, copies=20_000)
     assert_same_mean(ours, theirs)
     if not isinstance(path, VIMCO):
         spread = ours[1]["encoder.net.bias"] / theirs[1]["encoder.net.bias"]
@@ -247,8 +247,8 @@ def test_gradients_along_paths_are_right_in_a_hierarchy(path, plain, top_down):
         bound.max_plate_nesting = math.inf
     with torch.no_grad():
         program.weights[5] = 1.2  # what is left out where the guide is not run again, is seen
-    ours = mean_gradients(path, program, x, repeats=80_000, copies=2000)
-    theirs = mean_gradients(plain, program, x, repeats=80_000, copies=2000)
+    ours = mean_gradients(path, program, x, repeats=1_000_000, copies=20_000)
+    theirs = mean_gradients(plain, program, x, repeats=1_000_000, copies=20_000)
     assert_same_mean(ours, theirs)
 
 
