@@ -87,6 +87,8 @@ class Loop:
         self.rates: list[float] = [group["lr"] for group in self.optimizer.param_groups]
         self.saved_at = time.monotonic()
         self.is_whole = True
+        # Whether the run that is gone on with had given its back end up.
+        self.is_distrusted = False
         self.stages = Stages(self.run.path)
 
     def train(self, epochs: int, progress: Progress) -> None:
@@ -95,6 +97,8 @@ class Loop:
         A signal is answered when the step that it fell into is whole and saved.
         """
         self._prepare(progress)
+        if self.is_distrusted:
+            self.step.distrust()
         self._describe()
         self.run.forget()
         monitor = Monitor(self.run.splits, self.seed, self.ranks)
@@ -167,6 +171,7 @@ class Loop:
         self.totals.copy_(state["totals"])
         self.best = None if state["best"] is None else _Best(**state["best"])
         self.stopped = state["stopped"]
+        self.is_distrusted = state.get("distrusted", False)
         self.run.metrics[:] = metrics[: self.epoch]
         self._write_metrics()
         if self.stages.path is not None:
@@ -377,6 +382,7 @@ class Loop:
             "stopped": self.stopped,
             "last": last,
             "finished": finished,
+            "distrusted": self.step.is_distrusted,
             **run_folder.sealed(self.run.config),
         }
         weights = as_module(self.run.program).state_dict()

@@ -121,6 +121,37 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(name, options, stop_
 
 
 @pytest.mark.parametrize("patience", [None, 2])
+class Counted(nn.Module):
+    """A network that a graph gets wrong now and then: it reads its own count of steps."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.out_shape = net, net.out_shape
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, z):
+        self.steps += self.training
+        return self.net(z) * (1.0 + self.steps.tolist() // 5)
+
+
+def test_a_run_that_has_given_its_graph_up_goes_on_without_it(tmp_path):
+    """Where the graph of the resumed run would go wrong again, between two of its checks."""
+
+    def counted():
+        vae = small_vae()
+        vae.decoder.net = Counted(vae.decoder.net)
+        return vae
+
+    with pytest.warns(UserWarning, match="disagree about"):
+        whole = training(counted(), tmp_path / "whole", engine="graph")
+    with pytest.warns(UserWarning, match="disagree about"), pytest.raises(KeyboardInterrupt):
+        training(counted(), tmp_path / "broken", engine="graph", stop_at=2 * STEPS)
+    resumed = training(counted(), tmp_path / "broken", engine="graph")
+    assert same(weights(whole.program), weights(resumed.program))
+    assert numbers(whole) == numbers(resumed)
+    assert resumed.config["engine"]["name"] == "graph"
+
+
 def test_a_run_that_is_over_takes_more_epochs_to_the_same_bits(patience, tmp_path):
     whole = training(program_of("plain"), tmp_path / "whole", epochs=5, patience=patience)
     training(program_of("plain"), tmp_path / "run", epochs=3, patience=patience)

@@ -819,6 +819,22 @@ def test_a_program_that_a_graph_would_get_wrong_is_found_out(what):
         assert losses == pytest.approx([stock.step(X) for _ in range(4)], rel=1e-5)
 
 
+def test_a_program_that_was_found_out_is_run_in_python_whatever_its_arguments():
+    program = Counting("the loss alone")
+    svi = CompiledSVI(
+        program.model, program.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), engine="graph"
+    )
+    program.what = "nothing"
+    svi.step(X[:7])
+    program.what = "the loss alone"
+    with pytest.warns(UserWarning, match="disagree about the loss"):
+        svi.step(X)
+        svi.step(X)
+    program.what = "nothing"
+    svi.step(X[:5])
+    assert svi.engines == ["eager"] * 3
+
+
 def entry_like_stock(program):
     def model(x):
         pyro.module("program", program)

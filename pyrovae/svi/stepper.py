@@ -98,6 +98,8 @@ class Stepper:
         self._sentinel: Sentinel | None = None
         self._plans: dict[Any, list[Plan]] = {}
         self._warned: set[str] = set()
+        # Whether a graph of the program was found to be other than it, as any other may be then.
+        self.is_distrusted = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> StepResult:
         """Takes one step.
@@ -233,8 +235,15 @@ class Stepper:
             f"disagree about {about}, so it is run in Python from here on: it depends on "
             "something that a graph does not see, such as Python state, NumPy or .tolist()."
         )
-        plan.run, plan.engine = None, "eager"
+        self.distrust()
         return expected
+
+    def distrust(self) -> None:
+        """Runs all further steps in Python, whatever their kind."""
+        self.is_distrusted = True
+        for plans in self._plans.values():
+            for plan in plans:
+                plan.run, plan.engine = None, "eager"
 
     def _diagnose(
         self, parameters: dict[str, Tensor], call: Call, before: State
@@ -328,7 +337,7 @@ class Stepper:
         return call.kind
 
     def _choose(self, plan: Plan, call: Call, engine: str) -> None:
-        if engine != "eager":
+        if engine != "eager" and not self.is_distrusted:
             choose(plan, call, self.estimate, engine, self._warn)
 
     def _warn(self, message: str) -> None:
