@@ -829,7 +829,6 @@ def test_a_program_that_was_found_out_is_run_in_python_whatever_its_arguments():
     program.what = "the loss alone"
     with pytest.warns(UserWarning, match="disagree about the loss"):
         svi.step(X)
-        svi.step(X)
     program.what = "nothing"
     svi.step(X[:5])
     assert svi.engines == ["eager"] * 3
