@@ -119,6 +119,14 @@ def test_labels_stand_beside_the_images_and_move_none():
     }
 
 
+@pytest.mark.parametrize("label", ["m" * 40, "between two codes: NoiselessVAE", "iiiill" * 9])
+def test_a_label_of_a_row_is_not_cut_off(label):
+    found = pixels(grid(torch.rand(1, 2, 1, 28, 28), rows=[label]))
+    edge, beside = found[:, :3], found[:, :12]
+    assert (edge == 255).all()
+    assert (beside < 255).any(), "and no wider a margin than it needs"
+
+
 def test_a_grid_is_scaled_by_its_own_extremes_or_by_those_given():
     x = torch.tensor([[-3.0, 1.0, 5.0]])[:, :, None, None, None].expand(1, 3, 1, 4, 4)
 

@@ -281,11 +281,13 @@ def _write(figure: "Figure", place: tuple[float, float], text: str, **how: Any) 
 
 def _text_width(text: str) -> int:
     """The width of a label in pixels."""
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextToPath
 
-    width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=9), False)
-    return math.ceil(width * DPI / 72)
+    # By what draws it: letters that are set on whole pixels are wider than their outlines.
+    drawn = RendererAgg(1, 1, DPI)
+    width, _, _ = drawn.get_text_width_height_descent(text, FontProperties(size=9), False)
+    return math.ceil(width)
 
 
 def _wrap(text: str, width: int) -> list[str]:
