@@ -6,8 +6,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,7 +201,7 @@ class Loop:
         whole = self._inputs(train.raw(torch.arange(own)))
         used: dict[str, Any] = {}
         # Numbers that are not finite are for the step to report, that knows where it is.
-        with pyro.validation_enabled(True), suppress(NonFiniteError):
+        with pyro.validation_enabled(True), suppress(NonFiniteError), self._normalises(size):
             used = self.step.prepare(*whole)
         # Which is the fastest is for one process to say, and all are to ask it.
         named = self.ranks.text_of_first(used.get("name", ""))
@@ -213,11 +213,31 @@ class Loop:
             if last and own_last != own:
                 rest = self._inputs(train.raw(torch.arange(own_last)))
                 name = "graph" if used["name"] == "inductor" else used["name"]
-                self.step.prepare(*rest, engine=name)
+                with self._normalises(last):
+                    self.step.prepare(*rest, engine=name)
             self._check_engine(used)
             self.run.config["engine"] = used
             seconds = time.perf_counter() - start
             progress.note(f"engine {used['name']}, {used['precision']}, ready in {seconds:.1f} s")
+
+    @contextmanager
+    def _normalises(self, rows: int) -> Iterator[None]:
+        """Says so where this process's share of so many rows is too small to be normalised.
+
+        Raises:
+            InputError: If it is.
+        """
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            which = f"A batch of {rows} leaves a process" if self.ranks.size > 1 else "A batch is"
+            raise InputError(
+                f"{which} a single row, on which batch normalisation cannot train.",
+                f"Choose another --batch-size for {len(self.run.splits['train']):,} rows, or group "
+                "normalisation.",
+            ) from error
 
     def _check_engine(self, used: dict[str, Any]) -> None:
         """Refuses to go on to other bits.

@@ -721,6 +721,15 @@ def test_a_mean_discrepancy_is_its_definition():
     torch.testing.assert_close(squared_mmd(x, y), within / 6 - 2 * across / 9)
 
 
+def test_a_single_draw_is_at_no_distance():
+    x = torch.randn(1, 2, requires_grad=True)
+    assert squared_mmd(x, torch.randn(1, 2)) == 0
+    found = linear_gaussian(1)
+    loss, gradients = loss_and_gradients(MMD(), found.vae, found.x)
+    plain, expected = loss_and_gradients(MMD(strength=0.0), found.vae, found.x)
+    torch.testing.assert_close((loss, gradients), (plain, expected))
+
+
 def test_the_kl_gives_way_to_the_distance_in_proportion():
     found = linear_gaussian(16, shift=0.5, stretch=1.3)
     # The weight of the distance is 0.3 + 0.7 - 1, so the KL alone is left, at 0.7.

@@ -453,6 +453,19 @@ def test_buffers_are_as_they_were_before_a_step_that_failed():
         torch.testing.assert_close(value, before[name], equal_nan=True)
 
 
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_single_row_that_is_left_over_is_not_normalised(engine):
+    vae = small_vae()
+    vae.decoder.net = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6))
+    vae.decoder.net.out_shape = (6,)
+    before = weights(vae)
+    for rows, batch_size in ((41, 20), (10, 1)):
+        with pytest.raises(InputError, match=rf"single row.*batch-size for {rows} rows"):
+            quick(vae, binary(rows), batch_size=batch_size, engine=engine, epochs=1)
+    assert same(before, weights(vae))
+    quick(vae, binary(42), batch_size=20, engine=engine, epochs=1)
+
+
 def test_an_interrupt_saves_what_there_is(tmp_path):
     class Interrupted(torch.optim.SGD):
         steps = 0

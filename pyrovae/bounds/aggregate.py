@@ -86,7 +86,8 @@ class MMD(Bound):
 
     The maximum mean discrepancy is that between the batch's draws and as many of the prior,
     unbiased, under the kernels $C / (C + \|z - z'\|^2)$ with $C = 2 D s$ for seven scales s from
-    0.1 to 10. For $\alpha = 1$ it is a Wasserstein autoencoder with a random encoder.
+    0.1 to 10. A batch of a single example has none, and counts without. For $\alpha = 1$ it is a
+    Wasserstein autoencoder with a random encoder.
 
     Args:
         alpha: The share $\alpha$ of the KL that gives way.
@@ -119,8 +120,13 @@ class MMD(Bound):
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    r"""The unbiased estimate of $\mathrm{MMD}^2$ from draws (N, D) of each distribution."""
+    r"""The unbiased estimate of $\mathrm{MMD}^2$ from draws (N, D) of each distribution.
+
+    It needs two draws, and is 0 for one.
+    """
     count = len(x)
+    if count < 2:
+        return x.new_zeros(())  # there are no two to be near to one another
     others = 1 - torch.eye(count, dtype=x.dtype, device=x.device)
     within = (_kernel(x, x) + _kernel(y, y)) * others
     return within.sum() / (count * (count - 1)) - 2 * _kernel(x, y).mean()

@@ -181,7 +181,7 @@ class Stepper:
         """
         call = Call(args, kwargs)
         if engine is not None:
-            self._plans.pop(call.kind, None)  # a plan that is there has its back end
+            self._plans.pop(self._kind_of(call), None)  # a plan that is there has its back end
         plan = self._plan_for(call, engine)
         return {
             "name": plan.engine,
