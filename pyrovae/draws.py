@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
 from pyrovae.data import Batch
-from pyrovae.programs import Program, Structure
+from pyrovae.inspection import Structure
+from pyrovae.programs import Program
 from pyrovae.terms import Terms, draw_terms
 
 # So many draws of one shape are worth the seconds that compiling takes.

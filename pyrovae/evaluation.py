@@ -19,17 +19,10 @@ from torch import Tensor
 from pyrovae.data import Batch, Examples, Given, as_examples
 from pyrovae.draws import Draws
 from pyrovae.errors import InputError
-from pyrovae.programs import (
-    Program,
-    Structure,
-    as_module,
-    check_support,
-    evaluating,
-    inspect_program,
-    observation_site,
-    trace_pair,
-)
+from pyrovae.inspection import Structure, inspect_program
+from pyrovae.programs import Program, as_module, evaluating, observation_site, trace_pair
 from pyrovae.randomness import seeded
+from pyrovae.supports import check_support
 
 # How many values of x are decoded at a time: what bounds the memory of an evaluation.
 CHUNK = {"cpu": 2**22, "cuda": 2**24}

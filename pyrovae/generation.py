@@ -32,12 +32,11 @@ from pyrovae.data import Batch
 from pyrovae.distributions import is_improper
 from pyrovae.errors import InputError
 from pyrovae.handlers import fill_improper
+from pyrovae.inspection import inspect_program
 from pyrovae.programs import (
     Program,
-    check_support,
     data_frame,
     evaluating,
-    inspect_program,
     is_auxiliary,
     labels,
     mean_of,
@@ -46,6 +45,7 @@ from pyrovae.programs import (
     trace_pair,
 )
 from pyrovae.randomness import seeded
+from pyrovae.supports import check_support
 from pyrovae.terms import read_terms
 
 

@@ -235,8 +235,8 @@ class Loop:
             which = f"A batch of {rows} leaves a process" if self.ranks.size > 1 else "A batch is"
             raise InputError(
                 f"{which} a single row, on which batch normalisation cannot train.",
-                f"Choose another --batch-size for {len(self.run.splits['train']):,} rows, or group "
-                "normalisation.",
+                f"Choose another --batch-size for {len(self.run.splits['train']):,} rows, or "
+                "group normalisation.",
             ) from error
 
     def _check_engine(self, used: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from pyrovae.data import Batch, Examples
 from pyrovae.errors import NonFiniteError
-from pyrovae.programs import Program, Structure, as_module, evaluating
+from pyrovae.inspection import Structure
+from pyrovae.programs import Program, as_module, evaluating
 from pyrovae.randomness import generator, seeded
 from pyrovae.ranks import Ranks
 from pyrovae.runs import WORDS

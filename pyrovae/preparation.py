@@ -16,14 +16,10 @@ import torch
 from pyrovae.data import Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError
+from pyrovae.inspection import Structure, check_parameters, inspect_program
 from pyrovae.parts import to_config
-from pyrovae.programs import (
-    Program,
-    Structure,
-    check_parameters,
-    check_support,
-    inspect_program,
-)
+from pyrovae.programs import Program
+from pyrovae.supports import check_support
 
 
 def check_options(**options: float | None) -> None:

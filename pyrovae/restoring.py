@@ -13,8 +13,9 @@ from pyrovae.allotment import Allotment
 from pyrovae.data import Data, Examples, as_examples, load_data
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import InputError
+from pyrovae.inspection import inspect_program
 from pyrovae.parts import from_config
-from pyrovae.programs import Program, as_module, inspect_program
+from pyrovae.programs import Program, as_module
 from pyrovae.run_folder import (
     CHECKPOINTS,
     CONFIG,

@@ -17,16 +17,8 @@ from torch import Tensor
 from pyrovae.data import Batch
 from pyrovae.distributions import exact_kl, factorizes
 from pyrovae.errors import InputError
-from pyrovae.programs import (
-    PLATE,
-    Program,
-    Site,
-    Structure,
-    data_frame,
-    is_auxiliary,
-    sites,
-    trace_pair,
-)
+from pyrovae.inspection import Structure
+from pyrovae.programs import PLATE, Program, Site, data_frame, is_auxiliary, sites, trace_pair
 
 
 @dataclass(frozen=True)

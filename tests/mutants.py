@@ -256,7 +256,7 @@ MUTANTS = [
     ),
     Mutant(
         "data outside the support pass",
-        "programs.py",
+        "supports.py",
         "if inside.all():",
         "if True:",
         "test_programs.py::test_data_outside_the_support_are_refused_with_example_and_remedy[BernoulliDecoder-Bernoulli]",
@@ -270,7 +270,7 @@ MUTANTS = [
     ),
     Mutant(
         "a subsampled plate passes for the whole",
-        "programs.py",
+        "inspection.py",
         'getattr(frame, "full_size", None) or frame.size',
         "frame.size",
         "test_programs.py::test_a_subsampled_plate_is_known_by_its_full_size_and_evaluates_alike",

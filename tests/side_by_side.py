@@ -11,8 +11,8 @@ from torch import Tensor
 from pyrovae import CompiledSVI
 from pyrovae.data import Batch
 from pyrovae.evaluation import evaluate
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
-from pyrovae.programs import inspect_program
 
 
 def losses(make, vae: VAE, x: Tensor, steps: int = 5) -> list[float]:

@@ -17,8 +17,9 @@ from pyrovae import bounds
 from pyrovae.data import Batch
 from pyrovae.distributions import ImproperUniform
 from pyrovae.errors import InputError
+from pyrovae.inspection import inspect_program
 from pyrovae.models import Autoencoder
-from pyrovae.programs import evaluating, inspect_program
+from pyrovae.programs import evaluating
 from pyrovae.terms import draw_terms
 
 

@@ -34,7 +34,7 @@ from pyrovae.distributions import Weighted, exact_kl
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.handlers import kl_weight, unregistered
-from pyrovae.programs import inspect_program
+from pyrovae.inspection import inspect_program
 from pyrovae.svi import CompiledSVI, Objective, Stepper
 from pyrovae.training import fit
 

@@ -27,7 +27,7 @@ from pyrovae.generation import sample
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, Log1p
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import check_support
+from pyrovae.supports import check_support
 
 COUNTS = [0.0, 1.0, 2.0, 15.0, 16.0, 17.0, 1000.0, 99700.0, 1e5]
 MEANS = [1e-6, 0.3, 7.0, 1000.0, 1e5, 1e6]

@@ -29,10 +29,11 @@ from pyrovae.distributions import Beta, StudentT
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, Centred, Log1p
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import check_support, inspect_program
+from pyrovae.supports import check_support
 
 every_precision = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 1e-13)], ids=str

@@ -32,6 +32,7 @@ from pyrovae.encoders import (
     StraightThroughCategoricalEncoder,
 )
 from pyrovae.errors import InputError
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.priors import (
@@ -40,7 +41,7 @@ from pyrovae.priors import (
     RelaxedBernoulliPrior,
     RelaxedCategoricalPrior,
 )
-from pyrovae.programs import evaluating, inspect_program
+from pyrovae.programs import evaluating
 from pyrovae.terms import draw_terms
 
 double = {"dtype": torch.float64}

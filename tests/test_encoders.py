@@ -28,11 +28,12 @@ from pyrovae.encoders import (
 )
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.parts import from_config, to_config
 from pyrovae.priors import GaussianMixture, StandardNormal
-from pyrovae.programs import evaluating, inspect_program
+from pyrovae.programs import evaluating
 from pyrovae.svi import CompiledSVI
 from pyrovae.terms import draw_terms
 

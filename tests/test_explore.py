@@ -27,7 +27,7 @@ from pyrovae.data import AsIs, Binarize, Dequantize, Examples, Standardize
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.explore import Inputs, Placing, Server, Session, look_at, server
-from pyrovae.programs import inspect_program
+from pyrovae.inspection import inspect_program
 from pyrovae.runs import Run
 
 

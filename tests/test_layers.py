@@ -32,6 +32,8 @@ LAYERS = [
     },
     {"data", "handlers"},
     {"priors", "encoders", "decoders", "programs", "hub"},
+    {"supports"},
+    {"inspection"},
     {"models", "terms", "bounds"},
     {"draws"},
     {"parts", "evaluation", "generation", "checkpoint", "svi", "user_programs", "onnx"},

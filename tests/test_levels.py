@@ -23,7 +23,7 @@ from pyrovae.generation import sample
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, Centred
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import check_support
+from pyrovae.supports import check_support
 
 LOCS = [-1e3, -40.0, -0.5, 0.0, 3.2, 127.5, 254.5, 255.0, 300.0, 1e4]
 SCALES = [0.1, 0.5, 3.0, 60.0, 2e3]

@@ -28,6 +28,7 @@ from pyrovae.encoders import (
 )
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.parts import from_config, to_config
@@ -42,7 +43,6 @@ from pyrovae.priors import (
     UniformPrior,
     VampPrior,
 )
-from pyrovae.programs import inspect_program
 from pyrovae.svi import CompiledSVI
 
 X = 6

@@ -25,7 +25,7 @@ from pyrovae.capture import CaptureError, capture, compile_graph
 from pyrovae.devices import count_idle, resolve_device
 from pyrovae.errors import InputError
 from pyrovae.handlers import share_noise
-from pyrovae.programs import inspect_program
+from pyrovae.inspection import inspect_program
 from pyrovae.ranks import ALONE, Ranks, joined
 from pyrovae.svi import Exchange, Objective, Stepper
 from pyrovae.svi.plans import Call, Outcome, run_in_python

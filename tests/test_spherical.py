@@ -18,10 +18,10 @@ from pyrovae.distributions import von_mises_fisher as source
 from pyrovae.distributions.spherical import log_area
 from pyrovae.encoders import PowerSphericalEncoder, VonMisesFisherEncoder
 from pyrovae.errors import InputError
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.priors import PowerSphericalPrior, SphericalUniformPrior, VonMisesFisherPrior
-from pyrovae.programs import inspect_program
 
 double = {"dtype": torch.float64}
 both = pytest.mark.parametrize("family", [PowerSpherical, VonMisesFisher])

@@ -28,10 +28,11 @@ from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.generation import impute, reconstruct, sample
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, NanMaskedInput, TabularInput
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import check_support, inspect_program
+from pyrovae.supports import check_support
 from pyrovae.svi import CompiledSVI
 
 NAN = math.nan

@@ -16,7 +16,8 @@ from torch import Tensor
 from pyrovae.data import Batch, Examples
 from pyrovae.evaluation import ACTIVE_VARIANCE, evaluate
 from pyrovae.generation import decode, posterior_means
-from pyrovae.programs import Program, Site, Structure, evaluating, sites, trace_pair
+from pyrovae.inspection import Structure
+from pyrovae.programs import Program, Site, evaluating, sites, trace_pair
 from pyrovae.randomness import seeded
 
 # How many examples are looked at, and the quantiles of their latents that a slider goes between.

@@ -21,16 +21,11 @@ from pyrovae.evaluation import evaluate
 from pyrovae.explore.inputs import Inputs
 from pyrovae.explore.latents import Latent, look_at
 from pyrovae.generation import decode, posterior_means
-from pyrovae.programs import (
-    check_support,
-    evaluating,
-    inspect_program,
-    labels,
-    sites,
-    takes_labels,
-)
+from pyrovae.inspection import inspect_program
+from pyrovae.programs import evaluating, labels, sites, takes_labels
 from pyrovae.randomness import seeded
 from pyrovae.runs import WORDS, Run
+from pyrovae.supports import check_support
 
 # The importance samples of one input; fewer where each is a run of the program in Python.
 SAMPLES, SLOW_SAMPLES = 500, 50

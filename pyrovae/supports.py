@@ -1,0 +1,173 @@
+r"""What a program gives probability to: data and draws outside of it are refused.
+
+A likelihood says by its support what it can have observed, a prior what can have been drawn.
+Where a value is outside, the bound would be minus infinity, or NaN, or, worst, a number.
+"""
+
+__all__ = ["check_support", "check_values"]
+
+from collections.abc import Iterable
+from typing import Any
+
+from pyro.distributions import constraints
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.data import Batch
+from pyrovae.errors import InputError
+from pyrovae.programs import Program, data_frame, evaluating, sample_sites, sites, trace_pair
+
+# Constraints whose values fill no volume.
+_SURFACES = (type(constraints.sphere), type(constraints.simplex))
+
+
+def check_support(program: Program, batches: Iterable[Batch]) -> None:
+    """Refuses data and draws that a program gives no probability, or that it cannot read.
+
+    Raises:
+        InputError: If a value lies outside its support, naming the site, the example and the
+            entry, or the guide makes NaN of missing entries.
+    """
+    with evaluating(program):
+        first_row = 0
+        for batch in batches:
+            check_values(*trace_pair(program, batch), batch, first_row)
+            first_row += len(batch.x)
+
+
+def check_values(model_trace: Trace, guide_trace: Trace, batch: Batch, first_row: int = 0) -> None:
+    """The same for the traces of a batch, whose first example is of this number.
+
+    Raises:
+        InputError: As `check_support`.
+    """
+    _check_observations(model_trace, first_row)
+    _check_guide(guide_trace, batch, first_row)
+    _check_latents(model_trace, guide_trace)
+
+
+def _check_observations(model_trace: Trace, first_row: int) -> None:
+    for name, site in sites(model_trace, observed=True).items():
+        distribution, value = site["fn"], site["value"]
+        inside = distribution.support.check(value)
+        if inside.all():
+            continue
+
+        row = int((~inside.reshape(len(value), -1)).any(1).nonzero()[0])
+        where = f"in example {first_row + row}{_entry(distribution.support, value[row])}"
+        family = _family(distribution)
+        if value[row].isnan().any():
+            raise InputError(
+                f"The observation {name!r} has missing entries (NaN), which its {family} "
+                f"likelihood cannot leave out, first {where}.",
+                "Take one that can (a TabularDecoder, or NanMaskedDecoder round another), or fill "
+                "in the values.",
+            )
+        seen = value[~value.isnan()]
+        bounds = f"from {float(seen.min()):.3g} to {float(seen.max()):.3g}"
+        support = _base(distribution.support, "base_constraint")
+        raise InputError(
+            f"The observation {name!r}, with values {bounds}, has one outside {support!r}, the "
+            f"support of its {family} likelihood, first {where}.",
+            _remedy(support, seen),
+        )
+
+
+def _remedy(support: Any, seen: Tensor) -> str:
+    """What would have such values in its support."""
+    if isinstance(support, type(constraints.boolean)):
+        return (
+            "Binarise grey values (--binarize dynamic), or take the continuous Bernoulli on "
+            "[0, 1] (--decoder continuous-bernoulli) or a Gaussian (--decoder gaussian)."
+        )
+    if not support.is_discrete:
+        return (
+            "Scale or dequantise the values into it, or take a Gaussian (--decoder gaussian), "
+            "which has all of them."
+        )
+    whole = bool((seen == seen.round()).all() and seen.min() >= 0)
+    if whole and isinstance(support, type(constraints.integer_interval(0, 1))):
+        return f"Give it levels, classes or symbols for all of them: {int(seen.max()) + 1}."
+    return (
+        "Leave whole numbers from 0 on as they are (preprocessing=AsIs()), or take a density, "
+        "such as a Gaussian (--decoder gaussian)."
+    )
+
+
+def _entry(support: Any, example: Tensor) -> str:
+    """Where in an example the first value outside is, if each entry has its own support."""
+    while hasattr(support, "base_constraint") and support.event_dim > 0:
+        support = support.base_constraint
+    outside = ~support.check(example)
+    if outside.shape != example.shape or not outside.any():
+        return ""
+    index = outside.nonzero()[0].tolist()
+    place = f"entry {tuple(index)}" if len(index) > 1 else f"column {index[0]}"
+    return f", {place} ({float(example[outside][0]):.9g})"
+
+
+def _check_guide(guide_trace: Trace, batch: Batch, first_row: int) -> None:
+    """Refuses a guide that makes NaN of missing entries: its network is not made for them."""
+    missing = batch.x.isnan().reshape(len(batch.x), -1).any(1)
+    for name, site in sites(guide_trace, observed=False).items():
+        frame = data_frame(site)
+        if frame is None or not missing.any():
+            continue
+        value = site["value"].isnan().movedim(frame.dim - site["fn"].event_dim, 0)
+        wrong = missing & value.reshape(len(missing), -1).any(1)
+        if wrong.any():
+            raise InputError(
+                f"The guide gives NaN for the latent {name!r} of example "
+                f"{first_row + int(wrong.nonzero()[0])}, which has missing entries.",
+                "Give the encoder a network that reads them: NanMaskedInput(net), or "
+                "TabularInput for a table.",
+            )
+
+
+def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses a guide whose draws the model gives no probability, or one of another kind."""
+    in_model = sample_sites(model_trace)
+    for name, site in sites(guide_trace, observed=False).items():
+        if name not in in_model:
+            continue
+        prior = in_model[name]["fn"]
+        if _is_outside(prior, site["value"]) or _measure(site["fn"]) != _measure(prior):
+            raise InputError(
+                f"The guide's {_family(site['fn'])} draws values of {name!r} to which the model's "
+                f"{_family(prior)} gives no probability, or one of another kind.",
+                "Pair a guide and a prior over the same values, such as a RelaxedBernoulliEncoder "
+                "and a RelaxedBernoulliPrior.",
+            )
+
+
+def _is_outside(distribution: Any, value: Tensor) -> bool:
+    """Whether values are outside a distribution's support, where it names one."""
+    try:
+        return not distribution.support.check(value).all()
+    except (NotImplementedError, ValueError):
+        return False
+
+
+def _measure(distribution: Any) -> str:
+    """What a probability is per: a value, an area of a surface, or a volume.
+
+    The ratio of two of different kinds, such as a mass over a density, is none of probabilities.
+    """
+    try:
+        if distribution.support.is_discrete:
+            return "value"
+        kind = type(_base(distribution.support, "base_constraint"))
+    except (NotImplementedError, ValueError):
+        return "volume"
+    return "area" if kind in _SURFACES else "volume"
+
+
+def _family(distribution: Any) -> str:
+    """The name of a distribution under whatever independence and masks are wrapped round it."""
+    return type(_base(distribution, "base_dist")).__name__
+
+
+def _base(wrapped: Any, attribute: str) -> Any:
+    while hasattr(wrapped, attribute):
+        wrapped = getattr(wrapped, attribute)
+    return wrapped
