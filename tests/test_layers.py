@@ -143,9 +143,10 @@ INNER = {
     ],
     "models": [{"autoencoder", "vae"}, {"__init__"}],
     "svi": [
-        {"estimators", "guard", "precision", "updates"},
+        {"estimators", "guard", "once", "precision", "updates"},
         {"objective", "plans"},
         {"backends", "exchange", "faithfulness", "sentinel"},
+        {"planner"},
         {"stepper"},
         {"compiled"},
         {"__init__"},

@@ -25,8 +25,8 @@ from pyrovae.svi import backends as backends_module
 from pyrovae.svi import estimators as svi_module
 from pyrovae.svi import faithfulness as faithfulness_module
 from pyrovae.svi import guard as guard_module
+from pyrovae.svi import planner as planner_module
 from pyrovae.svi import sentinel as sentinel_module
-from pyrovae.svi import stepper as stepper_module
 
 COMPILED = pytest.param(
     "inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
@@ -941,8 +941,8 @@ def test_auto_takes_a_back_end_that_works():
 
 
 def test_a_long_training_is_compiled_in_the_end(monkeypatch):
-    monkeypatch.setattr(stepper_module, "COMPILE_AFTER", 5)
-    monkeypatch.setattr(stepper_module, "default_engine", lambda device: "inductor")
+    monkeypatch.setattr(planner_module, "COMPILE_AFTER", 5)
+    monkeypatch.setattr(planner_module, "default_engine", lambda device: "inductor")
     compiled = []
 
     def compile_graph(graph, inputs):
@@ -960,8 +960,8 @@ def test_a_long_training_is_compiled_in_the_end(monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_not_tried_again(monkeypatch):
-    monkeypatch.setattr(stepper_module, "COMPILE_AFTER", 3)
-    monkeypatch.setattr(stepper_module, "default_engine", lambda device: "inductor")
+    monkeypatch.setattr(planner_module, "COMPILE_AFTER", 3)
+    monkeypatch.setattr(planner_module, "default_engine", lambda device: "inductor")
     tried = []
 
     def fail(*_):
@@ -1030,7 +1030,7 @@ def test_a_plan_knows_how_many_operations_a_pass_makes():
         optimizer = torch.optim.SGD(program.parameters(), lr=0.1)
         svi = CompiledSVI(program.model, program.guide, optimizer, Trace_ELBO(), engine="graph")
         svi.step(X)
-        (plan,) = (plan for plans in svi._stepper._plans.values() for plan in plans)
+        (plan,) = (plan for plans in svi._stepper._planner._plans.values() for plan in plans)
         return plan.operations
 
     # A cosine is one operation, and three more as the pass goes backward: sin, neg and mul.
@@ -1207,8 +1207,8 @@ def test_what_is_compiled_in_the_end_is_checked_at_once(monkeypatch):
     def double(graph, _):
         return lambda *x: [2 * value for value in graph(*x)]
 
-    monkeypatch.setattr(stepper_module, "COMPILE_AFTER", 5)
-    monkeypatch.setattr(stepper_module, "default_engine", lambda device: "inductor")
+    monkeypatch.setattr(planner_module, "COMPILE_AFTER", 5)
+    monkeypatch.setattr(planner_module, "default_engine", lambda device: "inductor")
     monkeypatch.setattr(backends_module, "compile_graph", double)
     svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
     losses_of(svi, [((X,), {})] * 5)

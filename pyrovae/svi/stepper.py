@@ -7,8 +7,6 @@ how a loss that is not finite is.
 __all__ = ["StepResult", "Stepper"]
 
 import math
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,21 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.capture import OPTIONS
-from pyrovae.errors import InputError, NonFiniteError
-from pyrovae.svi.backends import ENGINES, choose, default_engine
+from pyrovae.errors import NonFiniteError
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
+from pyrovae.svi.once import Once
+from pyrovae.svi.planner import Planner
 from pyrovae.svi.plans import Call, Outcome, Plan, State, make_plan, run_in_python
 from pyrovae.svi.precision import in_precision
 from pyrovae.svi.sentinel import Sentinel
 from pyrovae.svi.updates import Optimizer, Update
 
-# Beyond so many kinds of arguments, capturing costs more than it saves.
-MOST_PLANS = 8
-# So many steps as a graph take about as long as compiling does.
-COMPILE_AFTER = 2000
 # How many steps late a GPU is asked whether all was finite.
 LATE_STEPS = 64
 
@@ -84,10 +79,7 @@ class Stepper:
         check_every: int | None = None,
         exchange: Exchange | None = None,
     ) -> None:
-        if engine is not None and engine not in ENGINES:
-            raise InputError(f"There is no engine {engine!r}.", f"Take one of {list(ENGINES)}.")
         self.estimate = in_precision(precision, estimate)
-        self.engine = engine
         self.precision = precision
         self.clip_norm = clip_norm
         self.update = Update(optimizer)
@@ -96,10 +88,8 @@ class Stepper:
         self._check_every = check_every
         self.exchange = exchange
         self._sentinel: Sentinel | None = None
-        self._plans: dict[Any, list[Plan]] = {}
-        self._warned: set[str] = set()
-        # Whether a graph of the program was found to be other than it, as any other may be then.
-        self.is_distrusted = False
+        self._warn = Once()
+        self._planner = Planner(self.estimate, engine=engine, warn=self._warn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> StepResult:
         """Takes one step.
@@ -111,7 +101,7 @@ class Stepper:
                 optimizer are as they were before that step.
         """
         call = Call(args, kwargs)
-        plan = self._plan_for(call)
+        plan = self._planner.plan_for(call, self._make_plan)
         before = State(plan.devices, plan.buffers)
         try:
             found = self._run(plan, call, before)
@@ -180,9 +170,7 @@ class Stepper:
             number of threads, and the version of torch.
         """
         call = Call(args, kwargs)
-        if engine is not None:
-            self._plans.pop(self._kind_of(call), None)  # a plan that is there has its back end
-        plan = self._plan_for(call, engine)
+        plan = self._planner.plan_for(call, self._make_plan, engine)
         return {
             "name": plan.engine,
             "options": OPTIONS if plan.engine == "inductor" else {},
@@ -192,9 +180,23 @@ class Stepper:
         }
 
     @property
+    def engine(self) -> str | None:
+        """The back end that was asked for."""
+        return self._planner.engine
+
+    @property
     def engines(self) -> list[str]:
-        """The back ends in use, one for each plan."""
-        return [plan.engine for plans in self._plans.values() for plan in plans]
+        """The back ends in use, one for each kind of call."""
+        return self._planner.engines
+
+    @property
+    def is_distrusted(self) -> bool:
+        """Whether a graph of the program was found to be other than it."""
+        return self._planner.is_distrusted
+
+    def distrust(self) -> None:
+        """Runs all further steps in Python, whatever their kind."""
+        self._planner.distrust()
 
     # ── The pass ──
 
@@ -238,13 +240,6 @@ class Stepper:
         self.distrust()
         return expected
 
-    def distrust(self) -> None:
-        """Runs all further steps in Python, whatever their kind."""
-        self.is_distrusted = True
-        for plans in self._plans.values():
-            for plan in plans:
-                plan.run, plan.engine = None, "eager"
-
     def _diagnose(
         self, parameters: dict[str, Tensor], call: Call, before: State
     ) -> NonFiniteError | None:
@@ -273,41 +268,6 @@ class Stepper:
             return NonFiniteError(cause, REMEDY)
         return NonFiniteError("The training loss is not finite.", REMEDY)
 
-    # ── Plans ──
-
-    def _plan_for(self, call: Call, engine: str | None = None) -> Plan:
-        """The plan of a call, made if there is none."""
-        kind = self._kind_of(call)
-        plans = self._plans.setdefault(kind, [])
-        for plan in plans:
-            if plan.is_current():
-                if plan.is_alive():
-                    self._compile_in_time(plan, call)
-                    return plan
-                plans.remove(plan)
-                break
-
-        plan = self._make_plan(call)
-        if plan.reassigned is not None:
-            self._warn(
-                f"The buffer {plan.reassigned!r} is replaced rather than changed in place, which "
-                "a graph does not see: steps run in Python."
-            )
-        elif kind is not None:
-            self._choose(plan, call, engine or self.engine or "graph")
-        plans.append(plan)
-        return plan
-
-    def _compile_in_time(self, plan: Plan, call: Call) -> None:
-        """Compiles a graph that nobody asked for in particular, once it has been run for long."""
-        due = plan.taken == COMPILE_AFTER and not plan.tried
-        if self.engine is None and plan.engine == "graph" and due:
-            plan.tried = True
-            device = next(iter(plan.parameters.values())).device
-            if default_engine(device) != "graph":
-                plan.taken = 0  # what is new is checked anew
-                self._choose(plan, call, default_engine(device))
-
     def _make_plan(self, call: Call) -> Plan:
         """Runs the program once; where that fails on NaN it says why."""
         buffers = [buffer for owner in self._owners for buffer in owner.buffers()]
@@ -320,36 +280,3 @@ class Stepper:
             if cause is None:
                 raise
             raise cause from error
-
-    def _kind_of(self, call: Call) -> Any:
-        """What keys the plan of a call; None for all those that are not worth a capture."""
-        if self.engine == "eager":
-            return None
-        if call.kind is None:
-            self._warn("An argument that is no tensor cannot be hashed: steps run in Python.")
-            return None
-        if call.kind not in self._plans and len(self._plans) >= MOST_PLANS:
-            self._warn(
-                f"More than {MOST_PLANS} kinds of arguments: further ones are run in Python. Pad "
-                "batches and sequences to a few shapes."
-            )
-            return None
-        return call.kind
-
-    def _choose(self, plan: Plan, call: Call, engine: str) -> None:
-        if engine != "eager" and not self.is_distrusted:
-            choose(plan, call, self.estimate, engine, self._warn)
-
-    def _warn(self, message: str) -> None:
-        """Warns, once for each message."""
-        if message not in self._warned:
-            self._warned.add(message)
-            warnings.warn(message, stacklevel=_level_of_the_caller())
-
-
-def _level_of_the_caller() -> int:
-    """How many frames up the first is that is not of this package: whom a warning is for."""
-    level, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("pyrovae."):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -1,0 +1,123 @@
+r"""Which plan serves a call, and by which back end it is run.
+
+A plan is made at the first call of its kind, and again where modules or parameters are no longer
+what it was made for.
+"""
+
+__all__ = ["Planner"]
+
+from collections.abc import Callable
+from typing import Any
+
+from pyrovae.errors import InputError
+from pyrovae.svi.backends import ENGINES, choose, default_engine
+from pyrovae.svi.estimators import Estimate
+from pyrovae.svi.plans import Call, Plan
+
+# Beyond so many kinds of arguments, capturing costs more than it saves.
+MOST_KINDS = 8
+# So many steps as a graph take about as long as compiling does.
+COMPILE_AFTER = 2000
+
+
+class Planner:
+    """The plans of a program, by the kinds of its calls.
+
+    Args:
+        estimate: From the arguments of a call to a loss and its surrogate.
+        engine: The back end, as of a `Stepper`.
+        warn: Called with the reason where another back end is taken.
+
+    Raises:
+        InputError: If there is no such engine.
+    """
+
+    def __init__(
+        self,
+        estimate: Estimate,
+        *,
+        engine: str | None,
+        warn: Callable[[str], None],
+    ) -> None:
+        if engine is not None and engine not in ENGINES:
+            raise InputError(f"There is no engine {engine!r}.", f"Take one of {list(ENGINES)}.")
+        self.engine = engine
+        # Whether a graph of the program was found to be other than it, as any other may be then.
+        self.is_distrusted = False
+        self._estimate = estimate
+        self._warn = warn
+        self._plans: dict[Any, list[Plan]] = {}
+
+    @property
+    def engines(self) -> list[str]:
+        """The back ends in use, one for each plan."""
+        return [plan.engine for plans in self._plans.values() for plan in plans]
+
+    def distrust(self) -> None:
+        """Runs all further steps in Python, whatever their kind."""
+        self.is_distrusted = True
+        for plans in self._plans.values():
+            for plan in plans:
+                plan.run, plan.engine = None, "eager"
+
+    def plan_for(
+        self, call: Call, make: Callable[[Call], Plan], engine: str | None = None
+    ) -> Plan:
+        """The plan of a call, made if there is none.
+
+        Args:
+            call: The call.
+            make: Makes a plan.
+            engine: A back end for its kind alone, for which a plan is made in any case.
+        """
+        kind = self._kind_of(call)
+        if engine is not None:
+            self._plans.pop(kind, None)  # a plan that is there has its back end
+        plans = self._plans.setdefault(kind, [])
+        for plan in plans:
+            if plan.is_current():
+                if plan.is_alive():
+                    self._compile_in_time(plan, call)
+                    return plan
+                plans.remove(plan)
+                break
+
+        plan = make(call)
+        if plan.reassigned is not None:
+            self._warn(
+                f"The buffer {plan.reassigned!r} is replaced rather than changed in place, which "
+                "a graph does not see: steps run in Python."
+            )
+        elif kind is not None:
+            self._choose(plan, call, engine or self.engine or "graph")
+        plans.append(plan)
+        return plan
+
+    def _kind_of(self, call: Call) -> Any:
+        """What keys the plan of a call; None for all those that are not worth a capture."""
+        if self.engine == "eager":
+            return None
+        if call.kind is None:
+            self._warn("An argument that is no tensor cannot be hashed: steps run in Python.")
+            return None
+        if call.kind not in self._plans and len(self._plans) >= MOST_KINDS:
+            self._warn(
+                f"More than {MOST_KINDS} kinds of arguments: further ones are run in Python. Pad "
+                "batches and sequences to a few shapes."
+            )
+            return None
+        return call.kind
+
+    def _compile_in_time(self, plan: Plan, call: Call) -> None:
+        """Compiles a graph that nobody asked for in particular, once it has been run for long."""
+        due = plan.taken == COMPILE_AFTER and not plan.tried
+        if self.engine is None and plan.engine == "graph" and due:
+            plan.tried = True
+            device = next(iter(plan.parameters.values())).device
+            if default_engine(device) != "graph":
+                plan.taken = 0  # what is new is checked anew
+                self._choose(plan, call, default_engine(device))
+
+    def _choose(self, plan: Plan, call: Call, engine: str) -> None:
+        if engine != "eager" and not self.is_distrusted:
+            choose(plan, call, self._estimate, engine, self._warn)
