@@ -1,6 +1,7 @@
 """Every bound against a closed form, quadrature or enumeration: its value and its gradient."""
 
 import copy
+import logging
 import math
 import warnings
 from functools import partial
@@ -169,6 +170,16 @@ def test_a_bound_trains_under_pyro_and_compiled_alike(make):
             losses[-1].append(float(svi.step(found.x)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert svi.engines == ["graph"]
+
+
+def test_the_depth_of_a_program_is_found_without_a_word(caplog):
+    """Pyro's own way of finding it out logs what it found."""
+    found = linear_gaussian()
+    bound = IWAE(3)
+    with caplog.at_level(logging.INFO):
+        loss_and_gradients(bound, found.vae, found.x)
+    assert bound.max_plate_nesting == 2
+    assert not caplog.records
 
 
 # ── Closed forms ─────────────────────────────────────────────────────────────────────────────

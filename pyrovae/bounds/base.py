@@ -105,7 +105,8 @@ class Bound(PyroELBO):
         if self.max_plate_nesting == math.inf:
             devices = {a.device for a in args if isinstance(a, Tensor) and a.is_cuda}
             with torch.no_grad(), torch.random.fork_rng(devices=devices):
-                self._guess_max_plate_nesting(model, guide, args, kwargs)
+                found = self._draw(Pair(model, guide, args, kwargs))
+            self.max_plate_nesting = found.layout.depth
         wrap = self._vectorized_num_particles
         return [Pair(wrap(model), wrap(guide), args, kwargs)]
 
