@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +89,8 @@ class Loop:
         self.is_whole = True
         # Whether the run that is gone on with had given its back end up.
         self.is_distrusted = False
+        # The running statistics that its processes had, if there were several.
+        self.statistics: Sequence[Sequence[Tensor]] = ()
         self.stages = Stages(self.run.path)
 
     def train(self, epochs: int, progress: Progress) -> None:
@@ -96,6 +98,7 @@ class Loop:
 
         A signal is answered when the step that it fell into is whole and saved.
         """
+        self._begin_alike()
         self._prepare(progress)
         if self.is_distrusted:
             self.step.distrust()
@@ -172,6 +175,7 @@ class Loop:
         self.best = None if state["best"] is None else _Best(**state["best"])
         self.stopped = state["stopped"]
         self.is_distrusted = state.get("distrusted", False)
+        self.statistics = state.get("statistics", ())
         self.run.metrics[:] = metrics[: self.epoch]
         self._write_metrics()
         if self.stages.path is not None:
@@ -328,9 +332,12 @@ class Loop:
         return settled
 
     def _save_together(self, interrupts: Interrupts, ends: bool) -> None:
-        """Saves, and then answers a signal if there is one, and all know of it."""
-        self._share_statistics()
-        self._save()
+        """Saves, and then answers a signal if there is one, and all know of it.
+
+        Each process goes on with the running statistics that it has, saved or not: else the bits
+        of a program that reads them in training would depend on when it was saved.
+        """
+        self._save(statistics=self.ranks.of_each(self._statistics()))
         if ends:
             # Lest the first be ended, because another one has, before it has saved.
             with suppress(RankError):
@@ -339,8 +346,20 @@ class Loop:
 
     def _share_statistics(self) -> None:
         """Gives every process the running statistics of the first, which are of its shares."""
-        buffers = as_module(self.run.program).buffers()
-        self.ranks.copy_from_first(b for b in buffers if b.is_floating_point())
+        self.ranks.copy_from_first(self._statistics())
+
+    def _statistics(self) -> list[Tensor]:
+        """The buffers that may be statistics of what a process has seen."""
+        return [b for b in as_module(self.run.program).buffers() if b.is_floating_point()]
+
+    def _begin_alike(self) -> None:
+        """Gives every process the weights of the first, and the statistics that it had itself."""
+        module = as_module(self.run.program)
+        self.ranks.copy_from_first([*module.parameters(), *module.buffers()])
+        if len(self.statistics) == self.ranks.size > 1:
+            own = self.statistics[self.ranks.rank]
+            for buffer, value in zip(self._statistics(), own, strict=True):
+                buffer.copy_(value)
 
     def _inputs(self, raw: RawBatch) -> tuple[Tensor, Tensor | None]:
         """The arguments of a step: as they lie where the step itself draws the noise."""
@@ -383,8 +402,19 @@ class Loop:
         """Those of the epochs that are whole: a run may have died with more than it had saved."""
         self.run.write(METRICS, "".join(map(_as_line, self.run.metrics)))
 
-    def _save(self, last: dict[str, Tensor] | None = None, *, finished: bool = False) -> None:
-        """Writes a checkpoint, with the last weights where those of the program are others.
+    def _save(
+        self,
+        last: dict[str, Tensor] | None = None,
+        *,
+        finished: bool = False,
+        statistics: Sequence[Sequence[Tensor]] = (),
+    ) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            last: The last weights, where those of the program are others.
+            finished: Whether the training is over.
+            statistics: Those of every process, where they are not all the same.
 
         Raises:
             NonFiniteError: If a weight is not finite.
@@ -403,6 +433,7 @@ class Loop:
             "last": last,
             "finished": finished,
             "distrusted": self.step.is_distrusted,
+            "statistics": statistics if len(statistics) > 1 else [],
             **run_folder.sealed(self.run.config),
         }
         weights = as_module(self.run.program).state_dict()

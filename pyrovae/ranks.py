@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -92,12 +92,23 @@ class Ranks:
         if self.size > 1:
             with torch.no_grad():
                 for tensor in tensors:
-                    # As bytes in their order: gloo takes neither every type nor every layout.
-                    values = tensor.detach().contiguous()
-                    sent = values.reshape(-1).view(torch.uint8)
-                    self._wait_for(dist.broadcast(sent, src=0, async_op=True))
+                    values = self._sent_by(0, tensor)
                     if not self.is_first:
                         tensor.copy_(values)
+
+    def of_each(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The values that the tensors have in every process, by its number."""
+        if self.size == 1:
+            return [list(tensors)]
+        return [[self._sent_by(rank, t) for t in tensors] for rank in range(self.size)]
+
+    def _sent_by(self, rank: int, tensor: Tensor) -> Tensor:
+        """The values that a tensor has in one of the processes."""
+        # As bytes in their order: gloo takes neither every type nor every layout.
+        values = tensor.detach().clone(memory_format=torch.contiguous_format)
+        sent = values.reshape(-1).view(torch.uint8)
+        self._wait_for(dist.broadcast(sent, src=rank, async_op=True))
+        return values
 
     def text_of_first(self, text: str) -> str:
         """The text that the first process has, of up to 2,000 bytes."""

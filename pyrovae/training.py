@@ -260,7 +260,6 @@ def fit(
                     Earlier.check_unchanged(path, before)
                 if before is not None:
                     loop.restore(before.checkpoint, before.metrics)
-                ranks.copy_from_first([*module.parameters(), *module.buffers()])
                 loop.train(epochs, Progress(epochs, steps, shown=progress and ranks.is_first))
                 # A process must not end while a thread of gloo's still lets go of a tensor.
                 ranks.wait()
