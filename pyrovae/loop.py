@@ -87,6 +87,8 @@ class Loop:
         self.rates: list[float] = [group["lr"] for group in self.optimizer.param_groups]
         self.saved_at = time.monotonic()
         self.is_whole = True
+        # The step and the epoch of the last checkpoint.
+        self.saved: tuple[int, int] | None = None
         # Whether the run that is gone on with had given its back end up.
         self.is_distrusted = False
         # The running statistics that its processes had, if there were several.
@@ -137,7 +139,7 @@ class Loop:
             raise
         except BaseException:
             # What a step was doing when it was broken off is not worth keeping.
-            if self.is_whole:
+            if self.is_whole and self.saved != (self.taken, self.epoch):
                 with suppress(NonFiniteError):
                     self.step.check()
                     self._save()
@@ -438,6 +440,7 @@ class Loop:
         }
         weights = as_module(self.run.program).state_dict()
         checkpoint.save(self.run.path / CHECKPOINTS, Checkpoint(self.taken, weights, state))
+        self.saved = self.taken, self.epoch
 
 
 def _as_line(record: dict[str, Any]) -> str:
