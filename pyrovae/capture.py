@@ -61,10 +61,19 @@ def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor])
     """
     try:
         with warnings.catch_warnings(action="ignore"):
-            module: fx.GraphModule = make_fx(function)(*inputs)
+            module: fx.GraphModule = make_fx(function)(*map(_alias, inputs))
     except Exception as error:
         raise CaptureError(_reason(error)) from error
     return _lift(module)
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """The same values as another object: inputs are told apart by what object they are.
+
+    The next call may bring two tensors where this one has brought one twice, or another in
+    place of one that the function reads by reference besides.
+    """
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach()
 
 
 def _lift(module: fx.GraphModule) -> Graph:

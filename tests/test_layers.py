@@ -143,7 +143,7 @@ INNER = {
     ],
     "models": [{"autoencoder", "vae"}, {"__init__"}],
     "svi": [
-        {"estimators", "guard", "once", "precision", "updates"},
+        {"estimators", "guard", "once", "precision", "updates", "watch"},
         {"objective", "plans"},
         {"backends", "exchange", "faithfulness", "sentinel"},
         {"planner"},

@@ -72,7 +72,7 @@ def _passes(
             "program is run in Python."
         )
         return found
-    state = State(plan.devices, plan.buffers)
+    state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
     try:
         with pyro.validation_enabled(False):
             graph = capture(in_python, call.tensors)
@@ -102,7 +102,7 @@ def _passes(
 def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
     """The name of the pass with the smallest median time, by interleaved trials."""
     times: dict[str, list[float]] = {name: [] for name in passes}
-    state = State(plan.devices, plan.buffers)
+    state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
     try:
         for _ in range(TRIAL_STEPS + 1):
             for name, run in passes.items():

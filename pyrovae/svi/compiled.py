@@ -36,7 +36,8 @@ class CompiledSVI:
         guide: The guide, likewise.
         optim: An optimizer of `pyro.optim` or of `torch.optim`.
         loss: One of Pyro's `ELBO` objects: `Trace_ELBO`, `TraceMeanField_ELBO`,
-            `TraceEnum_ELBO`, `RenyiELBO` and their subclasses; any object with a
+            `TraceEnum_ELBO`, `RenyiELBO`, their subclasses and their jitted forms, which are
+            compiled by the engine instead; any object with a
             `differentiable_loss`; or a function of (model, guide, *args, **kwargs).
         engine: `inductor`, `graph`, `eager`, or `auto`, which tries all and keeps the
             fastest. If None, `graph`, and on a CPU with a C++ compiler `inductor` from the
@@ -91,8 +92,8 @@ class CompiledSVI:
             )
         self.model = model
         self.guide = guide
-        self.optim = optim
-        self.loss = loss
+        self._optim = optim
+        self._loss = loss
         self._stepper = Stepper(
             estimate_with(loss, model, guide),
             optim,
@@ -102,6 +103,16 @@ class CompiledSVI:
             find_cause=partial(find_cause, model, guide),
         )
         self._steps = 0
+
+    @property
+    def optim(self) -> Optimizer:
+        """The optimizer, which stays the one that it was made with."""
+        return self._optim
+
+    @property
+    def loss(self) -> Any:
+        """The loss, likewise."""
+        return self._loss
 
     @property
     def engines(self) -> list[str]:

@@ -17,7 +17,16 @@ from typing import Any
 import torch
 from opt_einsum import shared_intermediates
 from pyro.distributions.util import is_identically_zero
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    ELBO,
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceMeanField_ELBO,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+)
 from pyro.infer import traceenum_elbo as enumeration
 from pyro.infer.util import (
     Dice,
@@ -36,7 +45,26 @@ Estimate = Callable[..., tuple[Tensor, Tensor]]
 
 def has_estimate(loss: Any) -> bool:
     """Whether a loss can be estimated without calling `backward` by itself."""
+    loss = _without_jit(loss)
     return not isinstance(loss, ELBO) or _method_for(loss) is not None
+
+
+# Pyro's estimators that compile themselves by torch.jit, and what they compile.
+_JITTED: Mapping[Any, Any] = {
+    JitTrace_ELBO: Trace_ELBO,
+    JitTraceEnum_ELBO: TraceEnum_ELBO,
+    JitTraceMeanField_ELBO: TraceMeanField_ELBO,
+}
+
+
+def _without_jit(loss: Any) -> Any:
+    """The same loss where it would compile itself: that is for the back ends to do."""
+    kind = _JITTED.get(type(loss))
+    if kind is None:
+        return loss
+    plain = kind.__new__(kind)
+    vars(plain).update(vars(loss))
+    return plain
 
 
 def estimate_with(loss: Any, model: Callable[..., Any], guide: Callable[..., Any]) -> Estimate:
@@ -51,6 +79,7 @@ def estimate_with(loss: Any, model: Callable[..., Any], guide: Callable[..., Any
     Returns:
         A function of the program's arguments.
     """
+    loss = _without_jit(loss)
     method = _method_for(loss) if isinstance(loss, ELBO) else None
     return partial(_call, method or _differentiable, loss, model, guide)
 

@@ -9,6 +9,8 @@ __all__ = ["Planner"]
 from collections.abc import Callable
 from typing import Any
 
+from pyro.poutine import runtime
+
 from pyrovae.errors import InputError
 from pyrovae.svi.backends import ENGINES, choose, default_engine
 from pyrovae.svi.estimators import Estimate
@@ -83,11 +85,8 @@ class Planner:
                 break
 
         plan = make(call)
-        if plan.reassigned is not None:
-            self._warn(
-                f"The buffer {plan.reassigned!r} is replaced rather than changed in place, which "
-                "a graph does not see: steps run in Python."
-            )
+        if plan.unseen is not None:
+            self._warn(f"A graph does not see that {plan.unseen}: steps run in Python.")
         elif kind is not None:
             self._choose(plan, call, engine or self.engine or "graph")
         plans.append(plan)
@@ -100,10 +99,16 @@ class Planner:
         if call.kind is None:
             self._warn("An argument that is no tensor cannot be hashed: steps run in Python.")
             return None
+        if runtime._PYRO_STACK:
+            self._warn(
+                "A graph does not see a handler of Pyro's round a step: such steps run in Python. "
+                "Put it round the model and the guide."
+            )
+            return None
         if call.kind not in self._plans and len(self._plans) >= MOST_KINDS:
             self._warn(
                 f"More than {MOST_KINDS} kinds of arguments: further ones are run in Python. Pad "
-                "batches and sequences to a few shapes."
+                "batches and sequences to a few shapes, and give numbers that change as tensors."
             )
             return None
         return call.kind

@@ -15,14 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.capture import OPTIONS
-from pyrovae.errors import NonFiniteError
+from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.once import Once
 from pyrovae.svi.planner import Planner
-from pyrovae.svi.plans import Call, Outcome, Plan, State, make_plan, run_in_python
+from pyrovae.svi.plans import (
+    Call,
+    Outcome,
+    Plan,
+    State,
+    make_plan,
+    precise_norm,
+    run_in_python,
+)
 from pyrovae.svi.precision import in_precision
 from pyrovae.svi.sentinel import Sentinel
 from pyrovae.svi.updates import Optimizer, Update
@@ -88,6 +96,8 @@ class Stepper:
         self._check_every = check_every
         self.exchange = exchange
         self._sentinel: Sentinel | None = None
+        # The parameters in Pyro's store that the step at hand was the first to ask for.
+        self._made: list[str] = []
         self._warn = Once()
         self._planner = Planner(self.estimate, engine=engine, warn=self._warn)
 
@@ -100,9 +110,22 @@ class Stepper:
                 not asked about yet: `steps_ago` says which. The parameters, the buffers and the
                 optimizer are as they were before that step.
         """
-        call = Call(args, kwargs)
+        if torch.is_inference_mode_enabled():
+            raise InputError(
+                "A step needs gradients, and torch.inference_mode() has none.",
+                "Take it outside of that, or use evaluate_loss.",
+            )
+        self._made = []
+        try:
+            return self._step(Call(args, kwargs))
+        except NonFiniteError:
+            self._forget()
+            raise
+
+    def _step(self, call: Call) -> StepResult:
         plan = self._planner.plan_for(call, self._make_plan)
-        before = State(plan.devices, plan.buffers)
+        checked = plan.run is not None and is_checked(plan.taken + 1)
+        before = State(plan.devices, plan.buffers, plan.generators, of_python=checked)
         try:
             found = self._run(plan, call, before)
         except (ValueError, RuntimeError) as error:
@@ -124,6 +147,8 @@ class Stepper:
                 self.check()
         else:
             self.check()
+            if not math.isfinite(found.grad_norm.item()):
+                found = found._replace(grad_norm=precise_norm(found.gradients))
             if not (math.isfinite(found.loss.item()) and math.isfinite(found.grad_norm.item())):
                 raise self._diagnose(found.parameters, call, before) or self._not_finite()
             self.update(parameters, self._clipped(found))
@@ -214,7 +239,7 @@ class Stepper:
     def _in_python(self, call: Call) -> Outcome:
         """The pass in Python; its structure was validated when the plan was made."""
         with pyro.validation_enabled(False):
-            return run_in_python(self.estimate, call, self._owners, self.update.trains)
+            return run_in_python(self.estimate, call, self._owners, self.update)
 
     def _clipped(self, found: Outcome) -> Sequence[Tensor]:
         if self.clip_norm is None:
@@ -224,7 +249,7 @@ class Stepper:
 
     def _compare(self, plan: Plan, call: Call, before: State, found: Outcome) -> Outcome:
         """What the back end found, if Python finds the same on the same noise; or else that."""
-        after = State(plan.devices, plan.buffers)
+        after = State(plan.devices, plan.buffers, plan.generators, of_python=True)
         before.restore()
         expected = self._in_python(call)
         about = difference(found, expected, self.precision)
@@ -272,11 +297,23 @@ class Stepper:
         """Runs the program once; where that fails on NaN it says why."""
         buffers = [buffer for owner in self._owners for buffer in owner.buffers()]
         state = State(buffers=buffers)
+        stored = pyro.get_param_store()._params
+        before = set(stored)
         try:
-            return make_plan(self.estimate, call, self._owners, self.update.trains)
+            return make_plan(self.estimate, call, self._owners, self.update)
         except (ValueError, RuntimeError) as error:
-            named = [named for owner in self._owners for named in owner.named_parameters()]
-            cause = self._diagnose(dict(named), call, state)
+            named = {n: p for owner in self._owners for n, p in owner.named_parameters()}
+            named |= {name: stored[name] for name in stored.keys() - before}
+            cause = self._diagnose(named, call, state)
             if cause is None:
                 raise
             raise cause from error
+        finally:
+            self._made = [name for name in stored if name not in before]
+
+    def _forget(self) -> None:
+        """Takes parameters out of Pyro's store again that a step was the first to make, wrong."""
+        store = pyro.get_param_store()
+        for name in self._made:
+            if name in store and not torch.isfinite(store[name]).all():
+                del store[name]

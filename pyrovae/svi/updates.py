@@ -67,6 +67,14 @@ class Update:
         groups = self.optimizer.param_groups
         return any(p is parameter for group in groups for p in group["params"])
 
+    def goes_on(self, parameter: Tensor) -> bool:
+        """Whether a parameter is updated where its gradient is zero.
+
+        In Pyro's `SVI` one that has had a gradient has one of zeros ever after, and its momentum
+        goes on. An optimizer of torch's own leaves it as it is.
+        """
+        return isinstance(self.optimizer, PyroOptim) and parameter in self.optimizer.optim_objs
+
     def can_be_frozen(self, parameters: Sequence[Tensor]) -> bool:
         """Whether an update can be told on the device that it is not to be made."""
         kernel = self._kernel(parameters)

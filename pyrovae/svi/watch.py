@@ -1,0 +1,94 @@
+"""What a run of a program touches besides its results, seen from its operations on tensors."""
+
+__all__ = ["Watch"]
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Watch(TorchDispatchMode):
+    """Watches the operations of a block, those of autograd included, and can undo their traces.
+
+    Attributes:
+        operations: How many there are.
+        changed: The tensors from before the block that it writes to, or parts of them, each
+            with its values before.
+        generators: The generators besides torch's own that it draws from, each with its state
+            before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.changed: list[tuple[Tensor, Tensor]] = []
+        self.generators: list[tuple[torch.Generator, Tensor]] = []
+        self._made: set[Any] = set()
+        self._kept: set[Any] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.operations += 1
+        for tensor in _written(func, args, kwargs):
+            self._keep(tensor)
+        generator = kwargs.get("generator")
+        if generator is not None and generator not in [g for g, _ in self.generators]:
+            self.generators.append((generator, generator.get_state()))
+
+        found = func(*args, **kwargs)
+        read = {_storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        made = {_storage(t) for t in tree_leaves(found) if isinstance(t, Tensor)}
+        self._made |= made - read
+        return found
+
+    def _keep(self, tensor: Tensor) -> None:
+        """Keeps the values of a tensor that is about to change, if it is older than the block."""
+        part = _storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride()
+        if part[0] not in self._made and part not in self._kept:
+            self._kept.add(part)
+            self.changed.append((tensor.detach(), tensor.detach().clone()))
+
+    def writes_to(self, tensor: Tensor) -> bool:
+        """Whether a tensor is among those that were written to."""
+        return any(_storage(tensor) == _storage(changed) for changed, _ in self.changed)
+
+    def undo(self) -> None:
+        """Puts everything back to what it was before the block."""
+        for generator, state in self.generators:
+            generator.set_state(state)
+        with torch.no_grad():
+            # Parts may overlap: the last that was written first.
+            for tensor, before in reversed(self.changed):
+                tensor.copy_(before)
+
+
+def _storage(tensor: Tensor) -> int | None:
+    """What tensors have in common that share their memory; None where there is none."""
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (NotImplementedError, RuntimeError):  # sparse
+        return None
+
+
+@cache
+def _writes(func: Any) -> tuple[frozenset[int], frozenset[str]]:
+    """The arguments that an operation writes to, by their places and by their names."""
+    written = [
+        (place, argument.name)
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return frozenset(place for place, _ in written), frozenset(name for _, name in written)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    places, names = _writes(func)
+    given = [args[place] for place in places if place < len(args)]
+    given += [kwargs[name] for name in names if name in kwargs]
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]

@@ -1,0 +1,438 @@
+"""CompiledSVI does what `pyro.infer.SVI` does, where a graph might easily do something else."""
+
+import math
+import random
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import (
+    SVI,
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceMeanField_ELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
+from pyro.infer.autoguide import AutoIAFNormal
+from torch import nn
+
+from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.svi import CompiledSVI
+
+X = torch.linspace(-1, 3, 30).reshape(10, 3)
+
+
+@pytest.fixture(autouse=True)
+def _anew():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+def compiled(model, guide, optimizer, loss, engine="graph"):
+    return CompiledSVI(model, guide, optimizer, loss, engine=engine)
+
+
+def steps(make, model, calls, *, optimizer=None, loss=None, guide=None, before=None):
+    """The losses of one, and what is in the store after all."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    optimizer = optimizer or pyro.optim.Adam({"lr": 0.1})
+    svi = make(model, guide or (lambda *args: None), optimizer, loss or Trace_ELBO())
+    losses = []
+    for number, arguments in enumerate(calls):
+        if before is not None:
+            before(number)
+        losses.append(float(svi.step(*arguments)))
+    return losses, {name: value.clone() for name, value in pyro.get_param_store().items()}
+
+
+def assert_alike(model, calls, **told):
+    expected, found = (steps(make, model, calls, **told) for make in (SVI, compiled))
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    torch.testing.assert_close(found[1], expected[1])
+
+
+def normal(loc):
+    def model(*args):
+        x = args[-1]
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc(*args), 1.0).to_event(1), obs=x)
+
+    return model
+
+
+# ── What is trained ──
+
+
+def test_the_momentum_of_a_parameter_that_is_not_used_goes_on():
+    """As in semi-supervised training, where calls of two kinds take turns."""
+
+    def loc(used, x):
+        a, b = pyro.param("a", torch.zeros(3)), pyro.param("b", torch.zeros(3))
+        return a + b if used else a
+
+    for order in ("TFFTF", "FFTFT"):
+        assert_alike(normal(loc), [(letter == "T", X) for letter in order])
+    sgd = pyro.optim.SGD({"lr": 0.1, "momentum": 0.9})
+    assert_alike(normal(loc), [(letter == "T", X) for letter in "TFTFF"], optimizer=sgd)
+
+
+def test_an_optimizer_of_torch_leaves_what_has_no_gradient():
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+
+        def model(self, used, x):
+            normal(lambda *_: self.a + self.b if used else self.a)(x)
+
+        def guide(self, used, x):
+            pass
+
+    program = Program()
+    svi = compiled(
+        program.model, program.guide, torch.optim.Adam(program.parameters(), lr=0.1), Trace_ELBO()
+    )
+    svi.step(True, X)
+    before = program.b.clone()
+    svi.step(False, X)
+    assert torch.equal(program.b, before)
+
+
+def test_a_parameter_without_an_entry_is_trained_with_the_others():
+    assert_alike(
+        normal(lambda x: pyro.param("a", torch.zeros(3)) + pyro.param("b", torch.zeros(0)).sum()),
+        [(X,)] * 4,
+    )
+
+
+def test_sparse_gradients_are_run_in_python():
+    def model(rows):
+        net = pyro.module("net", embedding)
+        with pyro.plate("data", len(rows)):
+            pyro.sample("x", dist.Normal(net(rows), 1.0).to_event(1), obs=torch.ones(4, 3))
+
+    rows = torch.tensor([0, 1, 1, 2])
+    found = []
+    for make in (SVI, compiled):
+        torch.manual_seed(0)
+        embedding = nn.Embedding(5, 3, sparse=True)
+        told = {"optimizer": pyro.optim.SparseAdam({"lr": 0.1})}
+        if make is compiled:
+            with pytest.warns(UserWarning, match="a gradient is sparse"):
+                found.append(steps(make, model, [(rows,)] * 4, **told)[0])
+        else:
+            found.append(steps(make, model, [(rows,)] * 4, **told)[0])
+    assert found[0] == pytest.approx(found[1])
+
+
+# ── What keys a graph ──
+
+
+def test_two_arguments_may_be_one_tensor_and_then_two():
+    calls = [(X, X), (X, X), (X, X + 1), (X + 2, X), (X, X)]
+    assert_alike(normal(lambda x, y: pyro.param("a", torch.zeros(3)) * x), calls)
+
+
+def test_an_argument_may_be_what_the_program_reads_besides():
+    data = X.clone()
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)) + data.mean(0))
+    assert_alike(model, [(data,), (data,), (data + 1,), (data + 2,)])
+
+
+def test_an_argument_that_is_a_parameter_is_trained():
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def model(self, weight, x):
+            normal(lambda x: weight)(x)
+
+        def guide(self, weight, x):
+            pass
+
+    program = Program()
+    optimizer = torch.optim.SGD(program.parameters(), lr=0.1)
+    svi = compiled(program.model, program.guide, optimizer, Trace_ELBO())
+    svi.step(program.weight, X)
+    assert svi.engines == ["graph"]
+    torch.testing.assert_close(program.weight.detach(), 0.1 * X.sum(0))
+
+
+def test_a_submodule_that_is_replaced_is_run():
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 3)
+
+        def model(self, x):
+            normal(self.net)(x)
+
+        def guide(self, x):
+            pass
+
+    losses = []
+    for engine in ("eager", "graph"):
+        torch.manual_seed(0)
+        program = Program()
+        sgd = pyro.optim.SGD({"lr": 0.01})
+        svi = compiled(program.model, program.guide, sgd, Trace_ELBO(), engine)
+        losses.append([])
+        for step in range(7):
+            if step == 4:
+                program.net = nn.Linear(3, 3)
+            losses[-1].append(float(svi.step(X)))
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_blocked_parameter_that_is_set_anew_is_seen():
+    model = poutine.block(
+        normal(lambda x: pyro.param("a", torch.zeros(3)) + pyro.param("b", torch.zeros(3))),
+        hide=["b"],
+    )
+
+    def set_anew(number):
+        if number == 4:
+            pyro.get_param_store()["b"] = torch.full((3,), 5.0)
+
+    assert_alike(model, [(X,)] * 7, before=set_anew)
+
+
+def test_a_handler_round_a_step_counts():
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)))
+    found = []
+    for make in (SVI, compiled):
+        pyro.clear_param_store()
+        svi = make(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        losses = [float(svi.step(X)) for _ in range(5)]
+        with poutine.scale(scale=10.0):
+            if make is compiled:
+                with pytest.warns(UserWarning, match="handler of Pyro's round a step"):
+                    losses.append(float(svi.step(X)))
+            else:
+                losses.append(float(svi.step(X)))
+        found.append([*losses, float(svi.step(X))])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_hook_on_a_parameter_is_called():
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)))
+    found = []
+    for make in (SVI, compiled):
+        pyro.clear_param_store()
+        svi = make(model, lambda x: None, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+        svi.step(X)
+        parameter = pyro.get_param_store()._params["a"]
+        before = parameter.clone()
+        parameter.register_hook(torch.zeros_like)
+        if make is compiled:
+            with pytest.warns(UserWarning, match="'a' has a hook"):
+                svi.step(X)
+        svi.step(X)
+        torch.testing.assert_close(parameter, before)
+        found.append(before)
+    torch.testing.assert_close(*found)
+
+
+# ── What leaves no trace ──
+
+
+class Noted(nn.Module):
+    """A module that is run by another method than its call, and counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def encode(self, x):
+        self.mean.lerp_(x.mean(0), 0.5)
+        return self.weight + self.mean
+
+
+def test_buffers_of_a_module_that_is_never_called_are_changed_once_a_step():
+    found = []
+    for make in (SVI, compiled):
+        net = Noted()
+
+        def model(x, net=net):
+            pyro.module("net", net)
+            normal(net.encode)(x)
+
+        found.append((steps(make, model, [(X,)] * 5)[0], net.mean.clone()))
+    assert found[0][0] == pytest.approx(found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
+def test_a_plain_tensor_that_a_program_writes_to_is_written_once_a_step():
+    counts = []
+    for make in (SVI, compiled):
+        count = torch.zeros(2, 3)
+
+        def loc(x, count=count):
+            count[0].add_(1.0)
+            count[:, 1].add_(count[0, 1])
+            return pyro.param("a", torch.zeros(3)) + 0.1 * count[0]
+
+        steps(make, normal(loc), [(X,)] * 5)
+        counts.append(count)
+    torch.testing.assert_close(*counts)
+
+
+def test_such_a_tensor_is_as_it_was_after_a_step_that_failed():
+    count = torch.zeros(())
+
+    def loc(x):
+        count.add_(1.0)
+        return pyro.param("a", torch.zeros(3)) + 0 * count
+
+    svi = compiled(normal(loc), lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    svi.step(X)
+    with pytest.raises(NonFiniteError):
+        svi.step(X * math.inf)
+    assert count == 1
+
+
+@pytest.mark.parametrize("draw", [np.random.standard_normal, random.random])
+def test_noise_of_numpy_and_python_is_drawn_once_a_step(draw):
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)) + draw())
+
+    def losses(make):
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        return steps(make, model, [(X,)] * 6)[0]
+
+    expected = losses(SVI)
+    with pytest.warns(UserWarning, match="noise is drawn by NumPy or by Python"):
+        assert losses(compiled) == pytest.approx(expected)
+
+
+def test_noise_of_a_generator_of_ones_own_is_drawn_once_a_step():
+    found = []
+    for make in (SVI, compiled):
+        own = torch.Generator().manual_seed(0)
+        model = normal(
+            lambda x, own=own: pyro.param("a", torch.zeros(3)) + torch.randn(3, generator=own)
+        )
+        found.append(steps(make, model, [(X,)] * 6)[0])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_an_argument_that_is_changed_in_place_is_changed_once_a_step():
+    def loc(x):
+        x.add_(1.0)
+        return pyro.param("a", torch.zeros(3))
+
+    found = []
+    for make in (SVI, compiled):
+        x = X.clone()
+        if make is compiled:
+            with pytest.warns(UserWarning, match="an argument is changed in place"):
+                found.append((steps(make, normal(loc), [(x,)] * 4)[0], x))
+        else:
+            found.append((steps(make, normal(loc), [(x,)] * 4)[0], x))
+    assert found[0][0] == pytest.approx(found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
+def test_a_parameter_that_bad_data_have_made_is_not_kept():
+    model = normal(lambda x: pyro.param("a", lambda: x.mean(0)))
+    svi = compiled(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    with pytest.raises(NonFiniteError, match="step 0: The parameter 'a' was not finite"):
+        svi.step(X * math.nan)
+    assert "a" not in pyro.get_param_store()
+    svi.step(X)
+    assert "a" in pyro.get_param_store()
+
+
+# ── Losses ──
+
+
+@pytest.mark.parametrize(
+    ("jitted", "plain"),
+    [
+        (JitTrace_ELBO, Trace_ELBO),
+        (JitTraceMeanField_ELBO, TraceMeanField_ELBO),
+        (JitTraceEnum_ELBO, TraceEnum_ELBO),
+    ],
+)
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_loss_that_compiles_itself_is_the_one_that_it_compiles(jitted, plain, engine):
+    @config_enumerate
+    def model(x):
+        p = pyro.param("p", torch.tensor([0.2, 0.8]))
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            mean = loc
+            if plain is TraceEnum_ELBO:
+                mean = loc + 3.0 * pyro.sample("c", dist.Categorical(logits=p))
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x[:, 0])
+        return p
+
+    def guide(x):
+        pyro.sample("loc", dist.Normal(pyro.param("m", torch.zeros(())), 0.5))
+
+    def losses(loss):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        svi = compiled(model, guide, pyro.optim.SGD({"lr": 0.01}), loss, engine)
+        return [float(svi.step(X)) for _ in range(4)]
+
+    told = {"max_plate_nesting": 1, "num_particles": 2}
+    assert losses(jitted(**told)) == losses(plain(**told))
+
+
+def test_large_gradients_are_finite():
+    model = normal(lambda x: 1e12 * pyro.param("a", torch.zeros(3)))
+
+    def scaled(x):
+        with poutine.scale(scale=1e9):
+            model(x)
+
+    assert_alike(scaled, [(X,)] * 3)
+
+
+def test_a_guide_that_makes_its_network_as_it_runs_is_captured():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        normal(lambda x: z)(x)
+
+    guide = AutoIAFNormal(model, hidden_dim=[8])
+    svi = compiled(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    for _ in range(4):
+        svi.step(X)
+    assert svi.engines == ["graph"]
+
+
+# ── The interface ──
+
+
+def test_optimizer_and_loss_stay_what_they_were():
+    svi = compiled(
+        normal(lambda x: pyro.param("a", torch.zeros(3))),
+        lambda x: None,
+        pyro.optim.Adam({"lr": 0.1}),
+        Trace_ELBO(),
+    )
+    with pytest.raises(AttributeError):
+        svi.optim = pyro.optim.Adam({"lr": 1.0})
+    with pytest.raises(AttributeError):
+        svi.loss = TraceEnum_ELBO()
+
+
+def test_a_step_without_gradients_says_so():
+    svi = compiled(
+        normal(lambda x: pyro.param("a", torch.zeros(3))),
+        lambda x: None,
+        pyro.optim.Adam({"lr": 0.1}),
+        Trace_ELBO(),
+    )
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        svi.step(X)
