@@ -107,6 +107,7 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     """
     import torch
 
+    from pyrovae.bounds.base import weighs_kl
     from pyrovae.building import build_bound, values_of
     from pyrovae.data import load_data
     from pyrovae.devices import resolve_device
@@ -129,6 +130,7 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     epochs = options.epochs
     if epochs is None:
         epochs = min(max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps)), MOST_EPOCHS)
+    warmup = epochs / 10 if weighs_kl(bound) else 0
     return Plan(
         options=options,
         spec=spec,
@@ -140,7 +142,7 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
         matched=matched,
         device=device,
         epochs=epochs,
-        kl_warmup=epochs / 10 if options.kl_warmup is None else options.kl_warmup,
+        kl_warmup=warmup if options.kl_warmup is None else options.kl_warmup,
         path=options.run_dir or _new_path(data.name),
         record={**_origin(options, spec, words), **record},
     )
