@@ -46,7 +46,7 @@ def penalty(control, kl, beta):
         return (beta * kl.clamp(min=control.nats)).sum()
     mean, whole = (beta * kl).sum() / kl.sum(), kl.sum()
     if isinstance(control, FreeBits):
-        value, weight = mean * whole.clamp(min=control.nats), (whole > control.nats).double()
+        value, weight = mean * whole.clamp(min=control.nats), (whole > control.nats).to(kl)
     else:
         weight = control.strength * (whole - control.nats).sign()
         value = mean * control.strength * (whole - control.nats).abs()
@@ -160,13 +160,12 @@ def test_the_test_above_is_on_both_sides_of_the_free_bits():
     assert 2.0 < kl.sum() < 9.0
 
 
-@pytest.mark.parametrize("beta", [3.0, [3.0, 3.0, 3.0]], ids=str)
 @pytest.mark.parametrize("control", [FreeBits(1.6), *CONTROLS[1:]], ids=repr)
 @pytest.mark.parametrize("exact", [True, False])
-def test_one_beta_for_all_dimensions_is_one_for_each(exact, control, beta):
+def test_one_beta_for_all_dimensions_is_one_for_each(exact, control):
     found, plain = linear_gaussian(16, shift=0.2), linear_gaussian(16, shift=0.2, beta=3.0)
     with float64():
-        found.vae._weights, found.vae.beta = torch.full((3,), 3.0), beta
+        found.vae._weights = torch.full((3,), 3.0)
     bound = ELBO(2, exact_kl=exact, kl=control)
     torch.testing.assert_close(
         loss_and_gradients(bound, found.vae, found.x),
@@ -214,7 +213,7 @@ def test_dimensions_in_rows_and_columns_have_weights_too(weight):
 
 
 def test_the_score_of_a_draw_knows_no_weight():
-    """Under one weight for each dimension a discrete draw's gradient is that of the sum over all."""
+    """A discrete draw's gradient, its dimensions weighted, is that of the sum over all."""
     program, x = Bits(), torch.tensor([0.5, -1.2, 0.9])
     weight = torch.tensor([0.5, 3.0])
     weighted = Bits()
@@ -244,7 +243,8 @@ def test_where_no_kl_is_left_nothing_can_weigh_it():
     with float64():
         weights = torch.ones(3)
     for beta in (4.0, 0.0, torch.tensor(2.0)):
-        found = linear_gaussian(4, beta=beta)
+        found = linear_gaussian(4)
+        found.vae.beta = beta
         with pytest.raises(InputError, match="weighs the KL of 'z', and MMD with alpha=1"):
             loss_and_gradients(MMD(), found.vae, found.x)
         loss_and_gradients(MMD(alpha=0.9), found.vae, found.x)
@@ -291,14 +291,14 @@ class Bimodal(nn.Module):
         return within - 2 * (kernel(x.squeeze(-1), grid) @ density).mean()
 
 
-@pytest.mark.parametrize("count", [2, 3, 6])
+@pytest.mark.parametrize("count", [2, 6])
 def test_a_prior_follows_the_score_of_its_draws(count):
     prior = Bimodal()
     x = torch.linspace(0.2, 2.0, count, dtype=torch.float64).unsqueeze(-1)
     exact = prior.expected(x)
     expected = torch.autograd.grad(exact, list(prior.parameters()))
     found, without = [], []
-    for _ in range(4000):
+    for _ in range(2000):
         loss = _squared_mmd_to(prior(count), x)
         found.append(torch.cat(torch.autograd.grad(loss, list(prior.parameters()))))
         y = prior(count).sample()
