@@ -178,8 +178,9 @@ def test_free_bits_leave_the_split_of_the_kl_no_gradient():
     free = TotalCorrelation(kl=FreeBits(1e9, per_dim=False))
     _, gradients = loss_and_gradients(free, found.vae, found.x)
     found.vae.beta = 0.0
-    _, expected = loss_and_gradients(TotalCorrelation(), found.vae, found.x)
-    torch.testing.assert_close(gradients, expected)
+    for bound in (TotalCorrelation(), ELBO()):
+        _, expected = loss_and_gradients(bound, found.vae, found.x)
+        torch.testing.assert_close(gradients, expected)
 
 
 @pytest.mark.parametrize(
@@ -291,25 +292,19 @@ class Bimodal(nn.Module):
         return within - 2 * (kernel(x.squeeze(-1), grid) @ density).mean()
 
 
-@pytest.mark.parametrize("count", [2, 6])
+@pytest.mark.parametrize("count", [2, 12])
 def test_a_prior_follows_the_score_of_its_draws(count):
     prior = Bimodal()
     x = torch.linspace(0.2, 2.0, count, dtype=torch.float64).unsqueeze(-1)
     exact = prior.expected(x)
     expected = torch.autograd.grad(exact, list(prior.parameters()))
-    found, without = [], []
+    found = []
     for _ in range(2000):
         loss = _squared_mmd_to(prior(count), x)
         found.append(torch.cat(torch.autograd.grad(loss, list(prior.parameters()))))
-        y = prior(count).sample()
-        distance = squared_mmd(x, y).detach()
-        plain = distance * prior(count).log_prob(y).sum()
-        without.append(torch.cat(torch.autograd.grad(plain, list(prior.parameters()))))
-    found, without = torch.stack(found), torch.stack(without)
+    found = torch.stack(found)
     error = found.std(0) / math.sqrt(len(found))
     assert ((found.mean(0) - torch.cat(expected)).abs() < 4.5 * error).all()
-    if count > 2:
-        assert (found.std(0) < without.std(0)).all(), "and less variance than by the whole"
 
 
 def test_the_distance_is_what_it_was_and_reaches_the_guide():
@@ -358,7 +353,7 @@ class Shaped(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("event", "size"), [((3,), 1), ((3,), 4), ((3,), 10), ((), None), ((2, 3), None)]
+    ("event", "size"), [((3,), 1), ((3,), 4), ((3,), 10), ((), None), ((), 4), ((2, 3), None)]
 )
 @pytest.mark.parametrize("bound", [MMD(), TotalCorrelation()], ids=repr)
 def test_one_vector_of_each_example_is_compared(bound, event, size):

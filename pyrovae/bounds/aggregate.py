@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.bounds.base import Bound, with_gradient
+from pyrovae.bounds.base import Bound
 from pyrovae.bounds.draws import Draw
 from pyrovae.distributions import factorizes, unweighted
 from pyrovae.errors import InputError
@@ -99,9 +99,8 @@ class MMD(Bound):
     Wasserstein autoencoder with a random encoder.
 
     A learned prior follows its own draws where they carry gradients. Where they do not, as those
-    of a mixture, it follows their score, $\nabla E_p[f] = E_p[(f - b) \nabla \log p]$, with the
-    other draws' mean as a baseline b. What weighs the KL, as beta, a warm-up or `FreeBits`,
-    weighs the KL that is left, and not the distance.
+    of a mixture, it follows their score, $\nabla E_p[f] = E_p[f \, \nabla \log p]$. What weighs
+    the KL, as beta, a warm-up or `FreeBits`, weighs the KL that is left, and not the distance.
 
     Args:
         alpha: The share $\alpha$ of the KL that gives way.
@@ -156,39 +155,22 @@ def _squared_mmd_to(prior: Any, z: Tensor) -> Tensor:
     if prior.has_rsample:
         return squared_mmd(z, prior.rsample())
     drawn = prior.sample()
-    score = prior.log_prob(drawn)
-    surrogate = (_witness(drawn, z).detach() * score).mean()
-    distance = squared_mmd(z, drawn)
-    return with_gradient(distance, distance + surrogate)
+    log_p = prior.log_prob(drawn)
+    return squared_mmd(z, drawn, (log_p - log_p.detach()).exp())
 
 
-def _witness(y: Tensor, x: Tensor) -> Tensor:
-    r"""How much each draw y adds to the squared MMD from draws x, less the others' mean: (N,).
-
-    A draw adds $2 (\tfrac{1}{N-1} \sum_{j \ne i} k(y_i, y_j) - \tfrac1N \sum_j k(y_i, x_j))$.
-    The baseline is that of the other draws among themselves, so that it does not know of y_i.
-    """
-    count = len(y)
-    if count < 2:
-        return y.new_zeros(count)
-    within = _kernel(y, y) * (1 - torch.eye(count, dtype=y.dtype, device=y.device))
-    near, far = within.sum(1), _kernel(y, x).mean(1)
-    others_near = (near.sum() - 2 * near) / max(1, (count - 1) * (count - 2))
-    others_far = (far.sum() - far) / (count - 1)
-    return 2 * (near / (count - 1) - others_near - far + others_far)
-
-
-def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
+def squared_mmd(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""The unbiased estimate of $\mathrm{MMD}^2$ from draws (N, D) of each distribution.
 
-    It needs two draws, and is 0 for one.
+    It needs two draws, and is 0 for one. Weights (N,) are those of the draws y.
     """
     count = len(x)
     if count < 2:
         return x.new_zeros(())  # there are no two to be near to one another
+    w = x.new_ones(count) if weights is None else weights
     others = 1 - torch.eye(count, dtype=x.dtype, device=x.device)
-    within = (_kernel(x, x) + _kernel(y, y)) * others
-    return within.sum() / (count * (count - 1)) - 2 * _kernel(x, y).mean()
+    within = (_kernel(x, x) + w.outer(w) * _kernel(y, y)) * others
+    return within.sum() / (count * (count - 1)) - 2 * (w * _kernel(x, y)).mean()
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
