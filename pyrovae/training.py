@@ -15,6 +15,7 @@ from torch import nn
 
 from pyrovae import run_folder
 from pyrovae.bounds import Bound
+from pyrovae.bounds.base import weighs_kl
 from pyrovae.data import Data, Given
 from pyrovae.data.loaders import batch_size_of
 from pyrovae.devices import describe_environment, resolve_device
@@ -101,7 +102,7 @@ def fit(
         batch_size: How many examples make a step, on however many processes. If None, as many as
             a `DataLoader` that is given to train on takes, or else 128.
         kl_warmup: Over how many epochs the weight of the KL term rises from 0 to 1; under a
-            `Capacity` it is the capacity that rises.
+            `Capacity` it is the capacity that rises. A bound without a KL, as `MMD()`, has none.
         lr_schedule: A factor on the optimizer's learning rate for each step.
         clip_norm: The norm that gradients are scaled down to where they exceed it.
         patience: Stop after so many epochs without a better validation ELBO, and keep the
@@ -157,6 +158,11 @@ def fit(
         clip_norm=clip_norm,
         patience=patience,
     )
+    if kl_warmup and not weighs_kl(bound):
+        raise InputError(
+            f"{bound!r} leaves no KL for a warm-up to raise.",
+            "Give no kl_warmup, or another bound.",
+        )
     target = resolve_device(device)
     module = as_module(program).to(target)
     dtype = next((p.dtype for p in module.parameters()), torch.float32)

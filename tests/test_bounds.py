@@ -659,8 +659,8 @@ def test_fit_raises_a_capacity_and_one_control_serves_two_runs():
 
 def test_a_balance_favours_what_carries_more():
     kls = {"z1": torch.tensor([1.0, 2.0]), "z2": torch.tensor(1.0), "z3": torch.zeros(4)}
-    weights, constant = BalancedKL()(kls)
-    assert constant == 0
+    weights, constants = BalancedKL()(kls)
+    assert constants == {}
     assert torch.stack(list(weights.values())).mean().item() == pytest.approx(1.0)
     assert weights["z1"] / weights["z2"] == pytest.approx(3.0, rel=1e-2)
     assert 0 < weights["z3"] < 0.01

@@ -212,6 +212,17 @@ def test_options_reach_the_parts(capsys, without_drawing):
     )
 
 
+def test_a_bound_without_a_kl_has_no_warmup_and_takes_no_weight(capsys, without_drawing):
+    assert run("train", *QUICK, "--bound", "mmd", "--run-dir", "r") == 0
+    assert "warm-up" not in capsys.readouterr().out
+    assert json.loads(Path("r/config.json").read_text())["training"]["kl_warmup"] == 0
+    words = ("train", *QUICK, "--bound", "mmd")
+    assert "--beta weighs the KL" in failing(capsys, *words, "--beta", "4")
+    assert "--kl-warmup weighs the KL" in failing(capsys, *words, "--kl-warmup", "3")
+    assert run(*words, "--bound.alpha", "0.5", "--beta", "4", "--dry-run") == 0
+    assert "KL warm-up over" in capsys.readouterr().out
+
+
 # ── A program of the user's own ──
 
 PROGRAM = """

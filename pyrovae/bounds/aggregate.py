@@ -10,9 +10,8 @@ from torch import Tensor
 
 from pyrovae.bounds.base import Bound
 from pyrovae.bounds.draws import Draw
-from pyrovae.distributions import factorizes
+from pyrovae.distributions import factorizes, unweighted
 from pyrovae.errors import InputError
-from pyrovae.programs import Site
 
 
 class TotalCorrelation(Bound):
@@ -32,9 +31,13 @@ class TotalCorrelation(Bound):
         dimension_wise: The weight $\gamma$.
         options: As in every `Bound`.
 
+    What weighs the KL, as beta or `Capacity`, weighs the three together. A weight for each
+    dimension has no meaning here, as two of the three are no sums over dimensions.
+
     Raises:
-        InputError: At the first step, if the program has several latents, or one whose guide
-            does not factorise over its dimensions.
+        InputError: At the first step, if the program has several latents, or other than one
+            vector for each example, one whose guide does not factorise over its dimensions, or
+            whose dimensions are weighted one by one.
 
     References:
         Isolating Sources of Disentanglement in VAEs (Chen et al., 2018), arXiv:1802.04942.
@@ -59,6 +62,12 @@ class TotalCorrelation(Bound):
         (draw,) = draws
         name = _only_latent(draw, self)
         q, p = draw.latents[name], draw.prior_site(name)
+        if draw.dim_weights(q) is not None or draw.dim_weights(p) is not None:
+            raise InputError(
+                f"The dimensions of {name!r} are weighted one by one, and in TotalCorrelation "
+                "only one of the KL's three parts is a sum over dimensions.",
+                "Give one beta for all of them, FreeBits per_dim=False, or another bound.",
+            )
         if not factorizes(q["fn"]):
             raise InputError(
                 f"TotalCorrelation needs a guide whose dimensions are independent, and that of "
@@ -89,13 +98,19 @@ class MMD(Bound):
     0.1 to 10. A batch of a single example has none, and counts without. For $\alpha = 1$ it is a
     Wasserstein autoencoder with a random encoder.
 
+    A learned prior follows its own draws where they carry gradients. Where they do not, as those
+    of a mixture, it follows their score, $\nabla E_p[f] = E_p[f \, \nabla \log p]$. What weighs
+    the KL, as beta, a warm-up or `FreeBits`, weighs the KL that is left, and not the distance.
+
     Args:
         alpha: The share $\alpha$ of the KL that gives way.
         strength: The weight $\lambda$.
         options: As in every `Bound`.
 
     Raises:
-        InputError: At the first step, if the program has several latents.
+        InputError: If $\alpha$ is 1, where no KL is left, and there is a control of it. At the
+            first step, if the program weighs its KL and none is left, if it has several latents,
+            or other than one vector for each example.
 
     References:
         InfoVAE (Zhao et al., 2019), arXiv:1706.02262.
@@ -108,38 +123,60 @@ class MMD(Bound):
         super().__init__(1, **options)
         self.alpha = alpha
         self.strength = strength
+        if self.kl is not None and not self.kl_share:
+            raise InputError(
+                f"MMD with alpha=1 leaves no KL for {self.kl!r} to weigh.",
+                "Give an alpha below 1, or no kl.",
+            )
+
+    @property
+    def kl_share(self) -> float:
+        r"""The share $1 - \alpha$ of the KL that is left."""
+        return 1 - self.alpha
 
     def _estimate(self, draws: list[Draw]) -> Tensor:
         (draw,) = draws
         name = _only_latent(draw, self)
-        p = draw.prior_site(name)
-        distance = squared_mmd(draw.latents[name]["value"], _prior_draws(p))
-        kl = draw.kl(name, exact=False)
-        weight = self.alpha + self.strength - 1
-        return (draw.log_likelihood - (1 - self.alpha) * kl - weight * distance).mean(0)
+        z, prior = draw.latents[name]["value"], unweighted(draw.prior_site(name)["fn"])
+        distance = _squared_mmd_to(prior, z)
+        bound = draw.log_likelihood - (self.alpha + self.strength - 1) * distance
+        if self.kl_share:
+            bound = bound - self.kl_share * draw.kl(name, exact=False)
+        elif draw.is_weighted(name):
+            raise InputError(
+                f"The program weighs the KL of {name!r}, and MMD with alpha=1 leaves none.",
+                "Give an alpha below 1, or the KL no weight: beta=1.",
+            )
+        return bound.mean(0)
 
 
-def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
+def _squared_mmd_to(prior: Any, z: Tensor) -> Tensor:
+    r"""$\mathrm{MMD}^2$ of draws from as many of a prior, with the gradient of both."""
+    if prior.has_rsample:
+        return squared_mmd(z, prior.rsample())
+    drawn = prior.sample()
+    log_p = prior.log_prob(drawn)
+    return squared_mmd(z, drawn, (log_p - log_p.detach()).exp())
+
+
+def squared_mmd(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""The unbiased estimate of $\mathrm{MMD}^2$ from draws (N, D) of each distribution.
 
-    It needs two draws, and is 0 for one.
+    It needs two draws, and is 0 for one. Weights (N,) are those of the draws y.
     """
     count = len(x)
     if count < 2:
         return x.new_zeros(())  # there are no two to be near to one another
+    w = x.new_ones(count) if weights is None else weights
     others = 1 - torch.eye(count, dtype=x.dtype, device=x.device)
-    within = (_kernel(x, x) + _kernel(y, y)) * others
-    return within.sum() / (count * (count - 1)) - 2 * _kernel(x, y).mean()
+    within = (_kernel(x, x) + w.outer(w) * _kernel(y, y)) * others
+    return within.sum() / (count * (count - 1)) - 2 * (w * _kernel(x, y)).mean()
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
     distances = (x.unsqueeze(1) - y.unsqueeze(0)).square().sum(-1)
     scales = [2 * x.shape[-1] * s for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]
     return torch.stack([scale / (scale + distances) for scale in scales]).sum(0)
-
-
-def _prior_draws(p: Site) -> Tensor:
-    return p["fn"].rsample() if p["fn"].has_rsample else p["fn"].sample()
 
 
 def _only_latent(draw: Draw, bound: Bound) -> str:
@@ -149,4 +186,13 @@ def _only_latent(draw: Draw, bound: Bound) -> str:
             f"{len(draw.latents)}: {', '.join(draw.latents)}.",
             "Take ELBO, with FreeBits or another control of its KL.",
         )
-    return draw.matched[0]
+    (name,) = draw.matched
+    q = draw.latents[name]
+    if q["fn"].event_dim != 1 or q["value"].dim() != 2:
+        raise InputError(
+            f"{type(bound).__name__} compares one latent vector of each example, of shape (N, D), "
+            f"and {name!r} has the shape {tuple(q['value'].shape)}.",
+            "Make it one vector (to_event(1)) in no other plate than that of the examples, or "
+            "take ELBO.",
+        )
+    return name

@@ -1,6 +1,6 @@
 """What all bounds share: they run a program, weigh its draws, and are Pyro's `ELBO` objects."""
 
-__all__ = ["Bound", "joined", "with_gradient"]
+__all__ = ["Bound", "joined", "weighs_kl", "with_gradient"]
 
 import math
 from abc import abstractmethod
@@ -12,7 +12,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from pyrovae.bounds.controls import Control, mean_kls
+from pyrovae.bounds.controls import Control
 from pyrovae.bounds.draws import Draw, Layout, Pair
 from pyrovae.errors import InputError
 
@@ -47,7 +47,7 @@ class Bound(PyroELBO):
 
     least_particles = 1
     needs_gradients = False
-    """Whether the guide's draws must carry gradients, reparametrised."""
+    """Whether the latents' draws must carry gradients, reparametrised."""
 
     def __init__(
         self,
@@ -73,6 +73,11 @@ class Bound(PyroELBO):
         own = {k: v for k, v in vars(self).items() if k not in _OF_PYRO and v is not None}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in own.items())})"
 
+    @property
+    def kl_share(self) -> float:
+        """What the bound itself multiplies the latents' KL by: 0 leaves nothing to weigh."""
+        return 1.0
+
     @abstractmethod
     def _estimate(self, draws: list[Draw]) -> Tensor:
         """The bounds of all examples, whose gradient is the estimator's."""
@@ -82,6 +87,7 @@ class Bound(PyroELBO):
     ) -> Tensor:
         """The negative bound, summed over examples; its gradient is the estimator's."""
         draws = [self._draw(pair) for pair in self._pairs(model, guide, args, kwargs)]
+        self._check_gradients(draws[0])
         constant = self._control(draws)
         bounds = self._estimate(draws)
         return -draws[0].layout.scale * (bounds - constant).sum()
@@ -112,7 +118,6 @@ class Bound(PyroELBO):
 
     def _draw(self, pair: Pair) -> Draw:
         guide_trace = pair.run_guide()
-        self._check_gradients(guide_trace)
         model_trace = pair.run_model(guide_trace)
         return Draw(model_trace, guide_trace, Layout.of(model_trace, guide_trace))
 
@@ -121,11 +126,12 @@ class Bound(PyroELBO):
         draw = self._draw(Pair(model, guide, args, kwargs))
         return draw.model_trace, draw.guide_trace
 
-    def _check_gradients(self, guide_trace: Any) -> None:
+    def _check_gradients(self, draw: Draw) -> None:
         if not self.needs_gradients:
             return
-        for name, site in guide_trace.nodes.items():
-            if site["type"] == "sample" and not site["fn"].has_rsample:
+        for name, site in draw.without_gradient.items():
+            # One whose distribution is not learned has none to carry.
+            if draw.log_density([site]).requires_grad:
                 raise InputError(
                     f"{type(self).__name__} needs draws that carry gradients, and those of the "
                     f"latent {name!r} are discrete or not reparametrised.",
@@ -137,12 +143,17 @@ class Bound(PyroELBO):
         """Weighs the latents' KL as the control says; what it adds to every example's loss."""
         if self.kl is None:
             return 0.0
-        found = [mean_kls(draw) for draw in draws]
-        means = {n: torch.stack([kls[n] for kls in found]).mean(0) for n in found[0]}
-        weights, constant = self.kl(means)
+        names = draws[0].matched
+        means = {n: torch.stack([draw.mean_kl(n) for draw in draws]).mean(0) for n in names}
+        weights, constants = self.kl(means)
         for draw in draws:
             draw.weights = weights
-        return constant
+        return self.kl_share * draws[0].charge(constants)
+
+
+def weighs_kl(bound: object) -> bool:
+    """Whether there is a KL in what a bound maximises, for beta and a warm-up to weigh."""
+    return not isinstance(bound, Bound) or bool(bound.kl_share)
 
 
 def joined(terms: list[Tensor]) -> Tensor:

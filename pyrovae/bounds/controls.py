@@ -4,28 +4,37 @@ Each is a weight on every latent's KL term, read from the batch's own KL and the
 it means the same under every bound, in its log-weights as in an exact KL. The gradients are
 those of the published objectives, and so is the value.
 
+A control reads the KL at weight 1: the sum over all that one example has of a latent, the mean
+over the batch. What it makes of that is then weighted by the program as the KL itself would be,
+dimension by dimension where beta has one number for each: free bits under beta cost
+$\sum_j \beta_j \max(\lambda, \mathrm{KL}_j)$.
+
 A warm-up of `fit` multiplies the KL by a share that rises from 0 to 1. A control may know of it.
 """
 
-__all__ = ["BalancedKL", "Capacity", "Control", "FreeBits", "mean_kls"]
+__all__ = ["BalancedKL", "Capacity", "Control", "FreeBits"]
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from pyrovae.bounds.draws import Draw, Weights
-from pyrovae.distributions import exact_kl, factorizes
+from pyrovae.bounds.draws import Weights
 from pyrovae.errors import InputError
 
 
 class Controlled(NamedTuple):
-    """The weights of latents' KL terms, and what is added to the loss of an example."""
+    """The weights of latents' KL terms, and what each adds to the loss of an example.
+
+    A weight is a number, or has the shape of the latent's KL. A constant has that shape: it is
+    weighted by the program as the KL is.
+    """
 
     weights: Weights
-    constant: Tensor | float = 0.0
+    constants: Weights = MappingProxyType({})
 
 
 class Control(Protocol):
@@ -55,7 +64,8 @@ class _Control:
 class FreeBits(_Control):
     r"""A KL term that costs nothing below a number of nats: $\sum_j \max(\lambda, \mathrm{KL}_j)$.
 
-    The KL of a dimension, or of a latent, is its mean over the batch.
+    The KL of a dimension, or of a latent, is its mean over the batch, plates within an example
+    summed.
 
     Args:
         nats: The nats $\lambda$ that each is free to carry.
@@ -85,8 +95,10 @@ class FreeBits(_Control):
             )
         parts = {name: kl if self.per_dim else kl.sum() for name, kl in kls.items()}
         weights = {name: (kl > self.nats).to(kl.dtype) for name, kl in parts.items()}
-        unpaid = [self.nats * (1 - weight).sum() for weight in weights.values()]
-        return Controlled(weights, sum(unpaid))
+        unpaid = {name: self.nats * (1 - weight) for name, weight in weights.items()}
+        if not self.per_dim:
+            unpaid = {name: nats * _shares(kls[name])[0] for name, nats in unpaid.items()}
+        return Controlled(weights, unpaid)
 
 
 class Capacity(_Control):
@@ -118,7 +130,8 @@ class Capacity(_Control):
         total = torch.stack([kl.sum() for kl in kls.values()]).sum()
         nats = self.nats if self._share is None else self._share * self.nats
         weight = self.strength * (total - nats).sign()
-        return Controlled(dict.fromkeys(kls, weight), -weight * nats)
+        free = [-weight * nats * share for share in _shares(*kls.values())]
+        return Controlled(dict.fromkeys(kls, weight), dict(zip(kls, free, strict=True)))
 
 
 class BalancedKL(_Control):
@@ -144,25 +157,8 @@ class BalancedKL(_Control):
         return Controlled(dict(zip(kls, weights.unbind(), strict=True)))
 
 
-def mean_kls(draw: Draw) -> dict[str, Tensor]:
-    """The KL of each latent at weight 1, averaged over draws and examples, in nats.
-
-    With shape (D,) where prior and posterior both factorise, and () elsewhere.
-    """
-    return {name: _mean_kl(draw, name).detach() for name in draw.matched}
-
-
-def _mean_kl(draw: Draw, name: str) -> Tensor:
-    q, p = draw.latents[name], draw.prior_site(name)
-    exact = name in draw.in_order
-    if factorizes(q["fn"]) and factorizes(p["fn"]):
-        q_dims, p_dims = q["fn"].base_dist, p["fn"].base_dist
-        kl = exact_kl(q_dims, p_dims) if exact else None
-        if kl is None:
-            kl = q_dims.log_prob(q["value"]) - p_dims.log_prob(p["value"])
-        return kl.flatten(0, -2).mean(0)
-
-    kl = exact_kl(q["fn"], p["fn"]) if exact else None
-    if kl is None:
-        kl = q["fn"].log_prob(q["value"]) - p["fn"].log_prob(p["value"])
-    return kl.mean()
+def _shares(*kls: Tensor) -> list[Tensor]:
+    """The share of each KL, and of each of its dimensions, in their sum; alike where all are 0."""
+    carried = [kl.clamp(min=1e-12) for kl in kls]
+    whole = torch.stack([kl.sum() for kl in carried]).sum()
+    return [kl / whole for kl in carried]

@@ -7,7 +7,8 @@ dimensions of the plates that all sites stand in are kept, and all others summed
 
 __all__ = ["Draw", "Layout", "Pair", "Weights"]
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyrovae.distributions import Weighted, exact_kl
+from pyrovae.distributions import Weighted, exact_kl, factorizes, unweighted
 from pyrovae.errors import InputError
 from pyrovae.programs import Site, sample_sites, sites
 
@@ -43,6 +44,12 @@ class Pair(NamedTuple):
     def run_model(self, guide_trace: Trace) -> Trace:
         """A trace of the model on the guide's draws."""
         return _run(poutine.replay(self.model, trace=guide_trace), self)
+
+    def dream(self) -> Trace:
+        """A trace of the model by itself, x drawn with the rest, and nothing with a gradient."""
+        trace = _run(poutine.uncondition(self.model), self)
+        trace.detach_()
+        return trace
 
     def at(self, guide_trace: Trace, values: Mapping[str, Tensor]) -> Trace:
         """The guide's trace with other values of its latents.
@@ -103,19 +110,25 @@ class Layout:
             )
 
         frames = [everything[name] for name in plates]
-        scale = 1.0
-        for frame in frames:
-            scale *= (getattr(frame, "full_size", None) or frame.size) / frame.size
         depth = max((-frame.dim for frame in everything.values()), default=0)
         if PARTICLES not in everything:
             depth += 1
-        return Layout(depth, frozenset({-depth, *(frame.dim for frame in frames)}), scale)
+        kept = frozenset({-depth, *(frame.dim for frame in frames)})
+        return Layout(depth, kept, _subsampling(frames))
 
-    def arrange(self, log_prob: Tensor) -> Tensor:
-        """A log-probability, summed over all dimensions but the kept ones: (K or 1, plates)."""
-        padded = log_prob.reshape((1,) * (self.depth - log_prob.dim()) + log_prob.shape)
-        others = [dim for dim in range(-self.depth, 0) if dim not in self.kept]
+    def arrange(self, value: Tensor, rank: int = 0) -> Tensor:
+        """A log-probability, summed over all dimensions but the kept ones: (K or 1, plates).
+
+        The last `rank` dimensions are those of an event, and stay.
+        """
+        padded = value.reshape((1,) * (self.depth + rank - value.dim()) + value.shape)
+        others = [dim - rank for dim in range(-self.depth, 0) if dim not in self.kept]
         return padded.sum(others, keepdim=True) if others else padded
+
+
+def _subsampling(frames: Iterable[Any]) -> float:
+    """What plates multiply log-probabilities by, where only a part of them is drawn."""
+    return math.prod((getattr(f, "full_size", None) or f.size) / f.size for f in frames)
 
 
 @dataclass
@@ -192,32 +205,81 @@ class Draw:
         q, p = self.latents[name], self.prior_site(name)
         known = None
         if exact and name in self.in_order:
-            known = exact_kl(self._weighted(q), self._weighted(p))
+            dims = self.dim_weights(q)
+            known = exact_kl(_weighted(q, dims), _weighted(p, dims))
         if known is None:
             return self.log_prob(q) - self.log_prob(p)
         kl = self.masked(known, q) * self.factor(q)
-        if isinstance(q["scale"], float) and q["scale"] == p["scale"]:
+        if _are_weighted_alike(q, p):
             return kl
-        more = self.factor(q) - self.factor(p)
-        return kl + more * self._plain(self._weighted(p), p)
+        return kl + self.log_prob(p, like=q) - self.log_prob(p)
+
+    def mean_kl(self, name: str) -> Tensor:
+        r"""$\mathrm{KL}(q \,\|\, p)$ of a latent at weight 1, the mean over draws and examples.
+
+        It is summed over all that one example has of the latent: its elements in plates within,
+        and its dimensions, unless prior and posterior both factorise. Then each of these has its
+        own, in the shape of the event.
+        """
+        q, p = self.latents[name], self.prior_site(name)
+        q_fn, p_fn, rank = unweighted(q["fn"]), unweighted(p["fn"]), 0
+        if factorizes(q_fn) and factorizes(p_fn):
+            q_fn, p_fn, rank = q_fn.base_dist, p_fn.base_dist, q_fn.event_dim
+        kl = exact_kl(q_fn, p_fn) if name in self.in_order else None
+        if kl is None:
+            kl = q_fn.log_prob(q["value"]) - p_fn.log_prob(q["value"])
+        kept = list(range(self.layout.depth))
+        return self.masked(kl.detach(), q, rank).mean(kept) * self._within(q)
+
+    def charge(self, constants: Weights) -> Any:
+        """What constants of latents, in the shape of their mean KL, cost under the program's own
+        weights: as much as a KL of as many nats.
+        """
+        charged = 0.0
+        for name, constant in constants.items():
+            site = self.latents[name]
+            own = site["fn"].weight if isinstance(site["fn"], Weighted) else 1.0
+            charged = charged + self._beta(site) * (own * constant).sum()
+        return charged
+
+    def is_weighted(self, name: str) -> bool:
+        """Whether the program gives the KL of a latent a weight that is not 1 to be seen."""
+        site = self.latents[name]
+        beta = self._beta(site)
+        weights = isinstance(site["fn"], Weighted) or isinstance(beta, Tensor)
+        return weights or not math.isclose(beta, 1)
+
+    def at_weight_one(self, group: Iterable[Site]) -> Tensor:
+        """The log-probability of sites, laid out, whatever their weights."""
+        return self._total([self.log_density([site]) * self._within(site) for site in group])
+
+    @cached_property
+    def left_to_model(self) -> dict[str, Site]:
+        """The model's latents that the guide does not draw."""
+        latents = sites(self.model_trace, observed=False)
+        return {name: site for name, site in latents.items() if name not in self.latents}
+
+    @cached_property
+    def without_gradient(self) -> dict[str, Site]:
+        """The latents whose draws carry no gradient."""
+        everything = self.latents | self.left_to_model
+        return {name: site for name, site in everything.items() if not site["fn"].has_rsample}
 
     @cached_property
     def score(self) -> Tensor | None:
         """The log-probability of all draws that carry no gradient, or None if all carry one."""
-        everything = sites(self.model_trace, observed=False) | self.latents
-        scored = [site for site in everything.values() if not site["fn"].has_rsample]
-        if not scored:
+        if not self.without_gradient:
             return None
-        return self._total([self._plain(site["fn"], site) for site in scored])
+        return self.log_density(self.without_gradient.values())
 
-    def log_prob(self, site: Site) -> Tensor:
-        """The log-probability of a site under all its weights, laid out."""
-        return self._plain(self._weighted(site), site) * self.factor(site)
+    def log_density(self, group: Iterable[Site]) -> Tensor:
+        """The log-probability of the draws of latents, as they were made: without weights."""
+        return self._total([self._plain(unweighted(site["fn"]), site) for site in group])
 
-    def _weighted(self, site: Site) -> Any:
-        """The distribution of a site, its dimensions weighted where the weights say so."""
-        weight = self._weight(site)
-        return site["fn"] if weight is None or weight.dim() == 0 else Weighted(site["fn"], weight)
+    def log_prob(self, site: Site, *, like: Site | None = None) -> Tensor:
+        """The log-probability of a site under all its weights, or another's, laid out."""
+        like = site if like is None else like
+        return self._plain(_weighted(site, self.dim_weights(like)), site) * self.factor(like)
 
     def factor(self, site: Site) -> Any:
         """What multiplies a site as a whole, the subsampling of the kept plates left out."""
@@ -225,15 +287,46 @@ class Draw:
         factor = site["scale"] / self.layout.scale
         return factor if weight is None or weight.dim() else factor * weight
 
+    def dim_weights(self, site: Site) -> Tensor | None:
+        """What multiplies each dimension of a site besides, or None."""
+        weight = self._weight(site)
+        own = site["fn"].weight if isinstance(site["fn"], Weighted) else None
+        if weight is None or weight.dim() == 0:
+            return own
+        return weight if own is None else own * weight
+
     def _weight(self, site: Site) -> Tensor | None:
         return None if site["is_observed"] else self.weights.get(site["name"])
 
-    def masked(self, value: Tensor, site: Site) -> Tensor:
+    def _within(self, site: Site) -> float:
+        """What subsampled plates within the kept ones multiply a site by."""
+        return _subsampling(site["cond_indep_stack"]) / self.layout.scale
+
+    def _beta(self, site: Site) -> Any:
+        """What multiplies a site as a whole, its plates left out."""
+        return site["scale"] / _subsampling(site["cond_indep_stack"])
+
+    def masked(self, value: Tensor, site: Site, rank: int = 0) -> Tensor:
         """A number for each element of a site's batch, where it is not masked, laid out."""
-        return self.layout.arrange(scale_and_mask(value, mask=site["mask"]))  # pyright: ignore
+        mask = site["mask"]
+        if isinstance(mask, Tensor):
+            mask = mask[(...,) + (None,) * rank]
+        return self.layout.arrange(scale_and_mask(value, mask=mask), rank)  # pyright: ignore
 
     def _plain(self, distribution: Any, site: Site) -> Tensor:
         return self.masked(distribution.log_prob(site["value"]), site)
 
     def _total(self, terms: list[Tensor]) -> Tensor:
         return sum(terms) if terms else torch.zeros(())  # pyright: ignore
+
+
+def _weighted(site: Site, weights: Tensor | None) -> Any:
+    """The distribution of a site, under weights of its dimensions in place of its own."""
+    plain = unweighted(site["fn"])
+    return plain if weights is None else Weighted(plain, weights)
+
+
+def _are_weighted_alike(q: Site, p: Site) -> bool:
+    """Whether guide and model are seen to give a latent the same weights."""
+    q_dims, p_dims = (fn.weight if isinstance(fn, Weighted) else None for fn in (q["fn"], p["fn"]))
+    return q_dims is p_dims and isinstance(q["scale"], float) and q["scale"] == p["scale"]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.bounds.base import Bound, joined, with_gradient
@@ -22,7 +21,8 @@ class ReweightedWakeSleep(Bound):
     $\sum_k \tilde w_k \nabla_\theta \log p(x, z_k)$, and the guide
     $\sum_k \tilde w_k \nabla_\phi \log q(z_k \mid x)$ ("wake") or, on examples that the model
     dreams up, $\nabla_\phi \log q(z \mid x)$ ("sleep"). The value that is reported is that of
-    `IWAE`.
+    `IWAE`. A weight of the KL is one in the $w_k$ and in the model's gradient; what the guide
+    follows is not scaled by it.
 
     Args:
         num_particles: The number K of draws for each example.
@@ -64,20 +64,28 @@ class ReweightedWakeSleep(Bound):
 
     def _estimate(self, draws: list[Draw]) -> Tensor:
         log_weight = joined([draw.log_weight for draw in draws])
-        log_model = joined([draw.log_likelihood + draw.log_prior for draw in draws])
-        log_guide = joined([draw.log_posterior for draw in draws])
+        log_model = joined([_log_model(draw) for draw in draws])
+        log_guide = joined([draw.at_weight_one(draw.latents.values()) for draw in draws])
         share = log_weight.detach().softmax(0)
         bound = log_weight.logsumexp(0) - math.log(self.num_particles)
         return with_gradient(bound, (share * (log_model + (1 - self.sleep) * log_guide)).sum(0))
 
     def _log_posterior_of_dreams(self, pair: Pair) -> Tensor:
         """The guide's log-probability of the latents that the model drew, given its x."""
-        dream = poutine.trace(poutine.uncondition(pair.model)).get_trace(*pair.args, **pair.kwargs)
-        dream.detach_()
+        dream = pair.dream()
         x = observation_site(dream)["value"]
         awake = Pair(pair.model, pair.guide, (x, *pair.args[1:]), pair.kwargs)
         latents = sites(dream, observed=False)
         guide_trace = awake.run_guide()
         drawn = [n for n in sites(guide_trace, observed=False) if n in latents]
         guide_trace = awake.at(guide_trace, {n: latents[n]["value"] for n in drawn})
-        return guide_trace.log_prob_sum(lambda name, _: name in drawn)  # pyright: ignore
+        draw = Draw(dream, guide_trace, Layout.of(dream, guide_trace))
+        return draw.layout.scale * draw.at_weight_one(draw.latents[n] for n in drawn).sum()
+
+
+def _log_model(draw: Draw) -> Tensor:
+    r"""$\log p(x, z)$ of held draws, under the weights of the KL."""
+    # A latent that the guide leaves to the model cancels in the weights, but has its gradient.
+    left = [site for name, site in draw.left_to_model.items() if name in draw.without_gradient]
+    score = draw.log_density(left)
+    return draw.log_likelihood + draw.log_prior + score - score.detach()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae.cli.parts import chosen, own_files
+from pyrovae.errors import InputError
 from pyrovae.run_folder import find
 from pyrovae.user_files import describe
 
@@ -122,6 +123,7 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
         data = data.standardized()
     torch.manual_seed(options.seed)
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
+    has_kl = _weighs_kl(bound, options)
     program, about, record = _build(options, spec, words, data)
     matched = start_from(program, options.init_from) if options.init_from else None
 
@@ -129,6 +131,7 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     epochs = options.epochs
     if epochs is None:
         epochs = min(max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps)), MOST_EPOCHS)
+    warmup = epochs / 10 if has_kl else 0
     return Plan(
         options=options,
         spec=spec,
@@ -140,10 +143,30 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
         matched=matched,
         device=device,
         epochs=epochs,
-        kl_warmup=epochs / 10 if options.kl_warmup is None else options.kl_warmup,
+        kl_warmup=warmup if options.kl_warmup is None else options.kl_warmup,
         path=options.run_dir or _new_path(data.name),
         record={**_origin(options, spec, words), **record},
     )
+
+
+def _weighs_kl(bound: "Bound | None", options: Any) -> bool:
+    """Whether the bound has a KL to weigh.
+
+    Raises:
+        InputError: If it has none, and a weight was given.
+    """
+    from pyrovae.bounds.base import weighs_kl
+
+    if weighs_kl(bound):
+        return True
+    given = {"--beta": getattr(options, "beta", 1) != 1, "--kl-warmup": bool(options.kl_warmup)}
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(
+                f"{name} weighs the KL, and {bound} leaves none.",
+                f"Leave {name} out, or give an alpha below 1.",
+            )
+    return False
 
 
 def _origin(options: Any, spec: str | None, words: list[str]) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def print_plan(plan: Plan, processes: int = 1) -> None:
             print(f"         {_by_module(plan.matched.left)} new")
     if plan.bound is not None:
         print(f"bound    {plan.bound}")
+    warmup = f"KL warm-up over {plan.kl_warmup:g}, " if plan.kl_warmup else ""
     print(
-        f"training {plan.epochs} epochs of batches of {plan.options.batch_size}, KL warm-up over "
-        f"{plan.kl_warmup:g}, seed {plan.options.seed}"
+        f"training {plan.epochs} epochs of batches of {plan.options.batch_size}, {warmup}"
+        f"seed {plan.options.seed}"
     )
 
 

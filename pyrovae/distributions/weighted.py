@@ -5,6 +5,7 @@ __all__ = ["Weighted", "unweighted"]
 from typing import Any
 
 import pyro.distributions as dist
+from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 from torch.distributions import kl_divergence
 from torch.distributions.kl import register_kl
@@ -76,7 +77,7 @@ class Weighted(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The weighted log-probability, in nats."""
-        return (self.weight * self.base.base_dist.log_prob(value)).sum(-1)
+        return _sum(self.weight * self.base.base_dist.log_prob(value), self)
 
 
 def unweighted(distribution: Any) -> Any:
@@ -89,4 +90,9 @@ def _kl_weighted(q: Weighted, p: Weighted) -> Tensor:
     r"""$\sum_d w_d \, \mathrm{KL}(q_d \,\|\, p_d)$, for the same weights on both sides."""
     if q.weight is not p.weight:
         raise NotImplementedError
-    return (q.weight * kl_divergence(q.base.base_dist, p.base.base_dist)).sum(-1)
+    return _sum(q.weight * kl_divergence(q.base.base_dist, p.base.base_dist), q)
+
+
+def _sum(value: Tensor, distribution: Weighted) -> Tensor:
+    """A sum over the dimensions of an event."""
+    return sum_rightmost(value, len(distribution.event_shape))  # pyright: ignore
