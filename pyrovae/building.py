@@ -374,8 +374,10 @@ class _Assembly:
                 "example, a tuple.",
             )
         event = self.data.x_shape if kind == "decoder" else self.latent_dim
-        known = signature(cls.net_shape).parameters
-        given = {**options, "columns": self._codes}
+        _, *known = signature(cls.net_shape).parameters
+        parameters = signature(cls).parameters.values()
+        own = {p.name: p.default for p in parameters if p.default is not p.empty}
+        given = {**own, **options, "columns": self._codes}
         shape = cls.net_shape(event, **{k: v for k, v in given.items() if k in known})
         return self._decode(shape) if kind == "decoder" else self._encode(shape)
 
@@ -469,7 +471,12 @@ class _Assembly:
         return as_given and self.data.values in ("binary", "unit")
 
     def _defaults(self, cls: Any) -> dict[str, Any]:
-        """Options whose default is in the data: a learned scale's floor, levels, bounds."""
+        """Options whose default is in the data: a learned scale's floor, levels, bounds.
+
+        They are of our own constructors: what another says of its defaults holds.
+        """
+        if not getattr(cls.__init__, "__module__", "").startswith("pyrovae."):
+            return {}
         levels = 256
         if isinstance(self.data.preprocessing, Dequantize):
             levels = self.data.preprocessing.levels

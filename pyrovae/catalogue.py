@@ -10,11 +10,11 @@ __all__ = ["KINDS", "Entry", "Option", "entries", "find", "read_class", "shorter
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pyrovae.errors import InputError
 
@@ -46,6 +46,9 @@ _TYPES: Mapping[str, Any] = {
     "float | Tensor": float,
     "Sequence[int]": tuple[int, ...],
     "tuple[int, ...]": tuple[int, ...],
+    "Sequence[float]": tuple[float, ...],
+    "tuple[float, ...]": tuple[float, ...],
+    "str | None": str | None,
 }
 
 
@@ -133,12 +136,46 @@ def shorter(word: str) -> Sequence[str]:
 def read_class(path: Path, name: str, kind: str) -> Entry | None:
     """What a class in a file of the user's own takes, or None where the file has none.
 
-    Its bases are looked for in the file, and among the classes of the kind.
+    Its bases are looked for in the file, and among the classes of the kind, under whatever names
+    the file imports them. Nothing is run.
+
+    Raises:
+        InputError: If the file is no Python.
     """
-    own = {n.name: n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", "Mend the file.") from error
+    own = _defined(tree.body)
+    return _entry(_lineage(own[name], own, _imported(tree), kind)) if name in own else None
+
+
+def _lineage(
+    node: ast.ClassDef, own: Mapping[str, ast.ClassDef], imported: Mapping[str, str], kind: str
+) -> Sequence[ast.ClassDef]:
+    """A class of the user's and its bases, nearest first: those in its file, and ours."""
     ours, _ = _classes(ROOT / KINDS[kind][0])
-    dotted = {f"pyrovae.{name}": node for name, node in ours.items()}
-    return _entry(_with_bases(own[name], ours | dotted | own)) if name in own else None
+    found = [node]
+    for base in node.bases:
+        first, *rest = ast.unparse(base).split(".")
+        root, *inner = ".".join([imported.get(first, first), *rest]).split(".")
+        last = [root, *inner][-1]
+        if not inner and own.get(root, node) is not node:
+            found += _lineage(own[root], own, imported, kind)
+        elif last in ours and (root == "pyrovae" or not inner):  # bare, as import * leaves it
+            found += _with_bases(ours[last], ours)
+    return found
+
+
+def _imported(tree: ast.Module) -> Mapping[str, str]:
+    """What the names that a file imports stand for: pv for pyrovae, where it says so."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.asname: name.name for name in node.names if name.asname}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {n.asname or n.name: f"{node.module}.{n.name}" for n in node.names}
+    return found
 
 
 def _classes(place: Path) -> tuple[dict[str, ast.ClassDef], set[str]]:
@@ -146,7 +183,12 @@ def _classes(place: Path) -> tuple[dict[str, ast.ClassDef], set[str]]:
     index = place if place.is_file() else place / "__init__.py"
     files = [place] if place.is_file() else sorted(place.glob("[!_]*.py"))
     nodes = [node for file in files for node in ast.parse(file.read_text()).body]
-    return {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}, _public_names(index)
+    return _defined(nodes), _public_names(index)
+
+
+def _defined(nodes: Iterable[ast.stmt]) -> dict[str, ast.ClassDef]:
+    """The classes among statements, by name."""
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _public_names(file: Path) -> set[str]:
@@ -213,17 +255,31 @@ def _option(argument: ast.arg, default: ast.expr, told: Mapping[str, str]) -> Op
     """An argument as an option, where its type and default can be typed by a person."""
     if argument.arg in _INTERNAL:
         return None
-    text = "" if argument.annotation is None else ast.unparse(argument.annotation)
-    kind = _TYPES.get(text)
-    if text.startswith("Literal["):
-        kind = Literal[ast.literal_eval(text.removeprefix("Literal[").removesuffix("]"))]
     try:
         value = ast.literal_eval(default)
     except ValueError:
         return None
-    if kind is None or (value is None and "None" not in text):
+    kind = _type_of(value) if argument.annotation is None else _type_named(argument.annotation)
+    if kind is None or (value is None and type(None) not in get_args(kind)):
         return None
     return Option(argument.arg, kind, value, told.get(argument.arg, ""))
+
+
+def _type_named(annotation: ast.expr) -> Any:
+    """The type that an annotation says, if it is one that can be typed."""
+    text = ast.unparse(annotation)
+    if isinstance(annotation, ast.Constant):  # in quotes
+        text = str(annotation.value)
+    if text.startswith("Literal["):
+        return Literal[ast.literal_eval(text.removeprefix("Literal[").removesuffix("]"))]
+    return _TYPES.get(text)
+
+
+def _type_of(value: Any) -> Any:
+    """The type of a default that nothing is said of, if it is one that can be typed."""
+    if isinstance(value, tuple) and {int, float} >= {type(v) for v in value} > set():
+        return tuple[float, ...] if float in map(type, value) else tuple[int, ...]
+    return type(value) if type(value) in (bool, int, float, str) else None
 
 
 def _told(docstring: str) -> dict[str, str]:

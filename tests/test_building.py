@@ -75,3 +75,45 @@ def test_a_decoder_reads_latents_of_every_kind_on_the_scale_of_one(prior, encode
     relaxed = prior.startswith("relaxed")
     assert read[0].square().mean().item() == pytest.approx(1.0, abs=0.5 if relaxed else 0.05)
     assert read[0].var() > 0.4, "and not about an offset"
+
+
+OWN = """
+import pyrovae
+import torch
+from torch import nn
+
+
+class Prior(nn.Module):
+    def __init__(self, latent_dim, scale=2.0, levels=7, bounded=False):
+        super().__init__()
+        self.scale, self.levels, self.bounded = scale, levels, bounded
+        self.standard = pyrovae.StandardNormal(latent_dim)
+
+    def forward(self):
+        return self.standard()
+
+
+class Decoder(pyrovae.GaussianDecoder):
+    pass
+
+
+class Levels(pyrovae.CategoricalDecoder):
+    def __init__(self, net, classes=5):
+        super().__init__(net, classes=classes)
+
+    @staticmethod
+    def net_shape(x_shape, classes):
+        return (classes * x_shape[0],)
+"""
+
+
+def test_what_the_data_decide_is_decided_for_our_own_constructors_alone(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    data = load_data(BINARY)
+    parts = {"prior": Choice(f"{path}:Prior"), "decoder": Choice(f"{path}:Decoder")}
+    vae = build_vae(data, **parts, latent_dim=2, hidden=8)
+    assert (vae.prior.scale, vae.prior.levels, vae.prior.bounded) == (2.0, 7, False)
+    assert (vae.decoder.scale, vae.decoder.learn_scale) == (0.5, True), "its constructor is ours"
+    counted = build_vae(data, decoder=Choice(f"{path}:Levels"), latent_dim=2, hidden=8).decoder
+    assert counted.classes == 5, "its own default, which its net is told of too"

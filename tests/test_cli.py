@@ -427,6 +427,81 @@ def test_a_class_of_the_users_own_has_the_options_of_its_base(imported, capsys, 
     assert "bound    Mine(num_particles=2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("imported", "base", "kind", "option"),
+    [
+        ("import pyrovae", "pyrovae.priors.GaussianMixture", "prior", "components"),
+        ("import pyrovae", "pyrovae.bounds.ELBO", "bound", "num_particles"),
+        ("import pyrovae as pv", "pv.GaussianMixture", "prior", "components"),
+        ("from pyrovae import priors as p", "p.GaussianMixture", "prior", "components"),
+        ("from pyrovae import GaussianMixture as Base", "Base", "prior", "components"),
+        ("from pyrovae import GaussianMixture as Mine", "Mine", "prior", "components"),
+        ("from pyrovae.priors import *", "GaussianMixture", "prior", "components"),
+        (
+            "import pyrovae.priors as p\nclass Base(p.GaussianMixture): 1",
+            "Base",
+            "prior",
+            "spread",
+        ),
+    ],
+)
+def test_a_base_is_found_under_whatever_name_it_is_imported(imported, base, kind, option):
+    Path("mine.py").write_text(f"{imported}\n\n\nclass Mine({base}):\n    pass\n")
+    entry = catalogue.read_class(Path("mine.py"), "Mine", kind)
+    assert option in [found.name for found in entry.options]
+
+
+@pytest.mark.parametrize("imported", ["from other import GaussianMixture", "import other as pv"])
+def test_a_base_of_another_library_is_not_taken_for_ours(imported):
+    base = "pv.GaussianMixture" if "pv" in imported else "GaussianMixture"
+    Path("mine.py").write_text(f"{imported}\nclass Mine({base}):\n    pass\n")
+    assert catalogue.read_class(Path("mine.py"), "Mine", "prior").options == ()
+
+
+def test_a_file_that_is_no_python_is_one_sentence_of_cause(capsys):
+    Path("mine.py").write_text("class Mine(:")
+    assert "mine.py cannot be read" in failing(capsys, "train", "--prior", "mine.py:Mine")
+
+
+UNTYPED = """
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+
+class Wide(nn.Module):
+    def __init__(self, latent_dim, scale=2.0, kind="a", widths=(3, 4), wide=False, count=3,
+                 spans=(1, 0.5), most: "int | None" = None, other=None, empty=(), words=("a",)):
+        super().__init__()
+        for name, value in locals().items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self):
+        return dist.Normal(self.loc, self.scale).to_event(1)
+"""
+
+
+def test_an_argument_without_annotation_is_of_the_type_of_its_default(capsys, without_drawing):
+    Path("mine.py").write_text(UNTYPED)
+    entry = catalogue.read_class(Path("mine.py"), "Wide", "prior")
+    assert {option.name: option.kind for option in entry.options} == {
+        "scale": float,
+        "kind": str,
+        "widths": tuple[int, ...],
+        "wide": bool,
+        "count": int,
+        "spans": tuple[float, ...],
+        "most": int | None,
+    }
+    words = ["--prior", "mine.py:Wide", "--prior.scale", 3, "--prior.widths", 5, 6]
+    words += ["--prior.wide", "--prior.most", 7, "--run-dir", "r"]
+    assert run("train", *QUICK, *words) == 0
+    described = json.loads(Path("r/config.json").read_text())["program"]["prior"]
+    assert [described[n] for n in ("scale", "widths", "wide", "most")] == [3.0, [5, 6], True, 7]
+
+
 def test_formulas_are_told_in_plain_characters():
     def told(kind, word, name):
         options = catalogue.entries(kind)[word].options
