@@ -83,11 +83,12 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
 
 
 def describe_program(program: Program) -> dict[str, Any]:
-    """What a run records of its program: how to build it, or at least its name."""
+    """What a run records of its program: how to build it, or its name and why it cannot be."""
     try:
         return to_config(program)
-    except InputError:
-        return {"class": f"{type(program).__module__}.{type(program).__qualname__}"}
+    except InputError as error:
+        name = f"{type(program).__module__}.{type(program).__qualname__}"
+        return {"class": name, "reason": error.cause}
 
 
 def describe_data(data: Data | None, splits: Mapping[str, Examples]) -> dict[str, Any]:
