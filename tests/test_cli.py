@@ -304,10 +304,27 @@ def test_doctor_says_what_there_is_and_what_to_do(capsys, monkeypatch, tmp_path)
         (["--clip-norm", "0"], "clip_norm"),
         (["--device", "meta"], "--device cpu"),
         (["--device", "cuda:99"], "--device cpu"),
+        (["--bound", "iwae", "--prior", "bernoulli", "--encoder", "bernoulli"], "--bound vimco"),
+        (["--kl", "free-bits", "--prior", "gaussian-mixture"], "--kl.no-per-dim"),
     ],
 )
 def test_bad_input_is_one_sentence_of_cause_and_one_of_remedy(words, answer, capsys):
     assert re.search(answer, failing(capsys, "train", *words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bound", "iwae", "--prior", "bernoulli", "--encoder", "bernoulli"],
+        ["--kl", "free-bits", "--prior", "gaussian-mixture"],
+        ["--prior", "spherical-uniform"],
+    ],
+    ids=" ".join,
+)
+def test_what_three_examples_show_is_said_before_a_word_of_the_training(words, capsys):
+    assert run("train", *QUICK, *words, "--run-dir", "r") == 2
+    assert capsys.readouterr().out == ""
+    assert not Path("r").exists()
 
 
 @pytest.mark.parametrize(

@@ -106,11 +106,13 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
         InputError: If it describes none.
     """
     import torch
+    from pyro.infer import Trace_ELBO
 
     from pyrovae.building import build_bound, values_of
     from pyrovae.data import load_data
     from pyrovae.devices import resolve_device
-    from pyrovae.preparation import check_options
+    from pyrovae.inspection import inspect_program
+    from pyrovae.preparation import check_bound, check_options
     from pyrovae.resuming import start_from
 
     check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
@@ -123,6 +125,9 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     torch.manual_seed(options.seed)
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
     program, about, record = _build(options, spec, words, data)
+    # What three examples show to be wrong is said before a word of the training.
+    few = data.train.head(3)
+    check_bound(program, inspect_program(program, few), bound or Trace_ELBO(), few)
     matched = start_from(program, options.init_from) if options.init_from else None
 
     steps = -(-len(data.train) // options.batch_size)
