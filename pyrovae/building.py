@@ -222,6 +222,7 @@ def build_vae(
 
     decoder = decoder or Choice(default_decoder(data))
     _check_columns(data, decoder)
+    _check_levels(data, decoder)
     lacking = None if values_of(decoder) == "columns" else _first_missing(data)
     encode, decode = NETWORKS[network](hidden, data.x_shape)
     choices = {"prior": prior, "encoder": encoder, "decoder": decoder}
@@ -259,6 +260,22 @@ def _check_columns(data: Data, decoder: Choice) -> None:
                 'Take --decoder tabular, or say "ignore" of the column in a file that --columns '
                 "names.",
             )
+
+
+def _check_levels(data: Data, decoder: Choice) -> None:
+    """Refuses two levels, the default of a likelihood that can have more, for data of more.
+
+    Raises:
+        InputError: Naming how many there are.
+    """
+    takes_levels = "levels" in signature(decoder.resolve("decoder")).parameters
+    given = data.preprocessing
+    if takes_levels and values_of(decoder) == "binary" and isinstance(given, Dequantize):
+        raise InputError(
+            f"The {decoder.name} decoder is of 2 levels, and the data are of {given.levels}.",
+            f"Give it all of them (--decoder.levels {given.levels}), or binarise the data "
+            "(--binarize dynamic).",
+        )
 
 
 def _first_missing(data: Data) -> str | None:

@@ -19,6 +19,8 @@ from torch.utils.data import TensorDataset
 import pyrovae
 from pyrovae import loop, training
 from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.inspection import inspect_program
+from pyrovae.preparation import check_bound
 from pyrovae.schedules import constant, cosine, linear
 from pyrovae.svi.precision import in_precision
 
@@ -387,6 +389,15 @@ def test_a_bound_is_tried_without_a_trace():
         assert not pyro.get_param_store().keys()
     assert sizes[0] == 3, "and not a batch"
     assert same(*weighed)
+
+    vae = small_vae()
+    vae.encoder.net = nn.Sequential(nn.BatchNorm1d(6), vae.encoder.net)
+    before, few = weights(vae), pyrovae.Examples(binary()).head(3)
+    generator = torch.get_rng_state()
+    check_bound(vae, inspect_program(vae, few), Trace_ELBO(), few)
+    assert same(before, weights(vae))
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not pyro.get_param_store().keys()
 
 
 def test_a_parameter_that_no_module_holds_is_refused_by_name():
