@@ -6,12 +6,23 @@ that have defaults are its options, the others are what the rest of a program su
 A new class in a folder's `__all__` is in the catalogue without another line.
 """
 
-__all__ = ["KINDS", "Entry", "Option", "entries", "find", "read_class", "shorter"]
+__all__ = [
+    "ACTIVATIONS",
+    "KINDS",
+    "NETWORKS",
+    "SET_BY_WORD",
+    "Entry",
+    "Option",
+    "entries",
+    "find",
+    "read_class",
+    "shorter",
+]
 
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,7 +37,25 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "decoder": ("decoders", "Decoder"),
     "bound": ("bounds", ""),
     "kl": ("bounds/controls.py", ""),
+    "network": ("networks", ""),
 }
+# The networks of an encoder and of a decoder that a word stands for.
+NETWORKS: Mapping[str, tuple[str, str]] = {
+    "mlp": ("MLP", "MLP"),
+    "gated": ("GatedMLP", "GatedMLP"),
+    "residual": ("ResidualMLP", "ResidualMLP"),
+    "conv": ("ConvNet", "DeconvNet"),
+    "residual-conv": ("ResidualConvNet", "ResidualDeconvNet"),
+    "gru": ("RecurrentEncoderNet", "RecurrentDecoderNet"),
+    "lstm": ("RecurrentEncoderNet", "RecurrentDecoderNet"),
+}
+# What a word says of its networks that is no default of theirs.
+SET_BY_WORD: Mapping[str, Mapping[str, Any]] = {
+    "gru": {"cell": "gru", "bidirectional": True},
+    "lstm": {"cell": "lstm", "bidirectional": True},
+}
+# The classes of nonlinearities by their words.
+ACTIVATIONS = ("elu", "gelu", "leakyrelu", "relu", "silu", "softplus", "tanh")
 # What the rest of a program can supply, by the name of the argument.
 SUPPLIED = frozenset(
     {"net", "latent_dim", "x_shape", "prior", "encoder", "decoder", "exemplars", "columns"}
@@ -49,6 +78,7 @@ _TYPES: Mapping[str, Any] = {
     "Sequence[float]": tuple[float, ...],
     "tuple[float, ...]": tuple[float, ...],
     "str | None": str | None,
+    "type[nn.Module]": Literal[ACTIVATIONS],
 }
 
 
@@ -96,6 +126,8 @@ def entries(kind: str) -> Mapping[str, Entry]:
         >>> [option.name for option in entries("prior")["gaussian-mixture"].options]
         ['components', 'spread']
     """
+    if kind == "network":
+        return {word: _pair(word) for word in NETWORKS}
     place, suffix = KINDS[kind]
     classes, public = _classes(ROOT / place)
     found = {}
@@ -106,6 +138,28 @@ def entries(kind: str) -> Mapping[str, Entry]:
         if set(entry.needs) <= supplied and _is_of(kind, classes[name]):
             found[_word(name, suffix)] = entry
     return dict(sorted(found.items()))
+
+
+def _pair(word: str) -> Entry:
+    """Two networks as one: the options of the encoder's, where they mean the same of both.
+
+    They do where the decoder's has none of that name, the same default, or the same backwards.
+    """
+    classes, _ = _classes(ROOT / KINDS["network"][0])
+    first, second = (_entry([classes[name]]) for name in NETWORKS[word])
+    others = {option.name: option.default for option in second.options}
+    told = SET_BY_WORD.get(word, {})
+    options = [
+        replace(option, default=told.get(option.name, option.default))
+        for option in first.options
+        if option.name != "cell"
+        and others.get(option.name, option.default) in (option.default, _backwards(option.default))
+    ]
+    return replace(first, options=tuple(options))
+
+
+def _backwards(value: Any) -> Any:
+    return value[::-1] if isinstance(value, tuple) else value
 
 
 def find(kind: str, word: str) -> Entry:
@@ -257,8 +311,10 @@ def _option(argument: ast.arg, default: ast.expr, told: Mapping[str, str]) -> Op
         return None
     try:
         value = ast.literal_eval(default)
-    except ValueError:
-        return None
+    except ValueError:  # a class, maybe
+        value = ast.unparse(default).rpartition(".")[2].lower()
+        if value not in ACTIVATIONS:
+            return None
     kind = _type_of(value) if argument.annotation is None else _type_named(argument.annotation)
     if kind is None or (value is None and type(None) not in get_args(kind)):
         return None

@@ -13,8 +13,9 @@ import pytest
 from filelock import FileLock, Timeout
 from sklearn.datasets import load_digits
 
-from pyrovae import building, catalogue, cli, data, runs
-from pyrovae.cli import options, planning
+from pyrovae import building, catalogue, cli, data, parts, runs
+from pyrovae.cli import options, parsing, planning
+from pyrovae.cli import parts as cli_parts
 from pyrovae.cli import training as train_module
 
 QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
@@ -355,7 +356,7 @@ def test_an_unknown_option_is_answered_with_the_nearest(capsys):
 
 
 def test_the_words_of_the_parser_are_those_of_the_parts():
-    assert list(options.Network.__args__) == list(building.NETWORKS)
+    assert catalogue.ACTIVATIONS == tuple(name.lower() for name in parts.ACTIVATIONS)
     assert list(options.Binarization.__args__) == ["none", *data.preprocessing.BINARIZE_MODES]
 
 
@@ -371,7 +372,10 @@ def test_the_catalogue_is_what_the_classes_are(kind):
         for option in entry.options:
             assert option.help, f"{entry.class_name} says nothing of {option.name}"
             if option.name in parameters:  # else it is one of **options
-                assert parameters[option.name].default == option.default
+                default = parameters[option.name].default
+                told = catalogue.SET_BY_WORD.get(word, {}).get(option.name, default)
+                word_of = told.__name__.lower() if isinstance(told, type) else told
+                assert word_of == option.default
         needs = [p.name for p in parameters.values() if p.default is p.empty]
         assert list(entry.needs) == [n for n in needs if n not in ("args", "options", "kwargs")]
 
@@ -517,6 +521,96 @@ def test_an_argument_without_annotation_is_of_the_type_of_its_default(capsys, wi
     assert run("train", *QUICK, *words) == 0
     described = json.loads(Path("r/config.json").read_text())["program"]["prior"]
     assert [described[n] for n in ("scale", "widths", "wide", "most")] == [3.0, [5, 6], True, 7]
+
+
+NETWORK = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, in_shape, out_shape, hidden=8, activation: type[nn.Module] = nn.Tanh):
+        super().__init__()
+        self.in_shape, self.out_shape, self.hidden = in_shape, out_shape, hidden
+        self.activation = activation
+        (size,) = out_shape
+        self.layers = nn.Sequential(
+            nn.Linear(*in_shape, hidden), activation(), nn.Linear(hidden, size)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+def test_networks_of_the_users_own_are_named_by_their_file(capsys, without_drawing):
+    Path("mine.py").write_text(NETWORK)
+    np.save("mine.npy", np.random.default_rng(0).normal(size=(60, 4)))
+    words = ["--network", "mine.py:Net", "--network.activation", "relu", "--data", "mine.npy"]
+    assert run("train", *words, *QUICK, "--run-dir", "r") == 0
+    assert "mine.py:Net" in capsys.readouterr().out
+    config = json.loads(Path("r/config.json").read_text())
+    for part in ("encoder", "decoder"):
+        net = config["program"][part]["net"]
+        assert (net["part"], net["hidden"]) == ("Net", 8), "QUICK has --hidden 8"
+        assert net["activation"] == {"type": "ReLU"}
+    assert [file["name"] for file in config["files"]] == ["Net"]
+    assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 0
+
+    Path("mine.py").write_text(NETWORK.replace("hidden", "width"))
+    assert "no hidden layer" in failing(capsys, "train", *words, *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("words", "encoder", "decoder"),
+    [
+        (["mlp", "--network.hidden", 7, 5], {"hidden": [7, 5]}, {"hidden": [7, 5]}),
+        (["mlp", "--hidden", 7], {"hidden": [7]}, {"hidden": [7]}),
+        (["gated", "--hidden", 7], {"hidden": [7, 7]}, {"hidden": [7, 7]}),
+        (["residual", "--hidden", 7, "--network.blocks", 1], {"hidden": 7}, {"blocks": 1}),
+        (["conv", "--hidden", 7], {"hidden": 7}, {"coarse": 64}),
+        (
+            ["conv", "--network.activation", "tanh"],
+            {"activation": {"type": "Tanh"}, "hidden": 32},
+            {"activation": {"type": "Tanh"}},
+        ),
+        (
+            "residual-conv --network.channels 8 16 --network.strides 2 1 --network.groups 4".split(),
+            {"channels": [8, 16], "strides": [2, 1], "groups": 4},
+            {"channels": [16, 8], "strides": [1, 2], "groups": 4},
+        ),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_options_of_networks_reach_both(words, encoder, decoder):
+    command, _ = parsing.parse(["train", "--network", *map(str, words)])
+    choice = cli_parts.chosen("network", command, ["--network", *map(str, words)])
+    images = data.load_data("digits")
+    vae = building.build_vae(images, network=choice, hidden=command.hidden, latent_dim=3)
+    found = parts.to_config(vae)
+    assert encoder.items() <= found["encoder"]["net"].items()
+    assert decoder.items() <= found["decoder"]["net"].items()
+
+
+def test_a_recurrent_network_reads_both_ways_unless_told():
+    series = data.load_data(np.random.default_rng(0).normal(size=(60, 7, 2)), sequences=True)
+    for told, expected in ({}, True), ({"bidirectional": False}, False):
+        network = building.Choice("lstm", told)
+        vae = building.build_vae(series, network=network, hidden=5, latent_dim=3)
+        assert (vae.encoder.net.bidirectional, vae.encoder.net.cell) == (expected, "lstm")
+        assert (vae.decoder.net.steps, vae.decoder.net.hidden) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--network", "mpl"], "There is no network 'mpl'.*file.py:Class"),
+        (["--network", "mlp", "--network.hidden", 3, "--hidden", 4], "given twice"),
+        (["--network", "residual-conv", "--hidden", 4], "no hidden layer"),
+        (["--network", "mine.py:Net"], "There is no class Net"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(words, answer, capsys):
+    assert re.search(answer, failing(capsys, "train", "--latent-dim", 2, *words))
 
 
 def test_formulas_are_told_in_plain_characters():

@@ -199,16 +199,19 @@ def _build(
         from pyrovae.decoders import NanMaskedDecoder
         from pyrovae.parts import to_config
 
-        prior, encoder, decoder = (chosen(k, options, words) for k in KINDS)
+        prior, encoder, decoder, network = (
+            chosen(kind, options, words) for kind in (*KINDS, "network")
+        )
         assert prior is not None
         assert encoder is not None
+        assert network is not None
         decoder = decoder or Choice(default_decoder(data))
         vae = build_vae(
             data,
             prior=prior,
             encoder=encoder,
             decoder=decoder,
-            network=options.network,
+            network=network,
             hidden=options.hidden,
             latent_dim=options.latent_dim,
             beta=options.beta,
