@@ -574,10 +574,19 @@ def test_networks_of_the_users_own_are_named_by_their_file(capsys, without_drawi
             {"activation": {"type": "Tanh"}},
         ),
         (
-            "residual-conv --network.channels 8 16 --network.strides 2 1 --network.groups 4".split(),
-            {"channels": [8, 16], "strides": [2, 1], "groups": 4},
-            {"channels": [16, 8], "strides": [1, 2], "groups": 4},
+            [
+                "residual-conv",
+                "--network.channels",
+                8,
+                16,
+                "--network.strides",
+                2,
+                1,
+            ],
+            {"channels": [8, 16], "strides": [2, 1]},
+            {"channels": [16, 8], "strides": [1, 2]},
         ),
+        (["residual-conv", "--network.groups", 4], {"groups": 4}, {"groups": 4}),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
