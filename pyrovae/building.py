@@ -31,7 +31,7 @@ from pyrovae.bounds import ELBO, Bound
 from pyrovae.data import AsIs, Binarize, Data, Dequantize
 from pyrovae.decoders import NanMaskedDecoder
 from pyrovae.encoders import GaussianEncoder
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 from pyrovae.models import VAE
 from pyrovae.networks import (
     Centred,
@@ -68,7 +68,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def resolve(self, kind: str) -> Callable[..., Any]:
-        """The class.
+        """The class; of a network that of the encoder's.
 
         Raises:
             InputError: If there is no such word, file or class.
@@ -76,7 +76,6 @@ class Choice:
         if user_files.is_own_file(self.name):
             return user_files.load(*user_files.split(self.name, kind.capitalize()))
         entry = catalogue.find(kind, self.name)
-        # Of a network the encoder's.
         folder = "bounds" if kind == "kl" else f"{kind}s"
         return getattr(import_module(f"pyrovae.{folder}"), entry.class_name)
 
@@ -516,9 +515,11 @@ def _called(
     given = {name: _meant(cls, name, value) for name, value in options.items()}
     try:
         return cls(**supplied, **given)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{cls.__name__} cannot be made of {sorted(options)} ({error}).",
+            f"{cls.__name__} cannot be made of {sorted(options)} ({shorten(error)}).",
             "pyrovae train --help lists the options of every part.",
         ) from error
 

@@ -616,6 +616,8 @@ def test_a_recurrent_network_reads_both_ways_unless_told():
         (["--network", "mlp", "--network.hidden", 3, "--hidden", 4], "given twice"),
         (["--network", "residual-conv", "--hidden", 4], "no hidden layer"),
         (["--network", "mine.py:Net"], "There is no class Net"),
+        (["--network", "mlp", "--network.hidden", -3], "MLP cannot be made of .*hidden"),
+        (["--network", "residual-conv", "--network.strides", 0, 1, 1], "cannot be made"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(words, answer, capsys):
