@@ -6,7 +6,6 @@ of the data, or another part of the same program.
 """
 
 __all__ = [
-    "NETWORKS",
     "OF_SEQUENCES",
     "WHOLE",
     "Choice",
@@ -19,114 +18,37 @@ __all__ = [
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae import catalogue, user_files
+from pyrovae import catalogue, networks, user_files
 from pyrovae.bounds import ELBO, Bound
 from pyrovae.data import AsIs, Binarize, Data, Dequantize
 from pyrovae.decoders import NanMaskedDecoder
 from pyrovae.encoders import GaussianEncoder
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 from pyrovae.models import VAE
 from pyrovae.networks import (
-    MLP,
     Centred,
-    ConvNet,
-    DeconvNet,
-    GatedMLP,
     Log1p,
     NanMaskedInput,
-    RecurrentDecoderNet,
-    RecurrentEncoderNet,
-    ResidualConvNet,
-    ResidualDeconvNet,
-    ResidualMLP,
     Scaled,
     TabularInput,
     TokenEncoderNet,
 )
+from pyrovae.parts import ACTIVATIONS
 from pyrovae.programs import evaluating
 
 Shape = tuple[int, ...]
 MakeNetwork = Callable[[Shape, Shape], nn.Module]
-Cell = Literal["gru", "lstm"]
 
-
-def _dense(cls: type, default: tuple[int, ...]) -> "MakeNetworks":
-    def make(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
-        widths = default if hidden is None else (hidden,) * len(default)
-        return (lambda i, o: cls(i, o, hidden=widths)), (lambda i, o: cls(i, o, hidden=widths))
-
-    return make
-
-
-def _residual(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
-    width = 256 if hidden is None else hidden
-    return (
-        lambda i, o: ResidualMLP(i, o, hidden=width),
-        lambda i, o: ResidualMLP(i, o, hidden=width),
-    )
-
-
-def _convolutions(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
-    _check_images(x_shape)
-    width = 32 if hidden is None else hidden
-    return (lambda i, o: ConvNet(i, o, hidden=width)), DeconvNet
-
-
-def _residual_convolutions(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
-    _check_images(x_shape)
-    if hidden is not None:
-        raise InputError(
-            "Residual convolutions have no hidden layer.", "Leave --hidden out, or take conv."
-        )
-    return ResidualConvNet, ResidualDeconvNet
-
-
-def _check_images(x_shape: Shape) -> None:
-    if len(x_shape) != 3:
-        raise InputError(
-            f"Convolutions need images, and the data are of shape {x_shape}.",
-            "Take --network mlp.",
-        )
-
-
-def _recurrent(cell: Cell) -> "MakeNetworks":
-    def make(hidden: int | None, x_shape: Shape) -> tuple[MakeNetwork, MakeNetwork]:
-        if len(x_shape) != 2:
-            raise InputError(
-                f"A {cell.upper()} needs sequences (N, T, X), and an observation is of shape "
-                f"{x_shape}.",
-                "Take --network mlp, or load them with sequences=True.",
-            )
-        options = {"hidden": 128 if hidden is None else hidden, "cell": cell}
-        return (
-            lambda i, o: RecurrentEncoderNet(i, o, bidirectional=True, **options),
-            lambda i, o: RecurrentDecoderNet(i, o, steps=x_shape[0], **options),
-        )
-
-    return make
-
-
-MakeNetworks = Callable[[int | None, Shape], tuple[MakeNetwork, MakeNetwork]]
-# For each name the networks of an encoder and of a decoder, as functions of their shapes, for a
-# width and data of a shape.
-NETWORKS: Mapping[str, MakeNetworks] = {
-    "mlp": _dense(MLP, (400,)),
-    "gated": _dense(GatedMLP, (300, 300)),
-    "residual": _residual,
-    "conv": _convolutions,
-    "residual-conv": _residual_convolutions,
-    "gru": _recurrent("gru"),
-    "lstm": _recurrent("lstm"),
-}
-# Networks of sequences alone.
+# Networks of images, and of sequences, alone.
+OF_IMAGES = frozenset({"conv", "residual-conv"})
 OF_SEQUENCES = frozenset({"gru", "lstm"})
 # A part with a method `start_at` is given so many training examples to begin at.
 MOST_TO_START_AT = 10_000
@@ -146,7 +68,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def resolve(self, kind: str) -> Callable[..., Any]:
-        """The class.
+        """The class; of a network that of the encoder's.
 
         Raises:
             InputError: If there is no such word, file or class.
@@ -194,7 +116,7 @@ def build_vae(
     prior: Choice = Choice("standard-normal"),
     encoder: Choice = Choice("gaussian"),
     decoder: Choice | None = None,
-    network: str = "mlp",
+    network: Choice | str = "mlp",
     hidden: int | None = None,
     latent_dim: int = 50,
     beta: float = 1.0,
@@ -215,15 +137,13 @@ def build_vae(
             raise InputError(f"{name} is {size}.", "Give at least 1.")
     if beta < 0:
         raise InputError(f"beta is {beta}.", "Give 0 or more.")
-    if network not in NETWORKS:
-        raise InputError(
-            f"There is no network {network!r}.", f"Take one of {', '.join(NETWORKS)}."
-        )
 
+    network = Choice(network) if isinstance(network, str) else network
     decoder = decoder or Choice(default_decoder(data))
     _check_columns(data, decoder)
+    _check_levels(data, decoder)
     lacking = None if values_of(decoder) == "columns" else _first_missing(data)
-    encode, decode = NETWORKS[network](hidden, data.x_shape)
+    encode, decode = _networks(network, hidden, data.x_shape)
     choices = {"prior": prior, "encoder": encoder, "decoder": decoder}
     assembly = _Assembly(data, latent_dim, encode, decode, choices, masks=lacking is not None)
     vae = VAE(
@@ -235,6 +155,83 @@ def build_vae(
     if lacking is not None:
         _check_masks(vae, data, decoder, lacking)
     return vae
+
+
+def _networks(
+    network: Choice, hidden: int | None, x_shape: Shape
+) -> tuple[MakeNetwork, MakeNetwork]:
+    """The networks of an encoder and of a decoder, as functions of their shapes.
+
+    Raises:
+        InputError: If there are none of that name, they are not for data of this shape, or have
+            no hidden layer of which a width is given.
+    """
+    encoder = decoder = network.resolve("network")
+    if network.name in catalogue.NETWORKS:
+        decoder = getattr(networks, catalogue.NETWORKS[network.name][1])
+    _check_shape(network.name, x_shape)
+    options = {**catalogue.SET_BY_WORD.get(network.name, {}), **network.options}
+    if hidden is not None:
+        options["hidden"] = _widths(encoder, hidden, network)
+    shared = _shared(options, encoder, decoder)
+    if network.name in OF_SEQUENCES:
+        shared["steps"] = x_shape[0]
+    return partial(_network, encoder, options), partial(_network, decoder, shared)
+
+
+def _network(
+    cls: Callable[..., Any], options: Mapping[str, Any], in_shape: Shape, out_shape: Shape
+) -> nn.Module:
+    """A network of one class, for one input and one output."""
+    return _called(cls, {"in_shape": in_shape, "out_shape": out_shape}, options)
+
+
+def _widths(cls: Callable[..., Any], hidden: int, network: Choice) -> int | tuple[int, ...]:
+    """The widths of a network's hidden layers, all alike and as many as by its default."""
+    parameters = signature(cls).parameters
+    if "hidden" not in parameters:
+        raise InputError(
+            f"The network {network.name} has no hidden layer whose width could be given.",
+            "Leave --hidden out, or take another, such as conv.",
+        )
+    if "hidden" in network.options:
+        raise InputError("The hidden layers are given twice.", "Leave one of the two out.")
+    default = parameters["hidden"].default
+    return (hidden,) * len(default) if isinstance(default, tuple) else hidden
+
+
+def _shared(
+    options: Mapping[str, Any], encoder: Callable[..., Any], decoder: Callable[..., Any]
+) -> dict[str, Any]:
+    """The options that a decoder's network has too, backwards where its default is."""
+    first, second = (
+        {name: parameter.default for name, parameter in signature(cls).parameters.items()}
+        for cls in (encoder, decoder)
+    )
+    shared = {}
+    for name, value in options.items():
+        if name not in first or name not in second:
+            continue
+        if first[name] == second[name]:
+            shared[name] = value
+        elif isinstance(first[name], tuple) and first[name][::-1] == second[name]:
+            shared[name] = tuple(value)[::-1]
+    return shared
+
+
+def _check_shape(network: str, x_shape: Shape) -> None:
+    """Refuses networks of images, or of sequences, for other data."""
+    if network in OF_IMAGES and len(x_shape) != 3:
+        raise InputError(
+            f"Convolutions need images, and the data are of shape {x_shape}.",
+            "Take --network mlp.",
+        )
+    if network in OF_SEQUENCES and len(x_shape) != 2:
+        raise InputError(
+            f"A {network.upper()} needs sequences (N, T, X), and an observation is of shape "
+            f"{x_shape}.",
+            "Take --network mlp, or load them with sequences=True.",
+        )
 
 
 def _check_columns(data: Data, decoder: Choice) -> None:
@@ -259,6 +256,22 @@ def _check_columns(data: Data, decoder: Choice) -> None:
                 'Take --decoder tabular, or say "ignore" of the column in a file that --columns '
                 "names.",
             )
+
+
+def _check_levels(data: Data, decoder: Choice) -> None:
+    """Refuses two levels, the default of a likelihood that can have more, for data of more.
+
+    Raises:
+        InputError: Naming how many there are.
+    """
+    takes_levels = "levels" in signature(decoder.resolve("decoder")).parameters
+    given = data.preprocessing
+    if takes_levels and values_of(decoder) == "binary" and isinstance(given, Dequantize):
+        raise InputError(
+            f"The {decoder.name} decoder is of 2 levels, and the data are of {given.levels}.",
+            f"Give it all of them (--decoder.levels {given.levels}), or binarise the data "
+            "(--binarize dynamic).",
+        )
 
 
 def _first_missing(data: Data) -> str | None:
@@ -374,8 +387,10 @@ class _Assembly:
                 "example, a tuple.",
             )
         event = self.data.x_shape if kind == "decoder" else self.latent_dim
-        known = signature(cls.net_shape).parameters
-        given = {**options, "columns": self._codes}
+        _, *known = signature(cls.net_shape).parameters
+        parameters = signature(cls).parameters.values()
+        own = {p.name: p.default for p in parameters if p.default is not p.empty}
+        given = {**own, **options, "columns": self._codes}
         shape = cls.net_shape(event, **{k: v for k, v in given.items() if k in known})
         return self._decode(shape) if kind == "decoder" else self._encode(shape)
 
@@ -469,7 +484,12 @@ class _Assembly:
         return as_given and self.data.values in ("binary", "unit")
 
     def _defaults(self, cls: Any) -> dict[str, Any]:
-        """Options whose default is in the data: a learned scale's floor, levels, bounds."""
+        """Options whose default is in the data: a learned scale's floor, levels, bounds.
+
+        They are of our own constructors: what another says of its defaults holds.
+        """
+        if not getattr(cls.__init__, "__module__", "").startswith("pyrovae."):
+            return {}
         levels = 256
         if isinstance(self.data.preprocessing, Dequantize):
             levels = self.data.preprocessing.levels
@@ -492,10 +512,22 @@ class _Assembly:
 def _called(
     cls: Callable[..., Any], supplied: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Any:
+    given = {name: _meant(cls, name, value) for name, value in options.items()}
     try:
-        return cls(**supplied, **options)
-    except TypeError as error:
+        return cls(**supplied, **given)
+    except InputError:
+        raise
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{cls.__name__} cannot be made of {sorted(options)} ({error}).",
+            f"{cls.__name__} cannot be made of {sorted(options)} ({shorten(error)}).",
             "pyrovae train --help lists the options of every part.",
         ) from error
+
+
+def _meant(cls: Callable[..., Any], name: str, value: Any) -> Any:
+    """An option, a nonlinearity by its word as the class."""
+    parameter = signature(cls).parameters.get(name)
+    if parameter is None or not isinstance(parameter.default, type):
+        return value
+    named = {word.lower(): activation for word, activation in ACTIVATIONS.items()}
+    return named.get(value, value)

@@ -6,15 +6,26 @@ that have defaults are its options, the others are what the rest of a program su
 A new class in a folder's `__all__` is in the catalogue without another line.
 """
 
-__all__ = ["KINDS", "Entry", "Option", "entries", "find", "read_class", "shorter"]
+__all__ = [
+    "ACTIVATIONS",
+    "KINDS",
+    "NETWORKS",
+    "SET_BY_WORD",
+    "Entry",
+    "Option",
+    "entries",
+    "find",
+    "read_class",
+    "shorter",
+]
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pyrovae.errors import InputError
 
@@ -26,7 +37,25 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "decoder": ("decoders", "Decoder"),
     "bound": ("bounds", ""),
     "kl": ("bounds/controls.py", ""),
+    "network": ("networks", ""),
 }
+# The networks of an encoder and of a decoder that a word stands for.
+NETWORKS: Mapping[str, tuple[str, str]] = {
+    "mlp": ("MLP", "MLP"),
+    "gated": ("GatedMLP", "GatedMLP"),
+    "residual": ("ResidualMLP", "ResidualMLP"),
+    "conv": ("ConvNet", "DeconvNet"),
+    "residual-conv": ("ResidualConvNet", "ResidualDeconvNet"),
+    "gru": ("RecurrentEncoderNet", "RecurrentDecoderNet"),
+    "lstm": ("RecurrentEncoderNet", "RecurrentDecoderNet"),
+}
+# What a word says of its networks that is no default of theirs.
+SET_BY_WORD: Mapping[str, Mapping[str, Any]] = {
+    "gru": {"cell": "gru", "bidirectional": True},
+    "lstm": {"cell": "lstm", "bidirectional": True},
+}
+# The classes of nonlinearities by their words.
+ACTIVATIONS = ("elu", "gelu", "leakyrelu", "relu", "silu", "softplus", "tanh")
 # What the rest of a program can supply, by the name of the argument.
 SUPPLIED = frozenset(
     {"net", "latent_dim", "x_shape", "prior", "encoder", "decoder", "exemplars", "columns"}
@@ -46,6 +75,10 @@ _TYPES: Mapping[str, Any] = {
     "float | Tensor": float,
     "Sequence[int]": tuple[int, ...],
     "tuple[int, ...]": tuple[int, ...],
+    "Sequence[float]": tuple[float, ...],
+    "tuple[float, ...]": tuple[float, ...],
+    "str | None": str | None,
+    "type[nn.Module]": Literal[ACTIVATIONS],
 }
 
 
@@ -93,6 +126,8 @@ def entries(kind: str) -> Mapping[str, Entry]:
         >>> [option.name for option in entries("prior")["gaussian-mixture"].options]
         ['components', 'spread']
     """
+    if kind == "network":
+        return {word: _pair(word) for word in NETWORKS}
     place, suffix = KINDS[kind]
     classes, public = _classes(ROOT / place)
     found = {}
@@ -103,6 +138,28 @@ def entries(kind: str) -> Mapping[str, Entry]:
         if set(entry.needs) <= supplied and _is_of(kind, classes[name]):
             found[_word(name, suffix)] = entry
     return dict(sorted(found.items()))
+
+
+def _pair(word: str) -> Entry:
+    """Two networks as one: the options of the encoder's, where they mean the same of both.
+
+    They do where the decoder's has none of that name, the same default, or the same backwards.
+    """
+    classes, _ = _classes(ROOT / KINDS["network"][0])
+    first, second = (_entry([classes[name]]) for name in NETWORKS[word])
+    others = {option.name: option.default for option in second.options}
+    told = SET_BY_WORD.get(word, {})
+    options = [
+        replace(option, default=told.get(option.name, option.default))
+        for option in first.options
+        if option.name != "cell"
+        and others.get(option.name, option.default) in (option.default, _backwards(option.default))
+    ]
+    return replace(first, options=tuple(options))
+
+
+def _backwards(value: Any) -> Any:
+    return value[::-1] if isinstance(value, tuple) else value
 
 
 def find(kind: str, word: str) -> Entry:
@@ -133,12 +190,46 @@ def shorter(word: str) -> Sequence[str]:
 def read_class(path: Path, name: str, kind: str) -> Entry | None:
     """What a class in a file of the user's own takes, or None where the file has none.
 
-    Its bases are looked for in the file, and among the classes of the kind.
+    Its bases are looked for in the file, and among the classes of the kind, under whatever names
+    the file imports them. Nothing is run.
+
+    Raises:
+        InputError: If the file is no Python.
     """
-    own = {n.name: n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", "Mend the file.") from error
+    own = _defined(tree.body)
+    return _entry(_lineage(own[name], own, _imported(tree), kind)) if name in own else None
+
+
+def _lineage(
+    node: ast.ClassDef, own: Mapping[str, ast.ClassDef], imported: Mapping[str, str], kind: str
+) -> Sequence[ast.ClassDef]:
+    """A class of the user's and its bases, nearest first: those in its file, and ours."""
     ours, _ = _classes(ROOT / KINDS[kind][0])
-    dotted = {f"pyrovae.{name}": node for name, node in ours.items()}
-    return _entry(_with_bases(own[name], ours | dotted | own)) if name in own else None
+    found = [node]
+    for base in node.bases:
+        first, *rest = ast.unparse(base).split(".")
+        root, *inner = ".".join([imported.get(first, first), *rest]).split(".")
+        last = [root, *inner][-1]
+        if not inner and own.get(root, node) is not node:
+            found += _lineage(own[root], own, imported, kind)
+        elif last in ours and (root == "pyrovae" or not inner):  # bare, as import * leaves it
+            found += _with_bases(ours[last], ours)
+    return found
+
+
+def _imported(tree: ast.Module) -> Mapping[str, str]:
+    """What the names that a file imports stand for: pv for pyrovae, where it says so."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.asname: name.name for name in node.names if name.asname}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {n.asname or n.name: f"{node.module}.{n.name}" for n in node.names}
+    return found
 
 
 def _classes(place: Path) -> tuple[dict[str, ast.ClassDef], set[str]]:
@@ -146,7 +237,12 @@ def _classes(place: Path) -> tuple[dict[str, ast.ClassDef], set[str]]:
     index = place if place.is_file() else place / "__init__.py"
     files = [place] if place.is_file() else sorted(place.glob("[!_]*.py"))
     nodes = [node for file in files for node in ast.parse(file.read_text()).body]
-    return {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}, _public_names(index)
+    return _defined(nodes), _public_names(index)
+
+
+def _defined(nodes: Iterable[ast.stmt]) -> dict[str, ast.ClassDef]:
+    """The classes among statements, by name."""
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _public_names(file: Path) -> set[str]:
@@ -213,17 +309,33 @@ def _option(argument: ast.arg, default: ast.expr, told: Mapping[str, str]) -> Op
     """An argument as an option, where its type and default can be typed by a person."""
     if argument.arg in _INTERNAL:
         return None
-    text = "" if argument.annotation is None else ast.unparse(argument.annotation)
-    kind = _TYPES.get(text)
-    if text.startswith("Literal["):
-        kind = Literal[ast.literal_eval(text.removeprefix("Literal[").removesuffix("]"))]
     try:
         value = ast.literal_eval(default)
-    except ValueError:
-        return None
-    if kind is None or (value is None and "None" not in text):
+    except ValueError:  # a class, maybe
+        value = ast.unparse(default).rpartition(".")[2].lower()
+        if value not in ACTIVATIONS:
+            return None
+    kind = _type_of(value) if argument.annotation is None else _type_named(argument.annotation)
+    if kind is None or (value is None and type(None) not in get_args(kind)):
         return None
     return Option(argument.arg, kind, value, told.get(argument.arg, ""))
+
+
+def _type_named(annotation: ast.expr) -> Any:
+    """The type that an annotation says, if it is one that can be typed."""
+    text = ast.unparse(annotation)
+    if isinstance(annotation, ast.Constant):  # in quotes
+        text = str(annotation.value)
+    if text.startswith("Literal["):
+        return Literal[ast.literal_eval(text.removeprefix("Literal[").removesuffix("]"))]
+    return _TYPES.get(text)
+
+
+def _type_of(value: Any) -> Any:
+    """The type of a default that nothing is said of, if it is one that can be typed."""
+    if isinstance(value, tuple) and {int, float} >= {type(v) for v in value} > set():
+        return tuple[float, ...] if float in map(type, value) else tuple[int, ...]
+    return type(value) if type(value) in (bool, int, float, str) else None
 
 
 def _told(docstring: str) -> dict[str, str]:

@@ -65,7 +65,7 @@ def _name(program: Mapping[str, Any]) -> str:
 
 def _use(program: Mapping[str, Any]) -> str:
     if "class" in program:
-        remark = "\nThe program is a class of its author's, and is given by whoever loads it.\n"
+        remark = "\nNo configuration names all of it: the program is given by whoever loads it.\n"
         return USE.format(arguments='"folder or user/name", program=...') + remark
     if '"sha256":' not in json.dumps(program):
         return USE.format(arguments='"folder or user/name"')

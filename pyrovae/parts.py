@@ -9,7 +9,7 @@ places, as the encoder that a VampPrior is given, is described where it is met f
 by that place elsewhere.
 """
 
-__all__ = ["PARTS", "from_config", "to_config"]
+__all__ = ["PARTS", "from_config", "to_config", "why_undescribed"]
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -88,6 +88,13 @@ def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     arguments = {key: _describe(getattr(value, key), (*place, key), met) for key in keys}
     own = {} if file is None else user_files.describe(file)
     return {"part": name, **own, **arguments}
+
+
+def why_undescribed(config: Mapping[str, Any]) -> str:
+    """Why a run that records no more than its program's class cannot build it, in a sentence."""
+    if isinstance(reason := config.get("reason"), str):
+        return reason
+    return f"The run's program, {shorten(config.get('class'))}, is described no further."
 
 
 def from_config(config: Any, run: Path | None = None, *, trusted: bool = False) -> Any:

@@ -2,24 +2,28 @@
 
 __all__ = [
     "as_splits",
+    "check_bound",
     "check_options",
     "check_program",
     "describe_data",
     "describe_program",
 ]
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 
-from pyrovae.data import Binarize, Data, Examples, Given, as_examples
+from pyrovae.data import Batch, Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError
 from pyrovae.inspection import Structure, check_parameters, inspect_program
 from pyrovae.parts import to_config
-from pyrovae.programs import Program
+from pyrovae.programs import Program, evaluating
 from pyrovae.supports import check_support
+from pyrovae.svi import Differentiable, Objective
 
 
 def check_options(**options: float | None) -> None:
@@ -82,12 +86,35 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
     return structure
 
 
+def check_bound(
+    program: Program, structure: Structure, bound: ELBO | Differentiable, few: Batch
+) -> None:
+    """Refuses a bound that cannot be had of a program's draws, by its loss of a few examples.
+
+    Raises:
+        InputError: If they carry no gradient and it needs one, or its control of the KL needs one
+            for each dimension and there is none.
+    """
+    with (
+        evaluating(program),
+        torch.enable_grad(),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        try:
+            Objective(program, structure, bound)(few.x, few.y)
+        except InputError:
+            raise
+        except Exception:  # of so few examples, maybe: a step will tell, and where
+            return
+
+
 def describe_program(program: Program) -> dict[str, Any]:
-    """What a run records of its program: how to build it, or at least its name."""
+    """What a run records of its program: how to build it, or its name and why it cannot be."""
     try:
         return to_config(program)
-    except InputError:
-        return {"class": f"{type(program).__module__}.{type(program).__qualname__}"}
+    except InputError as error:
+        name = f"{type(program).__module__}.{type(program).__qualname__}"
+        return {"class": name, "reason": error.cause}
 
 
 def describe_data(data: Data | None, splits: Mapping[str, Examples]) -> dict[str, Any]:

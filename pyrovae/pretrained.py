@@ -31,7 +31,7 @@ from pyrovae.checkpoint import storable
 from pyrovae.data import Batch, Preprocessing
 from pyrovae.data.decoding import Decoding
 from pyrovae.errors import CheckpointError, InputError
-from pyrovae.parts import from_config
+from pyrovae.parts import from_config, why_undescribed
 from pyrovae.programs import Program, as_module, evaluating, trace_pair
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -232,8 +232,8 @@ def _build(config: dict[str, Any], folder: Path, *, trusted: bool) -> Program:
     described, shape = config["program"], tuple(config["data"]["x_shape"])
     if "class" in described:
         raise InputError(
-            f"The program, {described['class']}, is not one of pyrovae's own parts.",
-            "Give it yourself: pyrovae.from_pretrained(folder, program=...).",
+            why_undescribed(described),
+            "Give the program yourself: pyrovae.from_pretrained(folder, program=...).",
         )
     try:
         described_data = config["data"].get("preprocessing")

@@ -14,7 +14,7 @@ from pyrovae.data import Data, Examples, as_examples, load_data
 from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import InputError
 from pyrovae.inspection import inspect_program
-from pyrovae.parts import from_config
+from pyrovae.parts import from_config, why_undescribed
 from pyrovae.programs import Program, as_module
 from pyrovae.run_folder import (
     CHECKPOINTS,
@@ -156,8 +156,7 @@ def _build(
     if "part" in config:
         return from_config(config, run, trusted=trusted)
     raise InputError(
-        f"The run's program, {config.get('class')}, is not one of pyrovae's own parts.",
-        "Give it again: pyrovae.load(run, program=...).",
+        why_undescribed(config), "Give the program again: pyrovae.load(run, program=...)."
     )
 
 

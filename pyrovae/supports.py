@@ -19,6 +19,35 @@ from pyrovae.programs import Program, data_frame, evaluating, sample_sites, site
 
 # Constraints whose values fill no volume.
 _SURFACES = (type(constraints.sphere), type(constraints.simplex))
+# By the constraint of a latent's values an encoder and a prior over them, and their words.
+_OVER = {
+    type(constraints.real): ("GaussianEncoder", "gaussian", "StandardNormal", "standard-normal"),
+    type(constraints.sphere): (
+        "PowerSphericalEncoder",
+        "power-spherical",
+        "SphericalUniformPrior",
+        "spherical-uniform",
+    ),
+    type(constraints.boolean): ("BernoulliEncoder", "bernoulli", "BernoulliPrior", "bernoulli"),
+    type(constraints.one_hot): (
+        "CategoricalEncoder",
+        "categorical",
+        "CategoricalPrior",
+        "categorical",
+    ),
+    type(constraints.unit_interval): (
+        "RelaxedBernoulliEncoder",
+        "relaxed-bernoulli",
+        "RelaxedBernoulliPrior",
+        "relaxed-bernoulli",
+    ),
+    type(constraints.simplex): (
+        "RelaxedCategoricalEncoder",
+        "relaxed-categorical",
+        "RelaxedCategoricalPrior",
+        "relaxed-categorical",
+    ),
+}
 
 
 def check_support(program: Program, batches: Iterable[Batch]) -> None:
@@ -87,7 +116,17 @@ def _remedy(support: Any, seen: Tensor) -> str:
         )
     whole = bool((seen == seen.round()).all() and seen.min() >= 0)
     if whole and isinstance(support, type(constraints.integer_interval(0, 1))):
-        return f"Give it levels, classes or symbols for all of them: {int(seen.max()) + 1}."
+        count = int(seen.max()) + 1
+        return (
+            f"Give it levels, classes or symbols for all of them: {count} (such as "
+            f"--decoder.levels {count})."
+        )
+    if isinstance(support, type(constraints.integer_interval(0, 1))):
+        return (
+            "Leave whole numbers from 0 on as they are (preprocessing=AsIs()) and give it levels "
+            "for all of them, both of which --decoder.levels 256 does of 8-bit images; or take a "
+            "density, such as a Gaussian (--decoder gaussian)."
+        )
     return (
         "Leave whole numbers from 0 on as they are (preprocessing=AsIs()), or take a density, "
         "such as a Gaussian (--decoder gaussian)."
@@ -132,12 +171,37 @@ def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
             continue
         prior = in_model[name]["fn"]
         if _is_outside(prior, site["value"]) or _measure(site["fn"]) != _measure(prior):
+            _check_classes(name, prior, site["fn"])
             raise InputError(
                 f"The guide's {_family(site['fn'])} draws values of {name!r} to which the model's "
                 f"{_family(prior)} gives no probability, or one of another kind.",
-                "Pair a guide and a prior over the same values, such as a RelaxedBernoulliEncoder "
-                "and a RelaxedBernoulliPrior.",
+                _pairing(prior, site["fn"]),
             )
+
+
+def _check_classes(name: str, p: Any, q: Any) -> None:
+    """Refuses codes of other numbers of classes in model and guide."""
+    classes = [getattr(_support(side), "classes", None) for side in (p, q)]
+    if _constraint(p) is _constraint(q) and classes[0] != classes[1]:
+        raise InputError(
+            f"The latent {name!r} has codes of {classes[0]} classes in the model and of "
+            f"{classes[1]} in the guide.",
+            f"Give both one number of classes (--encoder.classes {classes[0]}, or "
+            f"--prior.classes {classes[1]}).",
+        )
+
+
+def _pairing(p: Any, q: Any) -> str:
+    """An encoder that goes with a prior, and a prior that goes with an encoder."""
+    over_p, over_q = _OVER.get(_constraint(p)), _OVER.get(_constraint(q))
+    if over_p is None or over_q is None or over_p is over_q:
+        return "Pair a guide and a prior over the same values."
+    encoder, encoder_word, _, _ = over_p
+    _, _, prior, prior_word = over_q
+    return (
+        f"Take an encoder over the prior's values, such as {encoder} (--encoder {encoder_word}), "
+        f"or a prior over the encoder's, such as {prior} (--prior {prior_word})."
+    )
 
 
 def _is_outside(distribution: Any, value: Tensor) -> bool:
@@ -153,13 +217,23 @@ def _measure(distribution: Any) -> str:
 
     The ratio of two of different kinds, such as a mass over a density, is none of probabilities.
     """
+    if _support(distribution).is_discrete:
+        return "value"
+    return "area" if _constraint(distribution) in _SURFACES else "volume"
+
+
+def _constraint(distribution: Any) -> type:
+    """The kind of constraint that a distribution's values are under."""
+    return type(_base(_support(distribution), "base_constraint"))
+
+
+def _support(distribution: Any) -> Any:
+    """The support of a distribution; all real numbers where it names none."""
     try:
-        if distribution.support.is_discrete:
-            return "value"
-        kind = type(_base(distribution.support, "base_constraint"))
+        support = distribution.support
+        return support if support.is_discrete in (True, False) else constraints.real
     except (NotImplementedError, ValueError):
-        return "volume"
-    return "area" if kind in _SURFACES else "volume"
+        return constraints.real
 
 
 def _family(distribution: Any) -> str:

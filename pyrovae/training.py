@@ -24,6 +24,7 @@ from pyrovae.handlers import isolated_store, unregistered
 from pyrovae.loop import Loop
 from pyrovae.preparation import (
     as_splits,
+    check_bound,
     check_options,
     check_program,
     describe_data,
@@ -184,6 +185,7 @@ def fit(
             )
         path, before = _place(run_dir, resume, ranks)
         structure = check_program(program, splits)
+        check_bound(program, structure, bound or Trace_ELBO(), splits["train"].head(3))
         if ranks.size > 1 and structure.global_latents and structure.full_size is None:
             raise InputError(
                 f"The latent {structure.global_latents[0]!r} is outside the plate 'data', whose "

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from pyrovae.building import Choice, build_vae
-from pyrovae.data import load_data
+from pyrovae.data import AsIs, load_data
 from pyrovae.errors import InputError
+from pyrovae.inspection import inspect_program
 
 RNG = np.random.default_rng(0)
 REAL = RNG.normal(size=(100, 6)).astype(np.float32)
@@ -75,3 +76,93 @@ def test_a_decoder_reads_latents_of_every_kind_on_the_scale_of_one(prior, encode
     relaxed = prior.startswith("relaxed")
     assert read[0].square().mean().item() == pytest.approx(1.0, abs=0.5 if relaxed else 0.05)
     assert read[0].var() > 0.4, "and not about an offset"
+
+
+OWN = """
+import pyrovae
+import torch
+from torch import nn
+
+
+class Prior(nn.Module):
+    def __init__(self, latent_dim, scale=2.0, levels=7, bounded=False):
+        super().__init__()
+        self.scale, self.levels, self.bounded = scale, levels, bounded
+        self.standard = pyrovae.StandardNormal(latent_dim)
+
+    def forward(self):
+        return self.standard()
+
+
+class Decoder(pyrovae.GaussianDecoder):
+    pass
+
+
+class Levels(pyrovae.CategoricalDecoder):
+    def __init__(self, net, classes=5):
+        super().__init__(net, classes=classes)
+
+    @staticmethod
+    def net_shape(x_shape, classes):
+        return (classes * x_shape[0],)
+"""
+
+
+def test_what_the_data_decide_is_decided_for_our_own_constructors_alone(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    data = load_data(BINARY)
+    parts = {"prior": Choice(f"{path}:Prior"), "decoder": Choice(f"{path}:Decoder")}
+    vae = build_vae(data, **parts, latent_dim=2, hidden=8)
+    assert (vae.prior.scale, vae.prior.levels, vae.prior.bounded) == (2.0, 7, False)
+    assert (vae.decoder.scale, vae.decoder.learn_scale) == (0.5, True), "its constructor is ours"
+    counted = build_vae(data, decoder=Choice(f"{path}:Levels"), latent_dim=2, hidden=8).decoder
+    assert counted.classes == 5, "its own default, which its net is told of too"
+
+
+@pytest.mark.parametrize(
+    ("prior", "encoder", "partners"),
+    [
+        (
+            "spherical-uniform",
+            "gaussian",
+            ["--encoder power-spherical", "--prior standard-normal"],
+        ),
+        ("standard-normal", "von-mises-fisher", ["--encoder gaussian", "--prior spherical-uni"]),
+        ("bernoulli", "full-covariance-gaussian", ["--encoder bernoulli", "--prior standard-n"]),
+        ("bernoulli", "relaxed-bernoulli", ["--encoder bernoulli", "--prior relaxed-bernoulli"]),
+        ("relaxed-bernoulli", "straight-through-bernoulli", ["--encoder relaxed-b", "--prior b"]),
+        ("categorical", "relaxed-categorical", ["--encoder categorical", "--prior relaxed-cat"]),
+        ("uniform", "iaf", ["--encoder relaxed-bernoulli", "--prior standard-normal"]),
+        ("gaussian-mixture", "categorical", ["--encoder gaussian", "--prior categorical"]),
+    ],
+)
+def test_a_pair_over_other_values_is_answered_with_a_partner_of_each(prior, encoder, partners):
+    data = load_data(BINARY)
+    pair = {"prior": Choice(prior), "encoder": Choice(encoder)}
+    vae = build_vae(data, **pair, latent_dim=20, hidden=8)
+    with pytest.raises(InputError) as refused:
+        inspect_program(vae, data.train.head(3))
+    for partner in partners:
+        assert partner in refused.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["categorical", "relaxed-categorical"])
+def test_codes_of_other_numbers_of_classes_are_refused_by_their_numbers(kind):
+    data = load_data(BINARY)
+    pair = {"prior": Choice(kind, {"classes": 4}), "encoder": Choice(kind, {"classes": 10})}
+    vae = build_vae(data, **pair, latent_dim=20, hidden=8)
+    with pytest.raises(InputError, match=r"4 classes in the model and of 10 .*encoder.classes 4"):
+        inspect_program(vae, data.train.head(3))
+
+
+def test_two_levels_for_data_of_more_are_refused_by_their_number():
+    images = RNG.integers(0, 256, (60, 5, 6)).astype(np.uint8)
+    with pytest.raises(InputError, match=r"of 2 levels, .* 256\. .*--decoder.levels 256"):
+        build_vae(load_data(images), decoder=Choice("pixel-cnn"))
+    vae = build_vae(
+        load_data(images, preprocessing=AsIs()), decoder=Choice("pixel-cnn", {"levels": 256})
+    )
+    assert vae.decoder.levels == 256
+    with pytest.raises(InputError, match=r"as they are .*AsIs.*--decoder.levels 256"):
+        inspect_program(vae, load_data(images).train.head(3))

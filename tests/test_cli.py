@@ -13,8 +13,9 @@ import pytest
 from filelock import FileLock, Timeout
 from sklearn.datasets import load_digits
 
-from pyrovae import building, catalogue, cli, data, runs
-from pyrovae.cli import options, planning
+from pyrovae import building, catalogue, cli, data, parts, runs
+from pyrovae.cli import options, parsing, planning
+from pyrovae.cli import parts as cli_parts
 from pyrovae.cli import training as train_module
 
 QUICK = ["--epochs", "2", "--hidden", "8", "--latent-dim", "2"]
@@ -315,10 +316,27 @@ def test_doctor_says_what_there_is_and_what_to_do(capsys, monkeypatch, tmp_path)
         (["--clip-norm", "0"], "clip_norm"),
         (["--device", "meta"], "--device cpu"),
         (["--device", "cuda:99"], "--device cpu"),
+        (["--bound", "iwae", "--prior", "bernoulli", "--encoder", "bernoulli"], "--bound vimco"),
+        (["--kl", "free-bits", "--prior", "gaussian-mixture"], "--kl.no-per-dim"),
     ],
 )
 def test_bad_input_is_one_sentence_of_cause_and_one_of_remedy(words, answer, capsys):
     assert re.search(answer, failing(capsys, "train", *words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bound", "iwae", "--prior", "bernoulli", "--encoder", "bernoulli"],
+        ["--kl", "free-bits", "--prior", "gaussian-mixture"],
+        ["--prior", "spherical-uniform"],
+    ],
+    ids=" ".join,
+)
+def test_what_three_examples_show_is_said_before_a_word_of_the_training(words, capsys):
+    assert run("train", *QUICK, *words, "--run-dir", "r") == 2
+    assert capsys.readouterr().out == ""
+    assert not Path("r").exists()
 
 
 @pytest.mark.parametrize(
@@ -349,7 +367,7 @@ def test_an_unknown_option_is_answered_with_the_nearest(capsys):
 
 
 def test_the_words_of_the_parser_are_those_of_the_parts():
-    assert list(options.Network.__args__) == list(building.NETWORKS)
+    assert catalogue.ACTIVATIONS == tuple(name.lower() for name in parts.ACTIVATIONS)
     assert list(options.Binarization.__args__) == ["none", *data.preprocessing.BINARIZE_MODES]
 
 
@@ -365,7 +383,10 @@ def test_the_catalogue_is_what_the_classes_are(kind):
         for option in entry.options:
             assert option.help, f"{entry.class_name} says nothing of {option.name}"
             if option.name in parameters:  # else it is one of **options
-                assert parameters[option.name].default == option.default
+                default = parameters[option.name].default
+                told = catalogue.SET_BY_WORD.get(word, {}).get(option.name, default)
+                word_of = told.__name__.lower() if isinstance(told, type) else told
+                assert word_of == option.default
         needs = [p.name for p in parameters.values() if p.default is p.empty]
         assert list(entry.needs) == [n for n in needs if n not in ("args", "options", "kwargs")]
 
@@ -436,6 +457,182 @@ def test_a_class_of_the_users_own_has_the_options_of_its_base(imported, capsys, 
     words = ["--bound", "mine.py:Mine", "--bound.num-particles", 2, "--run-dir", "r"]
     assert run("train", *QUICK, *words) == 0
     assert "bound    Mine(num_particles=2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("imported", "base", "kind", "option"),
+    [
+        ("import pyrovae", "pyrovae.priors.GaussianMixture", "prior", "components"),
+        ("import pyrovae", "pyrovae.bounds.ELBO", "bound", "num_particles"),
+        ("import pyrovae as pv", "pv.GaussianMixture", "prior", "components"),
+        ("from pyrovae import priors as p", "p.GaussianMixture", "prior", "components"),
+        ("from pyrovae import GaussianMixture as Base", "Base", "prior", "components"),
+        ("from pyrovae import GaussianMixture as Mine", "Mine", "prior", "components"),
+        ("from pyrovae.priors import *", "GaussianMixture", "prior", "components"),
+        (
+            "import pyrovae.priors as p\nclass Base(p.GaussianMixture): 1",
+            "Base",
+            "prior",
+            "spread",
+        ),
+    ],
+)
+def test_a_base_is_found_under_whatever_name_it_is_imported(imported, base, kind, option):
+    Path("mine.py").write_text(f"{imported}\n\n\nclass Mine({base}):\n    pass\n")
+    entry = catalogue.read_class(Path("mine.py"), "Mine", kind)
+    assert option in [found.name for found in entry.options]
+
+
+@pytest.mark.parametrize("imported", ["from other import GaussianMixture", "import other as pv"])
+def test_a_base_of_another_library_is_not_taken_for_ours(imported):
+    base = "pv.GaussianMixture" if "pv" in imported else "GaussianMixture"
+    Path("mine.py").write_text(f"{imported}\nclass Mine({base}):\n    pass\n")
+    assert catalogue.read_class(Path("mine.py"), "Mine", "prior").options == ()
+
+
+def test_a_file_that_is_no_python_is_one_sentence_of_cause(capsys):
+    Path("mine.py").write_text("class Mine(:")
+    assert "mine.py cannot be read" in failing(capsys, "train", "--prior", "mine.py:Mine")
+
+
+UNTYPED = """
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+
+class Wide(nn.Module):
+    def __init__(self, latent_dim, scale=2.0, kind="a", widths=(3, 4), wide=False, count=3,
+                 spans=(1, 0.5), most: "int | None" = None, other=None, empty=(), words=("a",)):
+        super().__init__()
+        for name, value in locals().items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self):
+        return dist.Normal(self.loc, self.scale).to_event(1)
+"""
+
+
+def test_an_argument_without_annotation_is_of_the_type_of_its_default(capsys, without_drawing):
+    Path("mine.py").write_text(UNTYPED)
+    entry = catalogue.read_class(Path("mine.py"), "Wide", "prior")
+    assert {option.name: option.kind for option in entry.options} == {
+        "scale": float,
+        "kind": str,
+        "widths": tuple[int, ...],
+        "wide": bool,
+        "count": int,
+        "spans": tuple[float, ...],
+        "most": int | None,
+    }
+    words = ["--prior", "mine.py:Wide", "--prior.scale", 3, "--prior.widths", 5, 6]
+    words += ["--prior.wide", "--prior.most", 7, "--run-dir", "r"]
+    assert run("train", *QUICK, *words) == 0
+    described = json.loads(Path("r/config.json").read_text())["program"]["prior"]
+    assert [described[n] for n in ("scale", "widths", "wide", "most")] == [3.0, [5, 6], True, 7]
+
+
+NETWORK = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, in_shape, out_shape, hidden=8, activation: type[nn.Module] = nn.Tanh):
+        super().__init__()
+        self.in_shape, self.out_shape, self.hidden = in_shape, out_shape, hidden
+        self.activation = activation
+        (size,) = out_shape
+        self.layers = nn.Sequential(
+            nn.Linear(*in_shape, hidden), activation(), nn.Linear(hidden, size)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+def test_networks_of_the_users_own_are_named_by_their_file(capsys, without_drawing):
+    Path("mine.py").write_text(NETWORK)
+    np.save("mine.npy", np.random.default_rng(0).normal(size=(60, 4)))
+    words = ["--network", "mine.py:Net", "--network.activation", "relu", "--data", "mine.npy"]
+    assert run("train", *words, *QUICK, "--run-dir", "r") == 0
+    assert "mine.py:Net" in capsys.readouterr().out
+    config = json.loads(Path("r/config.json").read_text())
+    for part in ("encoder", "decoder"):
+        net = config["program"][part]["net"]
+        assert (net["part"], net["hidden"]) == ("Net", 8), "QUICK has --hidden 8"
+        assert net["activation"] == {"type": "ReLU"}
+    assert [file["name"] for file in config["files"]] == ["Net"]
+    assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 0
+
+    Path("mine.py").write_text(NETWORK.replace("hidden", "width"))
+    assert "no hidden layer" in failing(capsys, "train", *words, *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("words", "encoder", "decoder"),
+    [
+        (["mlp", "--network.hidden", 7, 5], {"hidden": [7, 5]}, {"hidden": [7, 5]}),
+        (["mlp", "--hidden", 7], {"hidden": [7]}, {"hidden": [7]}),
+        (["gated", "--hidden", 7], {"hidden": [7, 7]}, {"hidden": [7, 7]}),
+        (["residual", "--hidden", 7, "--network.blocks", 1], {"hidden": 7}, {"blocks": 1}),
+        (["conv", "--hidden", 7], {"hidden": 7}, {"coarse": 64}),
+        (
+            ["conv", "--network.activation", "tanh"],
+            {"activation": {"type": "Tanh"}, "hidden": 32},
+            {"activation": {"type": "Tanh"}},
+        ),
+        (
+            [
+                "residual-conv",
+                "--network.channels",
+                8,
+                16,
+                "--network.strides",
+                2,
+                1,
+            ],
+            {"channels": [8, 16], "strides": [2, 1]},
+            {"channels": [16, 8], "strides": [1, 2]},
+        ),
+        (["residual-conv", "--network.groups", 4], {"groups": 4}, {"groups": 4}),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_options_of_networks_reach_both(words, encoder, decoder):
+    command, _ = parsing.parse(["train", "--network", *map(str, words)])
+    choice = cli_parts.chosen("network", command, ["--network", *map(str, words)])
+    images = data.load_data("digits")
+    vae = building.build_vae(images, network=choice, hidden=command.hidden, latent_dim=3)
+    found = parts.to_config(vae)
+    assert encoder.items() <= found["encoder"]["net"].items()
+    assert decoder.items() <= found["decoder"]["net"].items()
+
+
+def test_a_recurrent_network_reads_both_ways_unless_told():
+    series = data.load_data(np.random.default_rng(0).normal(size=(60, 7, 2)), sequences=True)
+    for told, expected in ({}, True), ({"bidirectional": False}, False):
+        network = building.Choice("lstm", told)
+        vae = building.build_vae(series, network=network, hidden=5, latent_dim=3)
+        assert (vae.encoder.net.bidirectional, vae.encoder.net.cell) == (expected, "lstm")
+        assert (vae.decoder.net.steps, vae.decoder.net.hidden) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--network", "mpl"], "There is no network 'mpl'.*file.py:Class"),
+        (["--network", "mlp", "--network.hidden", 3, "--hidden", 4], "given twice"),
+        (["--network", "residual-conv", "--hidden", 4], "no hidden layer"),
+        (["--network", "mine.py:Net"], "There is no class Net"),
+        (["--network", "mlp", "--network.hidden", -3], "MLP cannot be made of .*hidden"),
+        (["--network", "residual-conv", "--network.strides", 0, 1, 1], "cannot be made"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(words, answer, capsys):
+    assert re.search(answer, failing(capsys, "train", "--latent-dim", 2, *words))
 
 
 def test_formulas_are_told_in_plain_characters():

@@ -45,6 +45,47 @@ def made(kind, *, flip=False):
 BIJECTIONS = [("affine", False), ("affine", True), ("spline", False), ("spline", True), ("iaf", 0)]
 
 
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: transforms.spline(D), "a single Spline.* a list"),
+        (lambda: [transforms.planar(D)], "Planar cannot be inverted"),
+        (lambda: [transforms.neural_autoregressive(D)], "Neural.* cannot be inverted"),
+        (lambda: [transforms.conditional_affine_coupling(D, 2)], "no transform by itself"),
+        (lambda: [nn.Linear(D, D)], "Linear is no transform"),
+        (lambda: [transforms.spline(D), transforms.affine_coupling(4)], "AffineCoup.* 3 dimens"),
+        (lambda: [transforms.permute(2)], "vectors of 2 dimensions out of 3"),
+    ],
+)
+def test_a_stack_that_is_no_flow_is_refused_where_it_is_made(make, reason):
+    with pytest.raises(InputError, match=reason):
+        FlowPrior(D, make())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [transforms.affine_coupling(D), transforms.permute(D)],
+        lambda: [transforms.spline_coupling(D), transforms.BatchNorm(D)],
+        lambda: [transforms.affine_autoregressive(D), transforms.TanhTransform()],
+        lambda: transforms.ComposeTransformModule([transforms.spline(D)]),
+        lambda: [],
+    ],
+)
+def test_a_stack_is_tried_without_a_trace(make):
+    stack = make()
+    modules = nn.ModuleList(t for t in stack if isinstance(t, nn.Module))
+    state = {name: tensor.clone() for name, tensor in modules.state_dict().items()}
+    generator = torch.get_rng_state()
+    prior = FlowPrior(D, stack)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(module.training for module in prior.modules())
+    assert all(torch.equal(state[name], tensor) for name, tensor in modules.state_dict().items())
+    assert not pyro.get_param_store().keys()
+    FlowPrior(D, stack)().log_prob(prior().rsample())
+    assert FlowPrior(D, stack).transforms == list(stack), "nor does use keep it from being tried"
+
+
 @pytest.mark.parametrize(("kind", "flip"), BIJECTIONS)
 def test_a_bijection_is_inverted_and_its_determinant_is_that_of_its_jacobian(kind, flip):
     with float64():

@@ -135,7 +135,7 @@ def test_a_program_that_cannot_be_named_is_given_again():
     run = pyrovae.fit(Mine(), binary(), epochs=1, progress=False)
     folder = run.save_pretrained("mine")
     assert "given by whoever loads it" in (folder / "README.md").read_text()
-    with pytest.raises(InputError, match=r"Mine, is not one of .* program=\.\.\."):
+    with pytest.raises(InputError, match=r"Mine is not one of .* program=\.\.\."):
         pyrovae.from_pretrained(folder)
     again = pyrovae.from_pretrained(folder, program=Mine())
     assert same(weights(again.program), weights(run.program))

@@ -8,12 +8,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from programs_for_tests import binary, same, small_vae, weights
+from pyro.distributions.transforms import affine_coupling
 from torch import nn
 
 import pyrovae
 from pyrovae import run_folder
 from pyrovae.data import AsIs
 from pyrovae.errors import CheckpointError, InputError
+from pyrovae.parts import why_undescribed
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,23 @@ def test_arrays_are_given_again_and_recognised(tmp_path):
     assert torch.equal(again.splits["test"].head(9).x, run.splits["test"].head(9).x)
     with pytest.raises(InputError, match="not those"):
         pyrovae.load(run.path, data=1 - x)
+
+
+def test_the_part_that_no_configuration_names_is_named(tmp_path):
+    def program():
+        vae = small_vae(latent_dim=2)
+        vae.prior = pyrovae.FlowPrior(2, [affine_coupling(2, [4])])
+        return vae
+
+    run = pyrovae.fit(program(), binary(), epochs=1, run_dir=tmp_path / "run", progress=False)
+    with pytest.raises(InputError, match=r"AffineCoupling is not .* program=") as refused:
+        pyrovae.load(run.path)
+    assert "VAE" not in refused.value.cause
+    again = pyrovae.load(run.path, program=program())
+    assert same(weights(again.program), weights(run.program))
+    with pytest.raises(InputError, match=r"AffineCoupling is not .* program="):
+        pyrovae.from_pretrained(again.save_pretrained(tmp_path / "kept"))
+    assert "my.Program" in why_undescribed({"class": "my.Program"}), "as earlier versions record"
 
 
 def test_a_program_of_ones_own_is_given_again(tmp_path):

@@ -19,6 +19,8 @@ from torch.utils.data import TensorDataset
 import pyrovae
 from pyrovae import loop, training
 from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.inspection import inspect_program
+from pyrovae.preparation import check_bound
 from pyrovae.schedules import constant, cosine, linear
 from pyrovae.svi.precision import in_precision
 
@@ -343,6 +345,59 @@ def test_data_outside_the_support_are_refused_with_nothing_written(x, words, tmp
 def test_options_that_cannot_be_used_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         quick(small_vae(), binary(), **options)
+
+
+@pytest.mark.parametrize(
+    ("prior", "encoder", "bound", "words"),
+    [
+        (pyrovae.BernoulliPrior, pyrovae.BernoulliEncoder, pyrovae.bounds.IWAE(2), "VIMCO"),
+        (
+            lambda dim: pyrovae.GaussianMixture(dim, components=2),
+            pyrovae.GaussianEncoder,
+            pyrovae.bounds.ELBO(kl=pyrovae.bounds.FreeBits()),
+            "per_dim=False",
+        ),
+    ],
+    ids=["discrete draws", "a KL that is no sum"],
+)
+def test_a_bound_that_cannot_be_had_is_refused_with_nothing_written(
+    prior, encoder, bound, words, tmp_path
+):
+    vae, x = small_vae(), binary()
+    vae.prior, size = prior(2), encoder.net_shape(2)
+    vae.encoder = encoder(pyrovae.MLP((6,), size, hidden=(4,)))
+    vae.train()
+    generator = torch.get_rng_state()
+    with pytest.raises(InputError, match=words):
+        quick(vae, x, bound=bound, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(module.training for module in vae.modules())
+
+
+def test_a_bound_is_tried_without_a_trace():
+    class Spied(pyrovae.bounds.ELBO):
+        def _estimate(self, draws):
+            sizes.append(len(draws[0].log_weight[0]))
+            return super()._estimate(draws)
+
+    sizes, weighed = [], []
+    for bound in (Spied(), pyrovae.bounds.ELBO()):
+        vae = small_vae()
+        quick(vae, binary(), bound=bound)
+        weighed.append(weights(vae))
+        assert not pyro.get_param_store().keys()
+    assert sizes[0] == 3, "and not a batch"
+    assert same(*weighed)
+
+    vae = small_vae()
+    vae.encoder.net = nn.Sequential(nn.BatchNorm1d(6), vae.encoder.net)
+    before, few = weights(vae), pyrovae.Examples(binary()).head(3)
+    generator = torch.get_rng_state()
+    check_bound(vae, inspect_program(vae, few), Trace_ELBO(), few)
+    assert same(before, weights(vae))
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not pyro.get_param_store().keys()
 
 
 def test_a_parameter_that_no_module_holds_is_refused_by_name():

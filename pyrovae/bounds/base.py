@@ -135,8 +135,8 @@ class Bound(PyroELBO):
                 raise InputError(
                     f"{type(self).__name__} needs draws that carry gradients, and those of the "
                     f"latent {name!r} are discrete or not reparametrised.",
-                    "Take VIMCO, ReweightedWakeSleep or ELBO, which do not, or an encoder whose "
-                    "draws do.",
+                    "Take VIMCO, ReweightedWakeSleep or ELBO (--bound vimco, "
+                    "reweighted-wake-sleep or elbo), which do not, or an encoder whose draws do.",
                 )
 
     def _control(self, draws: list[Draw]) -> Tensor | float:

@@ -91,7 +91,7 @@ class FreeBits(_Control):
         if self.per_dim and (whole := [name for name, kl in kls.items() if kl.dim() == 0]):
             raise InputError(
                 f"The KL of the latent {whole[0]!r} is no sum over its dimensions.",
-                "Give FreeBits per_dim=False.",
+                "Give FreeBits per_dim=False (--kl.no-per-dim).",
             )
         parts = {name: kl if self.per_dim else kl.sum() for name, kl in kls.items()}
         weights = {name: (kl > self.nats).to(kl.dtype) for name, kl in parts.items()}

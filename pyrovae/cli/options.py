@@ -44,7 +44,6 @@ OtherData = Annotated[str | None, _auto("NAME|PATH", "the run's own")]
 OldDataDir = Annotated[Path | None, _auto("PATH", "where they lay in training")]
 Device = Annotated[str | None, _auto("NAME", "cuda where there is one, else cpu")]
 RunPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|latest")]]
-Network = Literal["mlp", "gated", "residual", "conv", "residual-conv", "gru", "lstm"]
 Binarization = Literal["none", "threshold", "static", "dynamic"]
 
 
@@ -153,8 +152,11 @@ class Train(Training):
         ),
     ] = None
     """p(x|z)"""
-    network: Network = "mlp"
-    """the networks of encoder and decoder; gru and lstm are for --sequences, and imply it"""
+    network: Part = "mlp"
+    """the networks of encoder and decoder: mlp, gated, residual, conv, residual-conv, gru, lstm;
+    the last two are for --sequences, and imply it. A class of your own is that of both: it takes
+    in_shape and out_shape, the shapes of one input and of one output, and keeps its arguments as
+    attributes"""
     hidden: Annotated[
         int | None,
         _auto(
@@ -162,7 +164,7 @@ class Train(Training):
             "400 for mlp, 300 for gated, 256 for residual, 32 for conv, 128 for gru and lstm",
         ),
     ] = None
-    """the width of the hidden layer"""
+    """the width of every hidden layer; --network.hidden gives each its own"""
     latent_dim: int = 50
     """the number of latent dimensions"""
     beta: float = 1.0

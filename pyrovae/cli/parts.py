@@ -18,7 +18,7 @@ from pyrovae.errors import InputError
 if TYPE_CHECKING:
     from pyrovae.building import Choice
 
-PARTS = ("prior", "encoder", "decoder", "bound", "kl")
+PARTS = ("prior", "encoder", "decoder", "network", "bound", "kl")
 OF_ANY_PROGRAM = ("bound", "kl")
 
 

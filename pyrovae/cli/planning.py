@@ -107,11 +107,13 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
         InputError: If it describes none.
     """
     import torch
+    from pyro.infer import Trace_ELBO
 
     from pyrovae.building import build_bound, values_of
     from pyrovae.data import load_data
     from pyrovae.devices import resolve_device
-    from pyrovae.preparation import check_options
+    from pyrovae.inspection import inspect_program
+    from pyrovae.preparation import check_bound, check_options
     from pyrovae.resuming import start_from
 
     check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
@@ -125,6 +127,9 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
     has_kl = _weighs_kl(bound, options)
     program, about, record = _build(options, spec, words, data)
+    # What three examples show to be wrong is said before a word of the training.
+    few = data.train.head(3)
+    check_bound(program, inspect_program(program, few), bound or Trace_ELBO(), few)
     matched = start_from(program, options.init_from) if options.init_from else None
 
     steps = -(-len(data.train) // options.batch_size)
@@ -217,16 +222,19 @@ def _build(
         from pyrovae.decoders import NanMaskedDecoder
         from pyrovae.parts import to_config
 
-        prior, encoder, decoder = (chosen(k, options, words) for k in KINDS)
+        prior, encoder, decoder, network = (
+            chosen(kind, options, words) for kind in (*KINDS, "network")
+        )
         assert prior is not None
         assert encoder is not None
+        assert network is not None
         decoder = decoder or Choice(default_decoder(data))
         vae = build_vae(
             data,
             prior=prior,
             encoder=encoder,
             decoder=decoder,
-            network=options.network,
+            network=network,
             hidden=options.hidden,
             latent_dim=options.latent_dim,
             beta=options.beta,

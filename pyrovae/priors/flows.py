@@ -12,9 +12,10 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from pyrovae.distributions import Coupling, Flow, affine_bend, spline_bend
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 from pyrovae.networks import MLP, near_zero
 
 
@@ -28,6 +29,13 @@ class FlowPrior(nn.Module):
         transforms: Bijections of $(D,)$, such as those of `pyro.distributions.transforms` that
             can be inverted; those that are modules are trained.
 
+    A configuration cannot name such transforms, so a run of them is loaded with the program given
+    again: `pyrovae.load(run, program=...)`. Those of the presets below it can.
+
+    Raises:
+        InputError: If a transform is conditional, cannot be inverted, or is of another number of
+            dimensions; it is tried on a few vectors.
+
     References:
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv:1505.05770.
     """
@@ -38,7 +46,7 @@ class FlowPrior(nn.Module):
         super().__init__()
 
         self.latent_dim = latent_dim
-        self.transforms = list(transforms)
+        self.transforms = _checked(transforms, latent_dim)
         self.trained = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
@@ -131,6 +139,55 @@ class SplineFlowPrior(nn.Module):
             Coupling(net, spline_bend, flip=bool(i % 2)) for i, net in enumerate(self.nets)
         ]
         return Flow(noise, couplings)
+
+
+def _checked(transforms: Iterable[Any], latent_dim: int) -> list[Any]:
+    """The transforms, if each maps vectors of so many dimensions there and back."""
+    if not isinstance(transforms, Iterable):
+        raise InputError(
+            f"The transforms are a single {type(transforms).__name__}.", "Give a list of them."
+        )
+    stack = list(transforms)
+    for transform in stack:
+        if reason := _fault(transform, latent_dim):
+            raise InputError(
+                f"The transform {type(transform).__name__} {reason}.",
+                f"Take one of {latent_dim} dimensions that has an inverse and needs no context, "
+                f"such as pyro.distributions.transforms.affine_coupling({latent_dim}).",
+            )
+    return stack
+
+
+def _fault(transform: Any, latent_dim: int) -> str:
+    """What keeps a transform from mapping vectors there and back; empty where nothing does."""
+    if not isinstance(transform, Transform):
+        return "is no transform by itself"
+    if not isinstance(transform, nn.Module):
+        return _fault_in_use(transform, latent_dim, torch.zeros(()))
+    training = transform.training
+    try:
+        like = next(transform.parameters(), torch.zeros(()))
+        return _fault_in_use(transform.eval(), latent_dim, like)
+    finally:
+        transform.train(training)
+
+
+@torch.no_grad()
+def _fault_in_use(transform: Any, latent_dim: int, like: Tensor) -> str:
+    """The same, by some vectors of the dtype and on the device of a tensor."""
+    z = torch.linspace(-1, 1, 3 * latent_dim).reshape(3, latent_dim).to(like)
+    try:
+        moved = transform(z)
+        if moved.shape != z.shape:
+            return f"makes vectors of {moved.shape[-1]} dimensions out of {latent_dim}"
+    except Exception as error:
+        return f"maps no vectors of {latent_dim} dimensions ({shorten(error)})"
+    try:
+        moved = moved.clone()  # as what was not drawn, nor remembered
+        transform.log_abs_det_jacobian(transform.inv(moved), moved)
+    except Exception as error:
+        return f"cannot be inverted ({type(error).__name__}: {shorten(error)})"
+    return ""
 
 
 def _networks(latent_dim: int, layers: int, hidden: int, *, parameters: int) -> nn.ModuleList:
