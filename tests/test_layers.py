@@ -143,8 +143,9 @@ INNER = {
     ],
     "models": [{"autoencoder", "vae"}, {"__init__"}],
     "svi": [
-        {"estimators", "guard", "once", "precision", "updates", "watch"},
-        {"objective", "plans"},
+        {"estimators", "guard", "once", "precision", "state", "updates", "watch"},
+        {"objective", "passes"},
+        {"plans"},
         {"backends", "exchange", "faithfulness", "sentinel"},
         {"planner"},
         {"stepper"},

@@ -28,7 +28,7 @@ from pyrovae.handlers import share_noise
 from pyrovae.inspection import inspect_program
 from pyrovae.ranks import ALONE, Ranks, joined
 from pyrovae.svi import Exchange, Objective, Stepper
-from pyrovae.svi.plans import Call, Outcome, run_in_python
+from pyrovae.svi.passes import Call, Outcome, run_in_python
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {

@@ -16,7 +16,9 @@ import torch
 
 from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
 from pyrovae.svi.estimators import Estimate
-from pyrovae.svi.plans import Call, Pass, Plan, State, make_pass
+from pyrovae.svi.passes import Call, Pass, make_pass
+from pyrovae.svi.plans import Plan
+from pyrovae.svi.state import State
 
 logger = logging.getLogger(__name__)
 

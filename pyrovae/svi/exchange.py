@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.ranks import Ranks
-from pyrovae.svi.plans import Outcome, laid_out_as
+from pyrovae.svi.passes import Outcome, laid_out_as
 
 
 class Exchange:

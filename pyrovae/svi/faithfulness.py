@@ -10,7 +10,7 @@ __all__ = ["difference", "is_checked"]
 import torch
 from torch import Tensor
 
-from pyrovae.svi.plans import Outcome
+from pyrovae.svi.passes import Outcome
 
 # How far a captured step may be from the same step in Python, relative to the largest entry.
 # Kernels that add in another order differ by rounding, a wrong capture by much more.

@@ -14,7 +14,8 @@ from pyro.poutine import runtime
 from pyrovae.errors import InputError
 from pyrovae.svi.backends import ENGINES, choose, default_engine
 from pyrovae.svi.estimators import Estimate
-from pyrovae.svi.plans import Call, Plan
+from pyrovae.svi.passes import Call
+from pyrovae.svi.plans import Plan
 
 # Beyond so many kinds of arguments, capturing costs more than it saves.
 MOST_KINDS = 8

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.svi.plans import Call, Outcome, State
+from pyrovae.svi.passes import Call, Outcome
+from pyrovae.svi.state import State
 
 # The batches that wait for a verdict stay alive: they are not to fill a device.
 MOST_BYTES = 2**28

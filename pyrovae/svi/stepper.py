@@ -21,18 +21,12 @@ from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.once import Once
+from pyrovae.svi.passes import Call, Outcome, precise_norm, run_in_python, stored
 from pyrovae.svi.planner import Planner
-from pyrovae.svi.plans import (
-    Call,
-    Outcome,
-    Plan,
-    State,
-    make_plan,
-    precise_norm,
-    run_in_python,
-)
+from pyrovae.svi.plans import Plan, make_plan
 from pyrovae.svi.precision import in_precision
 from pyrovae.svi.sentinel import Sentinel
+from pyrovae.svi.state import State
 from pyrovae.svi.updates import Optimizer, Update
 
 # How many steps late a GPU is asked whether all was finite.
@@ -297,19 +291,19 @@ class Stepper:
         """Runs the program once; where that fails on NaN it says why."""
         buffers = [buffer for owner in self._owners for buffer in owner.buffers()]
         state = State(buffers=buffers)
-        stored = pyro.get_param_store()._params
-        before = set(stored)
+        kept = stored()
+        before = set(kept)
         try:
             return make_plan(self.estimate, call, self._owners, self.update)
         except (ValueError, RuntimeError) as error:
             named = {n: p for owner in self._owners for n, p in owner.named_parameters()}
-            named |= {name: stored[name] for name in stored.keys() - before}
+            named |= {name: kept[name] for name in kept.keys() - before}
             cause = self._diagnose(named, call, state)
             if cause is None:
                 raise
             raise cause from error
         finally:
-            self._made = [name for name in stored if name not in before]
+            self._made = [name for name in kept if name not in before]
 
     def _forget(self) -> None:
         """Takes parameters out of Pyro's store again that a step was the first to make, wrong."""
