@@ -630,7 +630,7 @@ class Averaging(nn.Module):
 
 
 @pytest.mark.parametrize("replaces", [False, True])
-@pytest.mark.filterwarnings("ignore:The buffer 'average' is replaced")
+@pytest.mark.filterwarnings("ignore:A graph does not see that the buffer")
 def test_a_buffer_that_the_program_itself_changes_moves_once_per_step(replaces):
     averages, losses = [], []
     for make in (SVI, engine("graph")):
