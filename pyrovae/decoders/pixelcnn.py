@@ -20,7 +20,8 @@ class PixelCNNDecoder(nn.Module):
 
     Pixels are in raster order, and the channels of a pixel in theirs. A gated PixelCNN reads the
     pixels so far: one stack of convolutions the rows above, another the pixels to the left, so
-    that none is overlooked. What the network makes of z is added in every layer.
+    that none is overlooked. What the network makes of z is added in every layer. The network may
+    have drawn weights, with batch dimensions on their left; the stacks have weights of their own.
 
     Args:
         net: A network mapping $(*, D)$ to $(*, \text{features}, H, W)$.

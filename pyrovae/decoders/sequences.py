@@ -19,7 +19,8 @@ class RecurrentTextDecoder(nn.Module):
     r"""The likelihood $p(x \mid z) = \prod_t \mathrm{Categorical}(x_t \mid x_{<t}, z)$ of text.
 
     A GRU or an LSTM reads the symbols so far. What the network makes of z is where its state
-    starts, and a part of every input.
+    starts, and a part of every input. The network may have drawn weights, with batch dimensions
+    on their left; the reader of the symbols has weights of its own.
 
     Args:
         net: A network mapping $(*, D)$ to $(*, \text{hidden})$.
