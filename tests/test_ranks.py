@@ -29,6 +29,7 @@ from pyrovae.inspection import inspect_program
 from pyrovae.ranks import ALONE, Ranks, joined
 from pyrovae.svi import Exchange, Objective, Stepper
 from pyrovae.svi.passes import Call, Outcome, run_in_python
+from pyrovae.svi.updates import Update
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {
@@ -145,6 +146,10 @@ class Given(nn.Module):
             pyro.sample("z", dist.Delta(z, q.log_prob(z), event_dim=1))
 
 
+def update_of(program):
+    return Update(torch.optim.SGD(program.parameters(), lr=0.1))
+
+
 class Recorded(Ranks):
     """One of several processes, whose sum is made of what the others have given so far."""
 
@@ -169,7 +174,7 @@ def test_two_shares_give_the_gradient_of_their_batch(count):
 
         def passed(rows):
             call = Call((rows, None), {})
-            return run_in_python(objective, call, [program], lambda parameter: True)
+            return run_in_python(objective, call, [program], update_of(program))
 
         whole = passed(x)
         given = []
@@ -199,7 +204,7 @@ def test_a_row_that_does_not_count_may_be_infinite():
         )
         with pyro.validation_enabled(False):
             found = exchange(
-                run_in_python(objective, Call((x, None), {}), [program], lambda _: True)
+                run_in_python(objective, Call((x, None), {}), [program], update_of(program))
             )
     assert found.loss == 0
 

@@ -120,7 +120,6 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(name, options, stop_
     assert whole.config.get("best_epoch") == resumed.config.get("best_epoch")
 
 
-@pytest.mark.parametrize("patience", [None, 2])
 class Counted(nn.Module):
     """A network that a graph gets wrong now and then: it reads its own count of steps."""
 
@@ -152,6 +151,7 @@ def test_a_run_that_has_given_its_graph_up_goes_on_without_it(tmp_path):
     assert resumed.config["engine"]["name"] == "graph"
 
 
+@pytest.mark.parametrize("patience", [None, 2])
 def test_a_run_that_is_over_takes_more_epochs_to_the_same_bits(patience, tmp_path):
     whole = training(program_of("plain"), tmp_path / "whole", epochs=5, patience=patience)
     training(program_of("plain"), tmp_path / "run", epochs=3, patience=patience)
