@@ -24,6 +24,7 @@ from torch import nn
 
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi import CompiledSVI
+from pyrovae.svi import compiled as compiled_module
 
 X = torch.linspace(-1, 3, 30).reshape(10, 3)
 
@@ -426,6 +427,18 @@ def test_optimizer_and_loss_stay_what_they_were():
         svi.optim = pyro.optim.Adam({"lr": 1.0})
     with pytest.raises(AttributeError):
         svi.loss = TraceEnum_ELBO()
+
+
+def test_losses_that_are_kept_stay_what_they_were_and_share_their_memory(monkeypatch):
+    monkeypatch.setattr(compiled_module._Slots, "SIZE", 3)
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)))
+    expected = steps(SVI, model, [(X,)] * 7)[0]
+    pyro.clear_param_store()
+    svi = compiled(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    kept = [svi.step(X) for _ in range(7)]
+    assert [float(loss) for loss in kept] == pytest.approx(expected, rel=1e-5)
+    assert len({loss.untyped_storage().data_ptr() for loss in kept}) == 3
+    assert not any(loss.requires_grad for loss in kept)
 
 
 def test_a_step_without_gradients_says_so():

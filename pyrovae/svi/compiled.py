@@ -103,6 +103,7 @@ class CompiledSVI:
             find_cause=partial(find_cause, model, guide),
         )
         self._steps = 0
+        self._slots = _Slots()
 
     @property
     def optim(self) -> Optimizer:
@@ -140,7 +141,7 @@ class CompiledSVI:
             where = f"In step {self._steps - error.steps_ago}: {error.cause}"
             raise NonFiniteError(where, error.remedy) from error
         self._steps += 1
-        return loss
+        return self._slots.keep(loss)
 
     def check(self) -> None:
         """Asks about the last steps on a GPU, where that is left for up to 64 steps.
@@ -158,6 +159,31 @@ class CompiledSVI:
         with torch.no_grad():
             value, _ = estimate_with(self.loss, self.model, self.guide)(*args, **kwargs)
         return value
+
+
+class _Slots:
+    """Places for numbers, handed out one by one, of blocks of many.
+
+    A script that keeps every loss would else keep, for each, a few bytes in the midst of what a
+    step has just given back, which the next step then cannot take again: memory would grow by
+    more than a hundred KiB a step.
+    """
+
+    SIZE = 1024
+
+    def __init__(self) -> None:
+        self._block = torch.empty(0)
+        self._taken = 0
+
+    @torch.no_grad()
+    def keep(self, number: Tensor) -> Tensor:
+        """The number, in a place of its own."""
+        block, taken = self._block, self._taken
+        if taken == len(block) or (block.dtype, block.device) != (number.dtype, number.device):
+            self._block, self._taken = number.new_empty(self.SIZE), 0
+        place = self._block[self._taken]
+        self._taken += 1
+        return place.copy_(number)
 
 
 def _owners(*functions: Callable[..., Any]) -> list[nn.Module]:
