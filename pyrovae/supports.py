@@ -13,40 +13,21 @@ from pyro.distributions import constraints
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae import catalogue
 from pyrovae.data import Batch
 from pyrovae.errors import InputError
 from pyrovae.programs import Program, data_frame, evaluating, sample_sites, sites, trace_pair
 
 # Constraints whose values fill no volume.
 _SURFACES = (type(constraints.sphere), type(constraints.simplex))
-# By the constraint of a latent's values an encoder and a prior over them, and their words.
+# By the constraint of a latent's values the words of an encoder and of a prior over them.
 _OVER = {
-    type(constraints.real): ("GaussianEncoder", "gaussian", "StandardNormal", "standard-normal"),
-    type(constraints.sphere): (
-        "PowerSphericalEncoder",
-        "power-spherical",
-        "SphericalUniformPrior",
-        "spherical-uniform",
-    ),
-    type(constraints.boolean): ("BernoulliEncoder", "bernoulli", "BernoulliPrior", "bernoulli"),
-    type(constraints.one_hot): (
-        "CategoricalEncoder",
-        "categorical",
-        "CategoricalPrior",
-        "categorical",
-    ),
-    type(constraints.unit_interval): (
-        "RelaxedBernoulliEncoder",
-        "relaxed-bernoulli",
-        "RelaxedBernoulliPrior",
-        "relaxed-bernoulli",
-    ),
-    type(constraints.simplex): (
-        "RelaxedCategoricalEncoder",
-        "relaxed-categorical",
-        "RelaxedCategoricalPrior",
-        "relaxed-categorical",
-    ),
+    type(constraints.real): ("gaussian", "standard-normal"),
+    type(constraints.sphere): ("power-spherical", "spherical-uniform"),
+    type(constraints.boolean): ("bernoulli", "bernoulli"),
+    type(constraints.one_hot): ("categorical", "categorical"),
+    type(constraints.unit_interval): ("relaxed-bernoulli", "relaxed-bernoulli"),
+    type(constraints.simplex): ("relaxed-categorical", "relaxed-categorical"),
 }
 
 
@@ -196,8 +177,9 @@ def _pairing(p: Any, q: Any) -> str:
     over_p, over_q = _OVER.get(_constraint(p)), _OVER.get(_constraint(q))
     if over_p is None or over_q is None or over_p is over_q:
         return "Pair a guide and a prior over the same values."
-    encoder, encoder_word, _, _ = over_p
-    _, _, prior, prior_word = over_q
+    encoder_word, prior_word = over_p[0], over_q[1]
+    encoder = catalogue.find("encoder", encoder_word).class_name
+    prior = catalogue.find("prior", prior_word).class_name
     return (
         f"Take an encoder over the prior's values, such as {encoder} (--encoder {encoder_word}), "
         f"or a prior over the encoder's, such as {prior} (--prior {prior_word})."
