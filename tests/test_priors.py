@@ -292,7 +292,7 @@ def test_components_that_are_flows_are_scored_in_blocks(monkeypatch):
         dist.Categorical(logits=prior.logits), prior.encoder(prior.pseudo_inputs)
     )
     torch.testing.assert_close(together, torchs.log_prob(z))
-    monkeypatch.setattr(mixture_module, "BLOCK_OF_OTHERS", 4 * 5)
+    monkeypatch.setattr(mixture_module, "ELEMENTS_OF_OTHERS", 4 * 5 * z.shape[-1])
     in_blocks, same, a_fraction = found()
     torch.testing.assert_close(in_blocks, together)
     torch.testing.assert_close(same, gradients)

@@ -176,13 +176,17 @@ def spline_bend(value: Tensor, parameters: Tensor, back: bool) -> tuple[Tensor, 
         Neural Spline Flows (Durkan et al., 2019), arXiv:1906.04032.
     """
     bins = (parameters.shape[-1] + 1) // 3
-    widths, heights, slopes = parameters.split([bins, bins, bins - 1], -1)
+    # With the bins in front whatever is done with them is done with vectors as long as the batch.
+    shape = parameters.shape[:-1]
+    parameters = parameters.reshape(shape.numel(), -1).t().contiguous().reshape(-1, *shape)
+    widths, heights, slopes = parameters.split([bins, bins, bins - 1])
     x_knots, y_knots = _knots(widths), _knots(heights)
     inner = LEAST + (1 - LEAST) * F.softplus(slopes + ONE)
-    slopes = F.pad(inner, (1, 1), value=1.0)
+    ends = torch.ones_like(inner[:1])
+    slopes = torch.cat([ends, inner, ends])
 
     within = value.clamp(-BOUND, BOUND)
-    bin_of = (within.unsqueeze(-1) >= (y_knots if back else x_knots)[..., 1:-1]).sum(-1, True)
+    bin_of = (within >= (y_knots if back else x_knots)[1:-1]).sum(0, keepdim=True)
     x, x_end = _pick(x_knots, bin_of), _pick(x_knots, bin_of + 1)
     y, y_end = _pick(y_knots, bin_of), _pick(y_knots, bin_of + 1)
     slope, slope_end = _pick(slopes, bin_of), _pick(slopes, bin_of + 1)
@@ -217,12 +221,12 @@ def _solve(rise: Tensor, height: Tensor, mean: Tensor, slope: Tensor, bulge: Ten
 
 
 def _knots(logits: Tensor) -> Tensor:
-    """From the logits (*, K) of the bins' sizes to the knots (*, K + 1) from -5 to 5."""
-    bins = logits.shape[-1]
-    sizes = LEAST + (1 - LEAST * bins) * logits.softmax(-1)
-    inner = 2 * BOUND * sizes.cumsum(-1)[..., :-1] - BOUND
-    return F.pad(F.pad(inner, (1, 0), value=-BOUND), (0, 1), value=BOUND)
+    """From the logits (K, *) of the bins' sizes to the knots (K + 1, *) from -5 to 5."""
+    sizes = LEAST + (1 - LEAST * len(logits)) * logits.softmax(0)
+    inner = 2 * BOUND * sizes.cumsum(0)[:-1] - BOUND
+    end = torch.full_like(inner[:1], BOUND)
+    return torch.cat([-end, inner, end])
 
 
 def _pick(table: Tensor, index: Tensor) -> Tensor:
-    return table.gather(-1, index).squeeze(-1)
+    return table.gather(0, index).squeeze(0)

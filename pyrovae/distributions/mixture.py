@@ -11,10 +11,12 @@ from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Size, Tensor
 from torch.utils.checkpoint import checkpoint
 
-# How many log-densities, of one value under one component, are made at a time: of Gaussians, and
-# of components of which nothing is known, each of which may take the passes of several networks.
+# How many log-densities, of one value under one component, are made at a time of Gaussians; and
+# of how many elements, of components of which nothing is known and each of which may take the
+# passes of several networks. So many elements of a flow take half a GiB in training, and fewer
+# at a time are faster than more, whose tensors are too large to be kept from one to the next.
 BLOCK = 2**22
-BLOCK_OF_OTHERS = 2**16
+ELEMENTS_OF_OTHERS = 2**18
 
 
 class Mixture(dist.MixtureSameFamily):
@@ -31,9 +33,9 @@ class Mixture(dist.MixtureSameFamily):
     terms of narrow components would cancel to noise. Over a larger batch it is the same
     components that are looked at, not copies of them.
 
-    Components of other kinds, as the flows of a VampPrior's encoder, are asked for 65,536
-    log-densities at a time, and in training these are computed again for their gradients rather
-    than kept: time grows with values and components, and memory does not.
+    Components of other kinds, as the flows of a VampPrior's encoder, are asked for the
+    log-densities of 262,144 elements at a time, and in training these are computed again for
+    their gradients rather than kept: time grows with values and components, and memory does not.
 
     Args:
         mixture_distribution: A Categorical of batch shape $(*)$ over K components.
@@ -58,7 +60,7 @@ class Mixture(dist.MixtureSameFamily):
         if self._validate_args:
             self._validate_sample(value)
 
-        score, most = super().log_prob, BLOCK_OF_OTHERS
+        score, most = super().log_prob, ELEMENTS_OF_OTHERS // max(1, self.event_shape.numel())
         if self._is_gaussian:
             score, most = self._gaussian_log_prob, BLOCK
         batch = value.shape[: value.dim() - self.event_dim]

@@ -5,7 +5,9 @@ its own randomness is captured without a word, and wrong from the second step on
 step is compared from time to time with the same step in Python, on the same noise.
 """
 
-__all__ = ["difference", "is_checked"]
+__all__ = ["Difference", "difference", "is_checked"]
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,23 +26,37 @@ def is_checked(step: int) -> bool:
     return step & (step - 1) == 0 or step % EVERY == 0
 
 
-def difference(found: Outcome, expected: Outcome, precision: str) -> str | None:
-    """Where two outcomes differ by more than rounding, in words."""
+class Difference(NamedTuple):
+    """Where two outcomes differ by more than rounding.
+
+    Attributes:
+        about: What of them, in words.
+        may_be_a_kink: Whether a single value may be all there is to it. At a kink, of a ReLU or
+            at a knot of a spline, rounding decides on which side a value lies: the losses are
+            the same, and the gradients are those of either side, and both right.
+    """
+
+    about: str
+    may_be_a_kink: bool = False
+
+
+def difference(found: Outcome, expected: Outcome, precision: str) -> Difference | None:
+    """Where two outcomes differ by more than rounding, if they do."""
     # The first run of an automatic guide meets its parameters in another order, or by others of
     # their names.
     pairs = zip(expected.parameters.values(), expected.gradients, strict=True)
     gradients = {id(parameter): gradient for parameter, gradient in pairs}
     if {id(parameter) for parameter in found.parameters.values()} != gradients.keys():
-        return "the parameters that are trained"
+        return Difference("the parameters that are trained")
 
     tolerance = TOLERANCE.get(expected.loss.dtype, BF16_TOLERANCE)
     tolerance = BF16_TOLERANCE if precision == "bf16" else tolerance
     if _differ(found.loss, expected.loss, tolerance * (1.0 + expected.loss.abs())):
-        return "the loss"
+        return Difference("the loss")
     largest = torch.stack([g.abs().amax() for g in expected.gradients if g.numel()]).amax()
     for (name, parameter), gradient in zip(found.parameters.items(), found.gradients, strict=True):
         if _differ(gradient, gradients[id(parameter)], tolerance * largest):
-            return f"the gradient of {name!r}"
+            return Difference(f"the gradient of {name!r}", may_be_a_kink=True)
     return None
 
 
