@@ -298,6 +298,12 @@ def test_components_that_are_flows_are_scored_in_blocks(monkeypatch):
     torch.testing.assert_close(same, gradients)
     assert a_fraction < all_at_once / 4
 
+    def step(z):
+        return [(log_prob := prior().log_prob(z)), *torch.autograd.grad(log_prob.sum(), [z])]
+
+    with pyro.validation_enabled(False):
+        torch.testing.assert_close(list(capture(step, [z])(z)), step(z))
+
 
 def test_a_mixture_needs_no_tensor_of_values_by_components_by_dimensions():
     """The largest tensor of a captured density and its gradient, under plates and particles."""

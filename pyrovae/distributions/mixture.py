@@ -3,13 +3,13 @@
 __all__ = ["Mixture"]
 
 import math
-from functools import partial
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Size, Tensor
-from torch.utils.checkpoint import checkpoint
+
+from pyrovae.distributions.recomputed import in_blocks
 
 # How many log-densities, of one value under one component, are made at a time of Gaussians; and
 # of how many elements, of components of which nothing is known and each of which may take the
@@ -60,15 +60,18 @@ class Mixture(dist.MixtureSameFamily):
         if self._validate_args:
             self._validate_sample(value)
 
-        score, most = super().log_prob, ELEMENTS_OF_OTHERS // max(1, self.event_shape.numel())
-        if self._is_gaussian:
-            score, most = self._gaussian_log_prob, BLOCK
         batch = value.shape[: value.dim() - self.event_dim]
-        blocks = value.reshape(-1, *self.event_shape).split(max(1, most // self._num_component))
-        if len(blocks) > 1 and not self._is_gaussian:
-            score = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
+        value = value.reshape(-1, *self.event_shape)
+        if self._is_gaussian:
+            blocks = value.split(max(1, BLOCK // self._num_component))
+            found = [self._gaussian_log_prob(block) for block in blocks]
+        else:
+            elements = self._num_component * self.event_shape.numel()
+            blocks = value.split(max(1, ELEMENTS_OF_OTHERS // elements))
+            score = super().log_prob
+            found = in_blocks(score, blocks) if len(blocks) > 1 else [score(value)]
 
-        return torch.cat([score(block) for block in blocks]).reshape(batch)
+        return torch.cat(found).reshape(batch)
 
     def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draws, without gradients."""
