@@ -20,12 +20,16 @@ from pyrovae.data import Batch, Examples, Given, as_examples
 from pyrovae.draws import Draws
 from pyrovae.errors import InputError
 from pyrovae.inspection import Structure, inspect_program
+from pyrovae.memory import available, peak_of
 from pyrovae.programs import Program, as_module, evaluating, observation_site, trace_pair
 from pyrovae.randomness import seeded
 from pyrovae.supports import check_support
+from pyrovae.terms import draw_terms
 
-# How many values of x are decoded at a time: what bounds the memory of an evaluation.
+# The most values of x that are decoded at a time, and the share of the memory at hand that
+# this may take.
 CHUNK = {"cpu": 2**22, "cuda": 2**24}
+SHARE = 0.5
 # And how many importance weights are held.
 WEIGHTS = 2**22
 ACTIVE_VARIANCE = 0.01
@@ -167,6 +171,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures a program on examples, in memory that depends on neither their number nor K.
 
+    It takes no more than half of the memory at hand. Where that is too little for draws in the
+    usual numbers fewer are made at a time, and their noise is another.
+
     Args:
         program: Any program of `pyrovae.programs`.
         examples: N examples, with the same noise at every call; the test set of a data set; or
@@ -192,7 +199,7 @@ def evaluate(
     check_support(program, examples.in_order(examples.block, limit=limit))
 
     dims = first.x[0].numel()
-    rows = max(1, CHUNK.get(examples.device.type, CHUNK["cpu"]) // dims)
+    rows = _most_rows(program, structure, first)
     count = min(len(examples), limit or len(examples))
     batch_size = max(1, min(rows, 500, WEIGHTS // num_samples, count))
     parts: list[dict[str, Any]] = []
@@ -222,7 +229,8 @@ def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: 
     r"""$\log \hat p(x)$ of each example by draws of its own, in nats, with shape (N,).
 
     `evaluate` draws for whole batches, which is faster. Here the draws of an example are a
-    function of its values: its number does not depend on its place or on those beside it.
+    function of its values: its number does not depend on its place, nor, but for the rounding of
+    draws that are compiled where many are to come, on those beside it.
 
     Args:
         program: Any program of `pyrovae.programs`.
@@ -235,19 +243,36 @@ def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: 
     """
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}.", "Give at least 1.")
-    structure = inspect_program(program, Batch(x[:3]))
+    first = Batch(x[:3])
+    structure = inspect_program(program, first)
     _check_bound(structure)
     check_support(program, map(Batch, x.split(1000)))
 
-    rows = max(1, CHUNK.get(x.device.type, CHUNK["cpu"]) // x[0].numel())
+    rows = _most_rows(program, structure, first)
     found: list[Tensor] = []
     with evaluating(program):
-        draws = Draws(program, structure, number=1)
+        draws = Draws(program, structure, len(x) * -(-num_samples // rows))
         for row in x.split(1):
             content = row.cpu().numpy().tobytes().hex()
             with seeded(seed, "evaluate", content, device=x.device):
                 found.append(_measure(draws, Batch(row), num_samples, rows)["log_evidence"])
     return torch.cat(found).cpu()
+
+
+def _most_rows(program: Program, structure: Structure, batch: Batch) -> int:
+    """How many draws of examples such as these can be made at a time."""
+    most = max(1, CHUNK.get(batch.x.device.type, CHUNK["cpu"]) // batch.x[0].numel())
+    at_hand = available(batch.x.device)
+    if at_hand is None or not structure.vectorizes:
+        return most
+
+    def draw(count: int) -> int:
+        with seeded(0, "memory", device=batch.x.device):
+            return peak_of(lambda: draw_terms(program, batch, count, structure))
+
+    with evaluating(program):
+        each = max(1.0, (draw(4) - draw(2)) / (2 * len(batch.x)))
+    return max(1, min(most, int(SHARE * at_hand / each)))
 
 
 def _check_bound(structure: Structure) -> None:

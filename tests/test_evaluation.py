@@ -14,7 +14,7 @@ from pyrovae.cli.printing import print_numbers
 from pyrovae.data import Binarize, Dequantize, Examples
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
-from pyrovae.evaluation import evaluate, pareto_k
+from pyrovae.evaluation import evaluate, log_evidence, pareto_k
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.priors import GaussianMixture, StandardNormal
@@ -254,6 +254,28 @@ def test_draws_that_are_compiled_are_those_of_the_program(monkeypatch, labelled)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=name)
     assert set(found[1].latent_means) == {"z"}
     torch.testing.assert_close(found[1].latent_means["z"], found[10**9].latent_means["z"])
+
+
+@pytest.mark.parametrize("measure", [evaluate, log_evidence])
+def test_log_p_of_5000_samples_is_compiled(monkeypatch, measure):
+    torch.manual_seed(0)
+    vae = VAE(
+        prior=GaussianMixture(2, components=3),
+        decoder=BernoulliDecoder(MLP((2,), (6,))),
+        encoder=GaussianEncoder(MLP((6,), (4,))),
+    )
+    x = (torch.rand(6, 6) < 0.4).float()
+    # As for 784 pixels: a few thousand draws at a time, in several pieces.
+    monkeypatch.setitem(evaluation.CHUNK, "cpu", 6 * 2500)
+    compiled, found = [], {}
+    compile_graph = draws.compile_graph
+    monkeypatch.setattr(draws, "compile_graph", lambda *a: compiled.append(a) or compile_graph(*a))
+    for often in (14, 12):  # pieces of one shape: there are 13, or 2 for each of 6 examples
+        monkeypatch.setattr(draws, "OFTEN", often)
+        given = measure(vae, x, num_samples=5000)
+        found[often] = given if measure is log_evidence else given.log_evidence
+        assert len(compiled) == (often == 12)
+    torch.testing.assert_close(found[12], found[14], rtol=1e-5, atol=1e-5)
 
 
 def test_a_program_whose_draws_cannot_be_compiled_is_evaluated_in_python(monkeypatch):

@@ -15,7 +15,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress", "noise", "interrupts", "known_files", "randomness"},
+    {"errors", "progress", "noise", "interrupts", "known_files", "randomness", "memory"},
     {
         "catalogue",
         "ranks",
@@ -77,7 +77,7 @@ INNER = {
         {"__init__"},
     ],
     "distributions": [
-        {"arguments", "factors", "noise", "spherical", "stirling"},
+        {"arguments", "factors", "noise", "recomputed", "spherical", "stirling"},
         {
             "autoregressive",
             "autoregressive_normal",
