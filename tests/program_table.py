@@ -422,6 +422,24 @@ TABLE = {
     ),
     "convolutional": lambda: convolutional(Trace_ELBO()),
     "Bayesian regression": lambda: bayesian_regression(Trace_ELBO()),
+    # Our bounds, which stock SVI takes too.
+    "ELBO": lambda: plain(pyrovae.ELBO()),
+    "ELBO, free bits": lambda: plain(pyrovae.ELBO(kl=pyrovae.FreeBits(0.2))),
+    "ELBO, free bits of whole sites": lambda: hierarchical(
+        pyrovae.ELBO(kl=pyrovae.FreeBits(0.2, per_dim=False))
+    ),
+    "ELBO, capacity": lambda: hierarchical(pyrovae.ELBO(kl=pyrovae.Capacity(2.0))),
+    "ELBO, balanced KL": lambda: hierarchical(pyrovae.ELBO(kl=pyrovae.BalancedKL())),
+    "ELBO of a mixture prior": lambda: mixture_prior(pyrovae.ELBO(num_particles=3)),
+    "ELBO of masks and scales": lambda: masks_and_scales(pyrovae.ELBO()),
+    "IWAE": lambda: hierarchical(pyrovae.IWAE(5)),
+    "DReG": lambda: flow_prior(pyrovae.DReG(5)),
+    "sticking the landing": lambda: flow_prior(pyrovae.StickingTheLanding()),
+    "VIMCO": lambda: score_function(pyrovae.VIMCO(5)),
+    "wake-sleep": lambda: hierarchical(pyrovae.ReweightedWakeSleep(5, sleep=0.5)),
+    "total correlation": lambda: plain(pyrovae.TotalCorrelation()),
+    "MMD": lambda: plain(pyrovae.MMD()),
+    "MMD to a mixture, whose draws have no path": lambda: mixture_prior(pyrovae.MMD()),
 }
 
 
