@@ -1,4 +1,8 @@
-"""The dense VAE in NumPyro, after its own `examples/vae.py`: many steps in one `lax.scan`."""
+"""The VAEs in NumPyro, after its own `examples/vae.py`: the dense one many steps in one `lax.scan`.
+
+The steps of the convolutional one are jitted one by one: in a scan XLA takes several times as long
+for convolutions on a CPU. Its channels are last.
+"""
 
 import time
 from functools import partial
@@ -12,37 +16,87 @@ from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
 from vae import HIDDEN, LATENTS, PIXELS
 
 
-def encoder():
+def heads():
     scale = stax.serial(stax.Dense(LATENTS), stax.Exp)
-    heads = stax.parallel(stax.Dense(LATENTS), scale)
-    return stax.serial(stax.Dense(HIDDEN), stax.Softplus, stax.FanOut(2), heads)
+    return stax.serial(stax.FanOut(2), stax.parallel(stax.Dense(LATENTS), scale))
 
 
-def decoder():
+def dense_encoder():
+    return stax.serial(stax.Dense(HIDDEN), stax.Softplus, heads())
+
+
+def dense_decoder():
     return stax.serial(stax.Dense(HIDDEN), stax.Softplus, stax.Dense(PIXELS))
 
 
-def model(x):
-    decode = numpyro.module("decoder", decoder(), (len(x), LATENTS))
-    with numpyro.plate("data", len(x)):
-        z = numpyro.sample("z", dist.Normal().expand([LATENTS]).to_event(1))
-        numpyro.sample("x", dist.Bernoulli(logits=decode(z)).to_event(1), obs=x)
+def convolution(channels, stride=1):
+    return stax.Conv(channels, (3, 3), (stride, stride), "SAME")
 
 
-def guide(x):
-    encode = numpyro.module("encoder", encoder(), x.shape)
-    with numpyro.plate("data", len(x)):
-        loc, scale = encode(x)
-        numpyro.sample("z", dist.Normal(loc, scale).to_event(1))
+def reshape(*shape):
+    return (lambda _, given: ((given[0], *shape), ())), (
+        lambda _, x, **kwargs: x.reshape(len(x), *shape)
+    )
 
 
-def svi(rate):
-    return SVI(model, guide, numpyro.optim.Adam(rate), Trace_ELBO())
+def convolutional_encoder():
+    """That of `pyrovae.ConvNet`."""
+    layers = [convolution(32), convolution(64, 2), convolution(64), convolution(64)]
+    with_relu = [part for layer in layers for part in (layer, stax.Relu)]
+    return stax.serial(*with_relu, stax.Flatten, stax.Dense(32), stax.Relu, heads())
+
+
+def convolutional_decoder():
+    """That of `pyrovae.DeconvNet`."""
+    coarse = [stax.Dense(14 * 14 * 64), stax.Relu, reshape(14, 14, 64)]
+    enlarge = stax.ConvTranspose(32, (3, 3), (2, 2), "SAME")
+    return stax.serial(*coarse, enlarge, stax.Relu, convolution(1))
+
+
+def program(encoder, decoder):
+    """The model and the guide of these networks."""
+
+    def model(x):
+        decode = numpyro.module("decoder", decoder(), (len(x), LATENTS))
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Normal().expand([LATENTS]).to_event(1))
+            pixels = dist.Bernoulli(logits=decode(z)).to_event(x.ndim - 1)
+            numpyro.sample("x", pixels, obs=x)
+
+    def guide(x):
+        encode = numpyro.module("encoder", encoder(), x.shape)
+        with numpyro.plate("data", len(x)):
+            loc, scale = encode(x)
+            numpyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    return model, guide
+
+
+DENSE = program(dense_encoder, dense_decoder)
+CONVOLUTIONAL = program(convolutional_encoder, convolutional_decoder)
+
+
+def svi(rate, networks=DENSE):
+    return SVI(*networks, numpyro.optim.Adam(rate), Trace_ELBO())
 
 
 def backend():
     """The kind of device that jax computes on: cpu or gpu."""
     return jax.default_backend()
+
+
+def single_steps(x, rate, seed, networks):
+    """Takes so many steps on one batch, each a call of its own."""
+    x, algorithm = jax.numpy.asarray(x), svi(rate, networks)
+    state, update = algorithm.init(random.key(seed), x), jax.jit(algorithm.update)
+
+    def run(count):
+        nonlocal state
+        for _ in range(count):
+            state, _ = update(state, x)
+        jax.block_until_ready(state)
+
+    return run
 
 
 def steps(x, rate, seed):
@@ -68,9 +122,9 @@ def with_weights(vae):
         weight = linear.weight.detach().numpy().T
         return jax.numpy.asarray(weight), jax.numpy.asarray(linear.bias.detach().numpy())
 
-    heads = [layer(vae.encoder.loc), [layer(vae.encoder.log_scale), ()]]
+    both = [(), [layer(vae.encoder.loc), [layer(vae.encoder.log_scale), ()]]]
     return {
-        "encoder$params": [layer(vae.encoder.hidden), (), (), heads],
+        "encoder$params": [layer(vae.encoder.hidden), (), both],
         "decoder$params": [layer(vae.decoder[0]), (), layer(vae.decoder[2])],
     }
 
@@ -83,9 +137,7 @@ def evidence(vae, x, samples, seed):
     @jax.jit
     def losses(key):
         keys = random.split(key, len(x))
-        return lax.map(
-            lambda kx: bound.loss(kx[0], parameters, model, guide, kx[1][None]), (keys, x)
-        )
+        return lax.map(lambda kx: bound.loss(kx[0], parameters, *DENSE, kx[1][None]), (keys, x))
 
     return lambda: -float(jax.block_until_ready(losses(random.key(seed))).mean())
 

@@ -1,4 +1,4 @@
-"""The dense VAE in pythae: its `VAE` with our networks, trained as its `BaseTrainer` does."""
+"""The VAEs in pythae: its `VAE` with our networks, trained as its `BaseTrainer` does."""
 
 import logging
 import tempfile
@@ -12,7 +12,7 @@ from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
 from torch import nn
-from vae import HIDDEN, LATENTS, PIXELS
+from vae import HIDDEN, LATENTS, PIXELS, convolutional
 
 logging.getLogger(BaseTrainer.__module__).setLevel(logging.WARNING)
 
@@ -39,10 +39,31 @@ class Decoder(BaseDecoder):
         return ModelOutput(reconstruction=self.pixels(F.softplus(self.hidden(z))).sigmoid())
 
 
+class Convolutions(BaseEncoder):
+    def __init__(self):
+        super().__init__()
+        self.net = convolutional().encoder
+
+    def forward(self, x):
+        loc, log_var = self.net(x)
+        return ModelOutput(embedding=loc, log_covariance=log_var)
+
+
+class Deconvolutions(BaseDecoder):
+    def __init__(self):
+        super().__init__()
+        self.net = convolutional().decoder
+
+    def forward(self, z):
+        return ModelOutput(reconstruction=self.net(z).sigmoid())
+
+
 def trainer(x, batch_size, rate, device):
     """A trainer as `train` leaves it before its first epoch, without folder or progress bar."""
-    config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENTS, reconstruction_loss="bce")
-    model = VAE(config, encoder=Encoder(), decoder=Decoder())
+    shape = tuple(x.shape[1:])
+    config = VAEConfig(input_dim=shape, latent_dim=LATENTS, reconstruction_loss="bce")
+    parts = (Encoder(), Decoder()) if shape == (PIXELS,) else (Convolutions(), Deconvolutions())
+    model = VAE(config, *parts)
     with tempfile.TemporaryDirectory() as folder:
         told = BaseTrainerConfig(
             output_dir=folder,

@@ -10,7 +10,7 @@ draw of z with noise that is new at every step, one gradient. `timing.py` has th
 - `epoch`: 60,000 images of 28x28, in batches of 128, data included: the MNIST of $PYROVAE_DATA,
   or else random ones. Pyro's example and pythae train on grey pixels through a DataLoader, as
   they are shipped; NumPyro and pyrovae binarise anew at every visit.
-- `conv`: a convolutional VAE on one batch in memory.
+- `conv`: a convolutional VAE on one batch in memory; the floor is its convolutions, too.
 
 "by hand" is the loss without Pyro, its KL term in closed form, and torch's fused Adam;
 "torch.compile" compiles that loss and, with it, its backward pass. Pyro's SVI and CompiledSVI
@@ -41,12 +41,13 @@ from timing import (
     table,
     turn_of,
 )
-from vae import PIXELS, binary, convolutional, dense, matrix_products
+from vae import PIXELS, binary, convolutional, convolutions, dense, matrix_products
 
 from pyrovae import CompiledSVI
 
 RATE = 1e-3
 ENGINES = ("eager", "graph", "inductor")
+FLOOR = "matrix products"
 
 
 # ── The contenders of a step ─────────────────────────────────────────────────────────────────
@@ -120,8 +121,13 @@ def torch_contenders(make, x, device):
 
 
 def other_contenders(x, device):
+    of_images = x.dim() > 2
+
     def by_numpyro():
-        return numpyro_vae(device).steps(x.numpy(), RATE, SEED)
+        arm = numpyro_vae(device)
+        if of_images:
+            return arm.single_steps(x.movedim(1, -1).numpy(), RATE, SEED, arm.CONVOLUTIONAL)
+        return arm.steps(x.numpy(), RATE, SEED)
 
     def by_pythae():
         import pythae_vae
@@ -129,9 +135,9 @@ def other_contenders(x, device):
         return each(pythae_vae.step(x, RATE, device))
 
     return {
-        "NumPyro SVI, jitted scan": by_numpyro,
+        "NumPyro SVI, jitted" if of_images else "NumPyro SVI, jitted scan": by_numpyro,
         "pythae": by_pythae,
-        "matrix products": lambda: each(matrix_products(len(x), device)),
+        FLOOR: lambda: each((convolutions if of_images else matrix_products)(len(x), device)),
     }
 
 
@@ -164,7 +170,7 @@ def dense_steps(given):
         contenders |= other_contenders(x, given.device)
         found = measure(in_turns(contenders, steps), given.repeats, given.device)
         heading = f"Batch {batch}, {given.repeats} turns of {steps} steps:"
-        rows = table(found, "ms", baseline="Pyro SVI", floor="matrix products")
+        rows = table(found, "ms", baseline="Pyro SVI", floor=FLOOR)
         lines += [heading, "", *rows, ""]
     return lines
 
@@ -174,9 +180,10 @@ def convolutional_steps(given):
     for batch, steps in ((2, 2),) if given.smoke_test else ((16, 50), (128, 20)):
         x = binary(batch, 1, 28, 28)
         contenders = torch_contenders(convolutional, x, given.device)
+        contenders |= other_contenders(x, given.device)
         found = measure(in_turns(contenders, steps), given.repeats, given.device)
         heading = f"Batch {batch}, {given.repeats} turns of {steps} steps:"
-        lines += [heading, "", *table(found, "ms", baseline="Pyro SVI"), ""]
+        lines += [heading, "", *table(found, "ms", baseline="Pyro SVI", floor=FLOOR), ""]
     return lines
 
 

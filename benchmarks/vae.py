@@ -1,4 +1,4 @@
-"""The VAE of the benchmarks: a Pyro program, the same loss by hand, and its matrix products.
+"""The VAEs of the benchmarks: a Pyro program, the same loss by hand, and its least arithmetic.
 
 The dense one is the network of Pyro's `examples/vae`: an encoder 784-400-(50, 50), a decoder
 50-400-784, softplus between. The convolutional one has the networks that
@@ -105,3 +105,45 @@ def matrix_products(batch, device):
                 torch.mm(y, weight, out=of_x)
 
     return step
+
+
+def convolutions(batch, device):
+    """A step that is the convolutions and matrix products of the convolutional VAE alone."""
+    vae, calls = convolutional().to(device), []
+
+    def note(layer, given, found):
+        calls.append((layer, given[0].detach(), torch.randn_like(found)))
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    hooks = [m.register_forward_hook(note) for m in vae.modules() if isinstance(m, kinds)]
+    with torch.no_grad():
+        vae.decoder(vae.encoder(torch.randn(batch, 1, 28, 28, device=device))[0])
+    for hook in hooks:
+        hook.remove()
+
+    @torch.no_grad()
+    def step():
+        for index, (layer, x, of_y) in enumerate(calls):
+            layer(x)
+            _backward(layer, x, of_y, of_x=index > 0)  # the data need no gradient
+
+    return step
+
+
+def _backward(layer, x, of_y, *, of_x):
+    """The gradients of a layer's weight, bias and, if wanted, input."""
+    if isinstance(layer, nn.Linear):
+        return of_y.t() @ x, of_y.sum(0), of_y @ layer.weight if of_x else None
+    return torch.ops.aten.convolution_backward(
+        of_y,
+        x,
+        layer.weight,
+        [len(layer.bias)],
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        isinstance(layer, nn.ConvTranspose2d),
+        layer.output_padding,
+        layer.groups,
+        [of_x, True, True],
+    )

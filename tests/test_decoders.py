@@ -18,6 +18,7 @@ from pyrovae.decoders import (
     CategoricalDecoder,
     DiscretizedLogisticDecoder,
     DiscretizedLogisticMixtureDecoder,
+    GaussianDecoder,
     LaplaceDecoder,
     MultinomialDecoder,
     NegativeBinomialDecoder,
@@ -258,6 +259,10 @@ LIKELIHOODS = {
         small_vae(StudentTDecoder(up(5), learn_df=True, learn_scale=True)),
         torch.randn(12, *X),
     ),
+    "gaussian": lambda: (
+        small_vae(GaussianDecoder(up(*IMAGE), learn_scale=True), IMAGE),
+        torch.randn(12, *IMAGE),
+    ),
     "categorical": lambda: (
         small_vae(CategoricalDecoder(up(256 * 5)), wrap=Centred),
         levels(12, *X),
@@ -316,3 +321,17 @@ def test_a_vae_is_evaluated_with_particles_on_the_left(name):
     assert found.log_evidence.isfinite().all()
     discrete = vae.decoder(torch.zeros(D)).support.is_discrete
     assert (found.bits_per_dim is not None) == discrete
+
+
+@every_likelihood
+def test_parameters_of_each_particle_act_as_in_a_loop(name):
+    """A Bayesian decoder's: the values of sites outside a plate of 12, under 4 particles."""
+    vae, x = LIKELIHOODS[name]()
+    decoder, z = vae.decoder, torch.randn(12, D)
+    drawn = {k: v + 0.1 * torch.randn(4, 1, *v.shape) for k, v in decoder.named_parameters()}
+    found = torch.func.functional_call(decoder, drawn, z).log_prob(x)
+    assert found.shape == (4, 12)
+    for k in range(4):
+        alone = {key: value[k, 0] for key, value in drawn.items()}
+        expected = torch.func.functional_call(decoder, alone, z).log_prob(x)
+        torch.testing.assert_close(found[k], expected)

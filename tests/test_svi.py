@@ -291,6 +291,28 @@ def test_a_loss_may_be_a_function():
 # ── What is trained ──
 
 
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_a_loss_may_have_the_shape_of_a_single_number(back_end):
+    def loss(model, guide, *args):
+        return Trace_ELBO().differentiable_loss(model, guide, *args).reshape(1, 1)
+
+    svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), loss, engine=back_end)
+    assert svi.step(X).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [(lambda x: (x, x), "a tuple"), (float, "a float"), (lambda x: x.expand(3), r"shape \(3,\)")],
+)
+def test_a_loss_that_is_no_number_is_refused(returned, told):
+    def loss(model, guide, *args):
+        return returned(Trace_ELBO().differentiable_loss(model, guide, *args))
+
+    svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), loss)
+    with pytest.raises(InputError, match=f"The loss is .*{told}.*and not one number"):
+        svi.step(X)
+
+
 def test_the_store_is_the_users():
     pyro.param("another", torch.ones(2))
     svi = CompiledSVI(

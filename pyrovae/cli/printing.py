@@ -45,7 +45,7 @@ def print_plan(plan: Plan, processes: int = 1) -> None:
         print(f"bound    {plan.bound}")
     warmup = f"KL warm-up over {plan.kl_warmup:g}, " if plan.kl_warmup else ""
     print(
-        f"training {plan.epochs} epochs of batches of {plan.options.batch_size}, {warmup}"
+        f"training {plan.epochs} epoch{'s' * (plan.epochs != 1)} of batches of {plan.options.batch_size}, {warmup}"
         f"seed {plan.options.seed}"
     )
 

@@ -55,7 +55,8 @@ class GaussianDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        return dist.Normal(self.net(z), self.shared_scale()).to_event(event_rank(self.net))
+        rank = event_rank(self.net)
+        return dist.Normal(self.net(z), self.shared_scale(rank)).to_event(rank)
 
 
 class PixelwiseGaussianDecoder(nn.Module):

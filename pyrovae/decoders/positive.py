@@ -52,9 +52,15 @@ class Positive(nn.Module):
             log_value = torch.full(shape, math.log(start))
             self.register_buffer("log_value", log_value, persistent=False)
 
-    def forward(self) -> Tensor:
-        """The number, or numbers."""
+    def forward(self, rank: int = 0) -> Tensor:
+        """The number, or numbers.
+
+        Args:
+            rank: How many dimensions of an observation share one number: one that was drawn, as
+                a Bayesian decoder's, with batch dimensions, stands to the left of so many.
+        """
         log_value = self.log_value
         if self.learn:
             log_value = smooth_floor(log_value, math.log(self.low))
-        return log_value.exp()
+        value = log_value.exp()
+        return value.reshape(*value.shape, *[1] * rank) if value.dim() else value

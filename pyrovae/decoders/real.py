@@ -56,7 +56,8 @@ class LaplaceDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        return dist.Laplace(self.net(z), self.shared_scale()).to_event(event_rank(self.net))
+        rank = event_rank(self.net)
+        return dist.Laplace(self.net(z), self.shared_scale(rank)).to_event(rank)
 
 
 class StudentTDecoder(nn.Module):
@@ -111,5 +112,6 @@ class StudentTDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        likelihood = StudentT(self.shared_df(), self.net(z), self.shared_scale())
-        return likelihood.to_event(event_rank(self.net))
+        rank = event_rank(self.net)
+        likelihood = StudentT(self.shared_df(rank), self.net(z), self.shared_scale(rank))
+        return likelihood.to_event(rank)

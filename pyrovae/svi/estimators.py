@@ -39,6 +39,8 @@ from pyro.ops.einsum.adjoint import require_backward
 from pyro.ops.rings import MarginalRing
 from torch import Tensor
 
+from pyrovae.errors import InputError
+
 Estimate = Callable[..., tuple[Tensor, Tensor]]
 """`estimate(*args, **kwargs) -> (value, surrogate)`, two scalars of the same value or nearly."""
 
@@ -107,7 +109,13 @@ def _call(
 def _differentiable(loss: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """A loss that is a tensor with the right gradient already, or a function that returns one."""
     surrogate = getattr(loss, "differentiable_loss", loss)(model, guide, *args, **kwargs)
-    return surrogate, surrogate
+    if not isinstance(surrogate, Tensor) or surrogate.numel() != 1:
+        shape = f" of shape {tuple(surrogate.shape)}" if isinstance(surrogate, Tensor) else ""
+        raise InputError(
+            f"The loss is a {type(surrogate).__name__}{shape}, and not one number.",
+            "Let it return a tensor of a single number; pyro.infer.SVI takes others.",
+        )
+    return surrogate.reshape(()), surrogate.reshape(())
 
 
 # ── Trace_ELBO and TraceMeanField_ELBO ───────────────────────────────────────────────────────
