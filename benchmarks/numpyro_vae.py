@@ -1,7 +1,7 @@
-"""The VAEs in NumPyro, after its own `examples/vae.py`: the dense one many steps in one `lax.scan`.
+"""The VAEs in NumPyro, after its own `examples/vae.py`.
 
-The steps of the convolutional one are jitted one by one: in a scan XLA takes several times as long
-for convolutions on a CPU. Its channels are last.
+The dense one takes many steps in one `lax.scan`. Those of the convolutional one are jitted one by
+one: in a scan XLA takes several times as long for convolutions on a CPU. Its channels are last.
 """
 
 import time

@@ -288,21 +288,25 @@ def test_a_loss_may_be_a_function():
     assert doubled[0][0] == pytest.approx(2 * plain[0][0])
 
 
-# ── What is trained ──
-
-
 @pytest.mark.parametrize("back_end", ["eager", "graph"])
 def test_a_loss_may_have_the_shape_of_a_single_number(back_end):
     def loss(model, guide, *args):
-        return Trace_ELBO().differentiable_loss(model, guide, *args).reshape(1, 1)
+        latents = poutine.trace(guide).get_trace(*args)
+        found = poutine.trace(poutine.replay(model, trace=latents)).get_trace(*args)
+        return (latents.log_prob_sum() - found.log_prob_sum()).reshape(1, 1)
 
     svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), loss, engine=back_end)
     assert svi.step(X).shape == ()
+    assert svi.engines == [back_end]
 
 
 @pytest.mark.parametrize(
     ("returned", "told"),
-    [(lambda x: (x, x), "a tuple"), (float, "a float"), (lambda x: x.expand(3), r"shape \(3,\)")],
+    [
+        (lambda x: (x, x), "a tuple"),
+        (lambda _: 1.0, "a float"),
+        (lambda x: x.expand(3), r"shape \(3,\)"),
+    ],
 )
 def test_a_loss_that_is_no_number_is_refused(returned, told):
     def loss(model, guide, *args):
@@ -311,6 +315,9 @@ def test_a_loss_that_is_no_number_is_refused(returned, told):
     svi = CompiledSVI(*linear_program(), pyro.optim.Adam({"lr": 0.1}), loss)
     with pytest.raises(InputError, match=f"The loss is .*{told}.*and not one number"):
         svi.step(X)
+
+
+# ── What is trained ──
 
 
 def test_the_store_is_the_users():

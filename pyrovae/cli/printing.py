@@ -44,8 +44,9 @@ def print_plan(plan: Plan, processes: int = 1) -> None:
     if plan.bound is not None:
         print(f"bound    {plan.bound}")
     warmup = f"KL warm-up over {plan.kl_warmup:g}, " if plan.kl_warmup else ""
+    epochs = "1 epoch" if plan.epochs == 1 else f"{plan.epochs} epochs"
     print(
-        f"training {plan.epochs} epoch{'s' * (plan.epochs != 1)} of batches of {plan.options.batch_size}, {warmup}"
+        f"training {epochs} of batches of {plan.options.batch_size}, {warmup}"
         f"seed {plan.options.seed}"
     )
 

@@ -155,7 +155,11 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
         channels, *pixels = _layout(self.x_shape)
-        maps = self.net(z).reshape(*z.shape[:-1], self.components, -1, math.prod(pixels))
+        output = self.net(z)
+        # A drawn network has batch dimensions of its own.
+        rank = len(getattr(self.net, "out_shape", output.shape[z.dim() - 1 :]))
+        batch = output.shape[: output.dim() - rank]
+        maps = output.reshape(*batch, self.components, -1, math.prod(pixels))
         logits, loc, log_scale, slopes = maps.split(_maps(channels), dim=-2)
         loc, scale = _in_levels(loc, log_scale, self.levels)
 
