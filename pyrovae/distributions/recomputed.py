@@ -21,11 +21,10 @@ Score = Callable[[Tensor], Tensor]
 def in_blocks(function: Score, blocks: Sequence[Tensor]) -> list[Tensor]:
     """A function of every block, in memory that does not grow with their number.
 
-    For gradients each block is gone through a second time, and a third time backward.
-    `torch.utils.checkpoint` does so too, but keeps the autograd graph of each block without its
-    values. Of thousands of blocks that is much by itself, and what is small and kept comes to
-    lie between what is large and freed, where the next block then does not fit: memory grows
-    as if everything were kept.
+    In the backward pass each block is computed once more. `torch.utils.checkpoint` does so too,
+    but keeps the autograd graph of each block, without its values. Of thousands of blocks that
+    is much by itself, and what is small and kept comes to lie between what is large and freed,
+    where the next block then does not fit: memory grows as if everything were kept.
 
     Args:
         function: A function of a block of values (n, ...), row by row, without noise, whose
