@@ -143,15 +143,15 @@ MUTANTS = [
     Mutant(
         "the variance is the scale of p(x | z)",
         "decoders/gaussian.py",
-        "dist.Normal(self.net(z), self.shared_scale())",
-        "dist.Normal(self.net(z), self.shared_scale().square())",
+        "dist.Normal(self.net(z), self.shared_scale(rank))",
+        "dist.Normal(self.net(z), self.shared_scale(rank).square())",
         "test_exact.py::test_every_particle_weighs_the_evidence_at_the_exact_posterior",
     ),
     Mutant(
         "the likelihood has unit scale",
         "decoders/gaussian.py",
-        "dist.Normal(self.net(z), self.shared_scale())",
-        "dist.Normal(self.net(z), self.shared_scale() * 0 + 1)",
+        "dist.Normal(self.net(z), self.shared_scale(rank))",
+        "dist.Normal(self.net(z), self.shared_scale(rank) * 0 + 1)",
         "test_exact.py::test_every_particle_weighs_the_evidence_at_the_exact_posterior",
     ),
     Mutant(
