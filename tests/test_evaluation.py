@@ -226,15 +226,20 @@ def test_more_samples_are_held_for_fewer_examples_at_a_time(monkeypatch):
     assert max(sizes) == 4
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_draws_that_are_compiled_are_those_of_the_program(monkeypatch, labelled):
-    # A mixture, whose KL is sampled, and a last batch of another size.
+def mixture_vae():
+    """Of six pixels, and of a prior to which the KL is sampled."""
     torch.manual_seed(0)
-    vae = VAE(
+    return VAE(
         prior=GaussianMixture(2, components=3),
         decoder=BernoulliDecoder(MLP((2,), (6,))),
         encoder=GaussianEncoder(MLP((6,), (4,))),
     )
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_draws_that_are_compiled_are_those_of_the_program(monkeypatch, labelled):
+    # A last batch of another size.
+    vae = mixture_vae()
     if labelled:
         plain, guide = vae.model, vae.guide
         vae.model = lambda x, y: plain(x)
@@ -258,12 +263,7 @@ def test_draws_that_are_compiled_are_those_of_the_program(monkeypatch, labelled)
 
 @pytest.mark.parametrize("measure", [evaluate, log_evidence])
 def test_log_p_of_5000_samples_is_compiled(monkeypatch, measure):
-    torch.manual_seed(0)
-    vae = VAE(
-        prior=GaussianMixture(2, components=3),
-        decoder=BernoulliDecoder(MLP((2,), (6,))),
-        encoder=GaussianEncoder(MLP((6,), (4,))),
-    )
+    vae = mixture_vae()
     x = (torch.rand(6, 6) < 0.4).float()
     # As for 784 pixels: a few thousand draws at a time, in several pieces.
     monkeypatch.setitem(evaluation.CHUNK, "cpu", 6 * 2500)
