@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.noise import keep_order
@@ -59,8 +61,11 @@ def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor])
     Raises:
         CaptureError: If it asks for the value of a tensor.
     """
+    # A fake tensor says of every value what it is like. Where no mode for these is at hand make_fx
+    # makes one for each of them, and takes twice as long.
+    mode = FakeTensorMode(allow_fallback_kernels=True)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), tracing(TracingContext(mode)):
             module: fx.GraphModule = make_fx(function)(*map(_alias, inputs))
     except Exception as error:
         raise CaptureError(_reason(error)) from error
