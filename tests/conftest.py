@@ -30,8 +30,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parent.parent
 # The files that take longest, begun first so that none of them is left alone at the end.
 LONGEST = (
-    *("svi", "composition", "examples", "mutants", "training", "explore_page", "capture"),
-    *("documents", "dry_run", "bounds", "resuming", "canaries", "cli", "onnx", "user_files"),
+    *("program_table", "svi", "composition", "examples", "mutants", "training", "explore_page"),
+    *("capture", "documents", "dry_run", "bounds", "resuming", "canaries", "cli", "onnx"),
 )
 
 

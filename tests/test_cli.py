@@ -674,6 +674,16 @@ def test_a_part_or_option_that_is_not_there_is_refused(words, capsys):
     assert not Path("runs").exists()
 
 
+def test_a_warning_is_a_sentence_without_a_line_of_code(tmp_path):
+    words = ["train", "--dry-run", "--hidden", "8", "--latent-dim", "2", "--encoder", "iaf"]
+    words += ["--prior", "vamp", "--prior.components", "2"]
+    command = [sys.executable, "-m", "pyrovae", *words]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.startswith("pyrovae: A VampPrior scores every draw")
+    assert "UserWarning" not in found.stderr and ".py:" not in found.stderr
+
+
 def test_help_does_not_import_torch():
     code = "import sys; from pyrovae import cli; cli.main(['train', '--help'])"
     check = f"try:\n  exec({code!r})\nfinally:\n  assert 'torch' not in sys.modules"

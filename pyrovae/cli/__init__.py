@@ -8,6 +8,10 @@ __all__ = ["main"]
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pyrovae.cli.doctor import doctor
@@ -27,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         command, program = parse(given)
-        with together() as ranks:
+        with _plain_warnings(), together() as ranks:
             if isinstance(command, Training):
                 begun = begun_before(command, ranks)
                 if begun is None:
@@ -50,6 +54,29 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGPIPE)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Lets warnings of this package be words alone: it is not a line of the user's that is meant."""
+    own, before = Path(__file__).parent.parent, warnings.formatwarning
+
+    def words(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if own in Path(filename).parents:
+            return f"pyrovae: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = words
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _alone(command: Any) -> None:
