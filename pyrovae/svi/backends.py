@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("eager", "graph", "inductor", "auto")
 TRIAL_STEPS = 5
-# Capture and Inductor take about 2 and 25 milliseconds for an operation. A pass of more operations
+# Capture and Inductor take about 1 and 25 milliseconds for an operation. A pass of more operations
 # than these is one that repeats a part very often, and whose time goes there.
 MOST_CAPTURED = 50_000
 MOST_COMPILED = 15_000
