@@ -84,6 +84,19 @@ def test_the_momentum_of_a_parameter_that_is_not_used_goes_on():
     assert_alike(normal(loc), [(letter == "T", X) for letter in "TFTFF"], optimizer=sgd)
 
 
+def test_calls_that_train_nothing_take_turns_with_others():
+    """As the auxiliary loss of a semi-supervised VAE does, for batches without labels."""
+
+    def model(x, y=None):
+        loc = pyro.param("loc", torch.zeros(3))
+        if y is not None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=y)
+
+    with pytest.warns(UserWarning, match="it trains nothing"):
+        assert_alike(model, [(X,), (X, X), (X,), (X,), (X, X)])
+
+
 def test_an_optimizer_of_torch_leaves_what_has_no_gradient():
     class Program(nn.Module):
         def __init__(self):

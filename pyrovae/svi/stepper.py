@@ -21,7 +21,14 @@ from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.once import Once
-from pyrovae.svi.passes import Call, Outcome, precise_norm, run_in_python, stored
+from pyrovae.svi.passes import (
+    Call,
+    Outcome,
+    nothing_to_train,
+    precise_norm,
+    run_in_python,
+    stored,
+)
 from pyrovae.svi.planner import Planner
 from pyrovae.svi.plans import Plan, make_plan
 from pyrovae.svi.precision import in_precision
@@ -130,6 +137,8 @@ class Stepper:
             if cause is None:
                 raise
             raise cause from error
+        if not found.parameters:
+            self._warn("No parameter has a gradient in this step, so it trains nothing.")
         if self.exchange is not None:
             found = self.exchange(found)
 
@@ -187,9 +196,14 @@ class Stepper:
         Returns:
             What the bits of a step depend on: the back end, its options, the precision, the
             number of threads, and the version of torch.
+
+        Raises:
+            InputError: If such steps would train nothing.
         """
         call = Call(args, kwargs)
         plan = self._planner.plan_for(call, self._make_plan, engine)
+        if not plan.parameters:
+            raise nothing_to_train()
         return {
             "name": plan.engine,
             "options": OPTIONS if plan.engine == "inductor" else {},
