@@ -404,6 +404,21 @@ def test_a_loss_that_compiles_itself_is_the_one_that_it_compiles(jitted, plain, 
     assert losses(jitted(**told)) == losses(plain(**told))
 
 
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_distribution_that_goes_on_validating_does_not_speak_for_the_guard(engine):
+    likelihood = dist.Normal(torch.zeros(()), 1.0).expand([10, 3]).to_event(1)
+
+    def model(x):
+        a = pyro.param("a", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", likelihood, obs=x + a)
+
+    svi = compiled(model, lambda x: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO(), engine)
+    svi.step(X)
+    with pytest.raises(NonFiniteError, match="In step 1: The log-probability of site 'x'"):
+        svi.step(X * math.nan)
+
+
 def test_large_gradients_are_finite():
     model = normal(lambda x: 1e12 * pyro.param("a", torch.zeros(3)))
 

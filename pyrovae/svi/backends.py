@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-import pyro
 import torch
 
 from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
+from pyrovae.handlers import unvalidated
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.passes import Call, Pass, make_pass
 from pyrovae.svi.plans import Plan
@@ -76,7 +76,7 @@ def _passes(
         return found
     state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
     try:
-        with pyro.validation_enabled(False):
+        with unvalidated():
             graph = capture(in_python, call.tensors)
     except CaptureError as error:
         warn(f"The program cannot be captured and is run in Python: {error}")
@@ -110,7 +110,7 @@ def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
             for name, run in passes.items():
                 _wait_for(plan)
                 start = time.perf_counter()
-                with torch.no_grad(), pyro.validation_enabled(False):
+                with torch.no_grad(), unvalidated():
                     run(*call.tensors)
                 _wait_for(plan)
                 times[name].append(time.perf_counter() - start)

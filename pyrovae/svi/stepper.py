@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyrovae.capture import OPTIONS
 from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.handlers import unvalidated
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
@@ -251,7 +252,7 @@ class Stepper:
 
     def _in_python(self, call: Call) -> Outcome:
         """The pass in Python; its structure was validated when the plan was made."""
-        with pyro.validation_enabled(False):
+        with unvalidated():
             return run_in_python(self.estimate, call, self._owners, self.update)
 
     def _clipped(self, found: Outcome) -> Sequence[Tensor]:
