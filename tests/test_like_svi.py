@@ -1,7 +1,9 @@
 """CompiledSVI does what `pyro.infer.SVI` does, where a graph might easily do something else."""
 
+import copy
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pyro
@@ -9,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions.transforms import affine_coupling
 from pyro.infer import (
     SVI,
     JitTrace_ELBO,
@@ -158,6 +161,25 @@ def test_an_argument_may_be_what_the_program_reads_besides():
     data = X.clone()
     model = normal(lambda x: pyro.param("a", torch.zeros(3)) + data.mean(0))
     assert_alike(model, [(data,), (data,), (data + 1,), (data + 2,)])
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_flow_that_keeps_what_it_has_inverted_is_trained(engine):
+    flow = affine_coupling(3, hidden_dims=[4])
+
+    def model(x):
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+            pyro.sample("x", dist.TransformedDistribution(base, [flow]), obs=x)
+
+    start = copy.deepcopy(flow.state_dict())
+    found = []
+    for make in (SVI, partial(compiled, engine=engine)):
+        flow.load_state_dict(start)
+        found.append(steps(make, model, [(X + number,) for number in range(5)]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1])
 
 
 def test_an_argument_that_is_a_parameter_is_trained():

@@ -16,6 +16,7 @@ __all__ = [
     "stored",
 ]
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,9 +61,20 @@ class Call:
 
     def emptied(self) -> "Call":
         """A copy that can still put arguments together, and keeps no tensor alive."""
-        copy = object.__new__(Call)
-        copy._rest, copy._spec, copy.kind, copy.tensors = self._rest, self._spec, self.kind, []
-        return copy
+        return self._with([])
+
+    def again(self) -> "Call":
+        """The same values as other objects, for a run of the program besides that of the step.
+
+        What a flow has last inverted it keeps, by what object that is, together with the run
+        that it has done so in. Tensors that need a gradient stay what they are: parameters.
+        """
+        return self._with([t if t.requires_grad else t.detach() for t in self.tensors])
+
+    def _with(self, tensors: list[Tensor]) -> "Call":
+        call = copy.copy(self)
+        call.tensors = tensors
+        return call
 
 
 def _kind(leaf: Any) -> Any:

@@ -265,7 +265,7 @@ class Stepper:
         """What the back end found, if Python finds the same on the same noise; or else that."""
         after = State(plan.devices, plan.buffers, plan.generators, of_python=True)
         before.restore()
-        expected = self._in_python(call)
+        expected = self._in_python(call.again())
         differs = difference(found, expected, self.precision)
         if differs is None:
             after.restore()
@@ -289,7 +289,7 @@ class Stepper:
         state.restore()
         found = self._captured(plan, call)
         state.restore()
-        return difference(found, self._in_python(call), self.precision) is None
+        return difference(found, self._in_python(call.again()), self.precision) is None
 
     def _diagnose(
         self, parameters: dict[str, Tensor], call: Call, before: State
@@ -299,7 +299,7 @@ class Stepper:
         try:
             cause = None
             if self._find_cause is not None:
-                args, kwargs = call.arguments(call.tensors)
+                args, kwargs = call.arguments(call.again().tensors)
                 cause = self._find_cause(args, kwargs, parameters)
                 before.restore()
             return cause or self._find_gradient(call)
@@ -308,7 +308,7 @@ class Stepper:
 
     def _find_gradient(self, call: Call) -> NonFiniteError | None:
         try:
-            found = self._in_python(call)
+            found = self._in_python(call.again())
         except (ValueError, RuntimeError):
             return None
         return find_gradient(dict(zip(found.parameters, found.gradients, strict=True)))
