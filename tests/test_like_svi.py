@@ -466,7 +466,8 @@ def test_a_guide_that_makes_its_network_as_it_runs_is_captured():
 # ── The interface ──
 
 
-def test_optimizer_and_loss_stay_what_they_were():
+@pytest.mark.parametrize("name", ["model", "guide", "optim", "loss"])
+def test_what_it_was_made_with_stays(name):
     svi = compiled(
         normal(lambda x: pyro.param("a", torch.zeros(3))),
         lambda x: None,
@@ -474,9 +475,20 @@ def test_optimizer_and_loss_stay_what_they_were():
         Trace_ELBO(),
     )
     with pytest.raises(AttributeError):
-        svi.optim = pyro.optim.Adam({"lr": 1.0})
-    with pytest.raises(AttributeError):
-        svi.loss = TraceEnum_ELBO()
+        setattr(svi, name, getattr(svi, name))
+
+
+@pytest.mark.parametrize("elbo", [True, False])
+def test_its_loss_is_a_function_as_that_of_svi(elbo):
+    """As scripts call it to choose among initial values."""
+    loss = Trace_ELBO() if elbo else Trace_ELBO().differentiable_loss
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)))
+    found = []
+    for make in (SVI, compiled):
+        svi = make(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), loss)
+        with torch.no_grad():
+            found.append(float(svi.loss(svi.model, svi.guide, X)))
+    assert found[0] == found[1]
 
 
 def test_losses_that_are_kept_stay_what_they_were_and_share_their_memory(monkeypatch):
