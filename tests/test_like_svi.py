@@ -25,6 +25,7 @@ from pyro.infer import (
 from pyro.infer.autoguide import AutoIAFNormal
 from torch import nn
 
+from pyrovae.capture import Graph
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi import CompiledSVI
 from pyrovae.svi import compiled as compiled_module
@@ -439,6 +440,38 @@ def test_a_distribution_that_goes_on_validating_does_not_speak_for_the_guard(eng
     svi.step(X)
     with pytest.raises(NonFiniteError, match="In step 1: The log-probability of site 'x'"):
         svi.step(X * math.nan)
+
+
+def test_a_graph_that_fails_where_the_program_does_not_is_left(monkeypatch):
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)) + torch.randn(3))
+    expected = steps(SVI, model, [(X,)] * 3)
+
+    def fail(graph, *inputs):
+        torch.randn(3)  # it had drawn some noise
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(Graph, "__call__", fail)
+    with pytest.warns(UserWarning, match="run in Python from here on: no such kernel"):
+        found = steps(compiled, model, [(X,)] * 3)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+
+
+def test_an_lstm_of_torch_is_captured():
+    """Its kernel of oneDNN has no gradient where gradients are off, as they are for a graph."""
+    net = nn.LSTM(3, 3, batch_first=True)
+    start = copy.deepcopy(net.state_dict())
+    made = []
+
+    def make(*args):
+        net.load_state_dict(start)
+        made.append((SVI, compiled)[len(made)](*args))
+        return made[-1]
+
+    model = normal(lambda x: pyro.module("net", net)(x[:, None])[0].squeeze(1))
+    expected, found = (steps(make, model, [(X,)] * 3) for _ in range(2))
+    assert made[1].engines == ["graph"]
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    torch.testing.assert_close(found[1], expected[1])
 
 
 def test_large_gradients_are_finite():

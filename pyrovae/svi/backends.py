@@ -9,7 +9,8 @@ __all__ = ["ENGINES", "choose", "default_engine"]
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -76,7 +77,7 @@ def _passes(
         return found
     state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
     try:
-        with unvalidated():
+        with unvalidated(), _without_onednn():
             graph = capture(in_python, call.tensors)
     except CaptureError as error:
         warn(f"The program cannot be captured and is run in Python: {error}")
@@ -99,6 +100,21 @@ def _passes(
             warn(f"Inductor cannot compile, so the graph is run as it is: {error}")
             found["graph"] = graph
     return found
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Has layers made of torch's own operations, where these may be kernels of oneDNN.
+
+    That for an LSTM leaves out what its gradient needs where gradients are off, as they are
+    when a graph is run that has its backward pass in it.
+    """
+    was_enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(was_enabled)
 
 
 def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
