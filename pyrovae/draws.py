@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
 from pyrovae.data import Batch
+from pyrovae.handlers import unvalidated
 from pyrovae.inspection import Structure
 from pyrovae.programs import Program
 from pyrovae.terms import Terms, draw_terms
@@ -72,7 +73,8 @@ class Draws:
                 return _flat(draw_terms(self.program, given, num_particles, self.structure))
 
             try:
-                graph = capture(draw, _tensors(batch))
+                with unvalidated():
+                    graph = capture(draw, _tensors(batch))
                 compiled.run = compile_graph(graph, _tensors(batch))
             except CaptureError as error:
                 warnings.warn(f"Draws are made in Python: {error}", stacklevel=2)

@@ -7,6 +7,7 @@ __all__ = [
     "register",
     "share_noise",
     "unregistered",
+    "unvalidated",
 ]
 
 import itertools
@@ -20,6 +21,7 @@ import pyro
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyrovae import shared_noise
 from pyrovae.distributions import Weighted, is_improper
@@ -162,3 +164,19 @@ def kl_weight(weight: float | Tensor, *, sites: Collection[str] | None = None) -
         sites: The latent sites that are meant; all if None.
     """
     return _KLWeight(weight, sites)
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """No validation in a block, nor by distributions that were made when there was some.
+
+    Every distribution that is expanded keeps the setting of that time, as the priors of a
+    `PyroSample` do: it would go on reading each of its values from the device.
+    """
+    check = Distribution._validate_sample
+    Distribution._validate_sample = lambda self, value: None
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        Distribution._validate_sample = check

@@ -362,8 +362,8 @@ class Bayesian(PyroModule):
     def __init__(self):
         super().__init__()
         self.linear = PyroModule[nn.Linear](3, 1)
-        zero = torch.zeros(1, 3)
-        self.linear.weight = PyroSample(dist.Normal(zero, 1.0).to_event(2))
+        # What is expanded goes on validating, as it was made with validation on.
+        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2))
         self.scale = PyroParam(torch.tensor(0.5), constraint=dist.constraints.positive)
 
     def forward(self, x, y):

@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import LATENT_DIM, AsGiven, float64, linear_gaussian
@@ -259,6 +260,16 @@ def test_draws_that_are_compiled_are_those_of_the_program(monkeypatch, labelled)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=name)
     assert set(found[1].latent_means) == {"z"}
     torch.testing.assert_close(found[1].latent_means["z"], found[10**9].latent_means["z"])
+
+
+def test_draws_of_a_prior_that_goes_on_validating_are_compiled(monkeypatch, recwarn):
+    kept = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
+    vae = mixture_vae()
+    del vae.prior
+    vae.prior = lambda: kept
+    monkeypatch.setattr(draws, "OFTEN", 1)
+    evaluate(vae, (torch.rand(5, 6) < 0.4).float(), num_samples=20)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("measure", [evaluate, log_evidence])

@@ -1,7 +1,9 @@
 """CompiledSVI does what `pyro.infer.SVI` does, where a graph might easily do something else."""
 
+import copy
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pyro
@@ -9,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions.transforms import affine_coupling
 from pyro.infer import (
     SVI,
     JitTrace_ELBO,
@@ -22,6 +25,7 @@ from pyro.infer import (
 from pyro.infer.autoguide import AutoIAFNormal
 from torch import nn
 
+from pyrovae.capture import Graph
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi import CompiledSVI
 from pyrovae.svi import compiled as compiled_module
@@ -82,6 +86,19 @@ def test_the_momentum_of_a_parameter_that_is_not_used_goes_on():
         assert_alike(normal(loc), [(letter == "T", X) for letter in order])
     sgd = pyro.optim.SGD({"lr": 0.1, "momentum": 0.9})
     assert_alike(normal(loc), [(letter == "T", X) for letter in "TFTFF"], optimizer=sgd)
+
+
+def test_calls_that_train_nothing_take_turns_with_others():
+    """As the auxiliary loss of a semi-supervised VAE does, for batches without labels."""
+
+    def model(x, y=None):
+        loc = pyro.param("loc", torch.zeros(3))
+        if y is not None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=y)
+
+    with pytest.warns(UserWarning, match="it trains nothing"):
+        assert_alike(model, [(X,), (X, X), (X,), (X,), (X, X)])
 
 
 def test_an_optimizer_of_torch_leaves_what_has_no_gradient():
@@ -145,6 +162,25 @@ def test_an_argument_may_be_what_the_program_reads_besides():
     data = X.clone()
     model = normal(lambda x: pyro.param("a", torch.zeros(3)) + data.mean(0))
     assert_alike(model, [(data,), (data,), (data + 1,), (data + 2,)])
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_flow_that_keeps_what_it_has_inverted_is_trained(engine):
+    flow = affine_coupling(3, hidden_dims=[4])
+
+    def model(x):
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+            pyro.sample("x", dist.TransformedDistribution(base, [flow]), obs=x)
+
+    start = copy.deepcopy(flow.state_dict())
+    found = []
+    for make in (SVI, partial(compiled, engine=engine)):
+        flow.load_state_dict(start)
+        found.append(steps(make, model, [(X + number,) for number in range(5)]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1])
 
 
 def test_an_argument_that_is_a_parameter_is_trained():
@@ -391,6 +427,53 @@ def test_a_loss_that_compiles_itself_is_the_one_that_it_compiles(jitted, plain, 
     assert losses(jitted(**told)) == losses(plain(**told))
 
 
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_distribution_that_goes_on_validating_does_not_speak_for_the_guard(engine):
+    likelihood = dist.Normal(torch.zeros(()), 1.0).expand([10, 3]).to_event(1)
+
+    def model(x):
+        a = pyro.param("a", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", likelihood, obs=x + a)
+
+    svi = compiled(model, lambda x: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO(), engine)
+    svi.step(X)
+    with pytest.raises(NonFiniteError, match="In step 1: The log-probability of site 'x'"):
+        svi.step(X * math.nan)
+
+
+def test_a_graph_that_fails_where_the_program_does_not_is_left(monkeypatch):
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)) + torch.randn(3))
+    expected = steps(SVI, model, [(X,)] * 3)
+
+    def fail(graph, *inputs):
+        torch.randn(3)  # it had drawn some noise
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(Graph, "__call__", fail)
+    with pytest.warns(UserWarning, match="run in Python from here on: no such kernel"):
+        found = steps(compiled, model, [(X,)] * 3)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+
+
+def test_an_lstm_of_torch_is_captured():
+    """Its kernel of oneDNN has no gradient where gradients are off, as they are for a graph."""
+    net = nn.LSTM(3, 3, batch_first=True)
+    start = copy.deepcopy(net.state_dict())
+    made = []
+
+    def make(*args):
+        net.load_state_dict(start)
+        made.append((SVI, compiled)[len(made)](*args))
+        return made[-1]
+
+    model = normal(lambda x: pyro.module("net", net)(x[:, None])[0].squeeze(1))
+    expected, found = (steps(make, model, [(X,)] * 3) for _ in range(2))
+    assert made[1].engines == ["graph"]
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    torch.testing.assert_close(found[1], expected[1])
+
+
 def test_large_gradients_are_finite():
     model = normal(lambda x: 1e12 * pyro.param("a", torch.zeros(3)))
 
@@ -416,7 +499,8 @@ def test_a_guide_that_makes_its_network_as_it_runs_is_captured():
 # ── The interface ──
 
 
-def test_optimizer_and_loss_stay_what_they_were():
+@pytest.mark.parametrize("name", ["model", "guide", "optim", "loss"])
+def test_what_it_was_made_with_stays(name):
     svi = compiled(
         normal(lambda x: pyro.param("a", torch.zeros(3))),
         lambda x: None,
@@ -424,9 +508,20 @@ def test_optimizer_and_loss_stay_what_they_were():
         Trace_ELBO(),
     )
     with pytest.raises(AttributeError):
-        svi.optim = pyro.optim.Adam({"lr": 1.0})
-    with pytest.raises(AttributeError):
-        svi.loss = TraceEnum_ELBO()
+        setattr(svi, name, getattr(svi, name))
+
+
+@pytest.mark.parametrize("elbo", [True, False])
+def test_its_loss_is_a_function_as_that_of_svi(elbo):
+    """As scripts call it to choose among initial values."""
+    loss = Trace_ELBO() if elbo else Trace_ELBO().differentiable_loss
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)))
+    found = []
+    for make in (SVI, compiled):
+        svi = make(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), loss)
+        with torch.no_grad():
+            found.append(float(svi.loss(svi.model, svi.guide, X)))
+    assert found[0] == found[1]
 
 
 def test_losses_that_are_kept_stay_what_they_were_and_share_their_memory(monkeypatch):

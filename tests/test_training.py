@@ -431,6 +431,14 @@ def test_a_frozen_program_is_refused():
         quick(small_vae().requires_grad_(False), binary())
 
 
+def test_a_program_without_gradients_is_refused():
+    vae = small_vae()
+    vae.model = torch.no_grad()(vae.model)
+    vae.guide = torch.no_grad()(vae.guide)
+    with pytest.raises(InputError, match="no parameter to train"):
+        quick(vae, binary())
+
+
 def test_an_existing_directory_is_not_overwritten(tmp_path):
     (tmp_path / "precious").write_text("1")
     with pytest.raises(InputError, match="exists already"):

@@ -9,12 +9,13 @@ __all__ = ["ENGINES", "choose", "default_engine"]
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-import pyro
 import torch
 
 from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
+from pyrovae.handlers import unvalidated
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.passes import Call, Pass, make_pass
 from pyrovae.svi.plans import Plan
@@ -76,7 +77,7 @@ def _passes(
         return found
     state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
     try:
-        with pyro.validation_enabled(False):
+        with unvalidated(), _without_onednn():
             graph = capture(in_python, call.tensors)
     except CaptureError as error:
         warn(f"The program cannot be captured and is run in Python: {error}")
@@ -101,6 +102,21 @@ def _passes(
     return found
 
 
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Has layers made of torch's own operations, where these may be kernels of oneDNN.
+
+    That for an LSTM leaves out what its gradient needs where gradients are off, as they are
+    when a graph is run that has its backward pass in it.
+    """
+    was_enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(was_enabled)
+
+
 def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
     """The name of the pass with the smallest median time, by interleaved trials."""
     times: dict[str, list[float]] = {name: [] for name in passes}
@@ -110,8 +126,8 @@ def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
             for name, run in passes.items():
                 _wait_for(plan)
                 start = time.perf_counter()
-                with torch.no_grad(), pyro.validation_enabled(False):
-                    run(*call.tensors)
+                with torch.no_grad(), unvalidated():
+                    run(*call.again().tensors)
                 _wait_for(plan)
                 times[name].append(time.perf_counter() - start)
     finally:

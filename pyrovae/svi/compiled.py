@@ -24,8 +24,9 @@ class CompiledSVI:
     handlers gone, is compiled and run at every further step. The numbers are those of `SVI`,
     with the same noise; `pyrovae.svi.faithfulness` says how a program that cannot be
     captured is found out. That first run, validated as Pyro is set to, is no step: the noise
-    is wound back after it, also where the run drew some to make a parameter or to set up an
-    automatic guide, and there the first step draws other noise than `SVI` would.
+    is wound back after it, also where the run drew some to make a parameter, to set up an
+    automatic guide or to guess how deep plates are nested, and there the first step draws other
+    noise than `SVI` would.
 
     Like `SVI` it trains the parameter sites of the run, in Pyro's parameter store, and moreover
     the parameters of the modules whose methods model and guide are. Parameters hidden by
@@ -90,8 +91,8 @@ class CompiledSVI:
                 f"{type(loss).__name__} takes its gradient by itself, which cannot be captured.",
                 "Take pyro.infer.SVI for it, or another estimator.",
             )
-        self.model = model
-        self.guide = guide
+        self._model = model
+        self._guide = guide
         self._optim = optim
         self._loss = loss
         self._stepper = Stepper(
@@ -106,14 +107,24 @@ class CompiledSVI:
         self._slots = _Slots()
 
     @property
+    def model(self) -> Callable[..., Any]:
+        """The model, which stays the one that this was made with."""
+        return self._model
+
+    @property
+    def guide(self) -> Callable[..., Any]:
+        """The guide, likewise."""
+        return self._guide
+
+    @property
     def optim(self) -> Optimizer:
-        """The optimizer, which stays the one that it was made with."""
+        """The optimizer, likewise."""
         return self._optim
 
     @property
-    def loss(self) -> Any:
-        """The loss, likewise."""
-        return self._loss
+    def loss(self) -> Callable[..., Any]:
+        """The loss, likewise: as of `SVI` a function of (model, guide, *args, **kwargs)."""
+        return getattr(self._loss, "loss", self._loss)
 
     @property
     def engines(self) -> list[str]:
@@ -157,7 +168,7 @@ class CompiledSVI:
         """An estimate of the loss in float32, without a step."""
         self.check()
         with torch.no_grad():
-            value, _ = estimate_with(self.loss, self.model, self.guide)(*args, **kwargs)
+            value, _ = estimate_with(self._loss, self.model, self.guide)(*args, **kwargs)
         return value
 
 

@@ -5,12 +5,12 @@ __all__ = ["REMEDY", "find_cause", "find_gradient"]
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.errors import NonFiniteError
+from pyrovae.handlers import unvalidated
 from pyrovae.programs import Site, data_frame, sample_sites
 
 REMEDY = (
@@ -32,7 +32,7 @@ def find_cause(
             cause = f"The parameter {name!r} was not finite before the step."
             return NonFiniteError(cause, "Start from weights that are.")
 
-    with torch.no_grad(), pyro.validation_enabled(False), poutine.block():
+    with torch.no_grad(), unvalidated(), poutine.block():
         try:
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
             replayed = poutine.replay(model, trace=guide_trace)

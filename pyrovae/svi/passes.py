@@ -10,11 +10,13 @@ __all__ = [
     "Pass",
     "laid_out_as",
     "make_pass",
+    "nothing_to_train",
     "precise_norm",
     "run_in_python",
     "stored",
 ]
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,9 +61,20 @@ class Call:
 
     def emptied(self) -> "Call":
         """A copy that can still put arguments together, and keeps no tensor alive."""
-        copy = object.__new__(Call)
-        copy._rest, copy._spec, copy.kind, copy.tensors = self._rest, self._spec, self.kind, []
-        return copy
+        return self._with([])
+
+    def again(self) -> "Call":
+        """The same values as other objects, for a run of the program besides that of the step.
+
+        What a flow has last inverted it keeps, by what object that is, together with the run
+        that it has done so in. Tensors that need a gradient stay what they are: parameters.
+        """
+        return self._with([t if t.requires_grad else t.detach() for t in self.tensors])
+
+    def _with(self, tensors: list[Tensor]) -> "Call":
+        call = copy.copy(self)
+        call.tensors = tensors
+        return call
 
 
 def _kind(leaf: Any) -> Any:
@@ -102,35 +115,34 @@ def run_in_python(
     optimizer of Pyro's: its momentum goes on.
 
     Raises:
-        InputError: If the estimate has no gradient.
+        InputError: If there is no parameter to train. That none of them has a gradient is legal.
     """
     args, kwargs = call.arguments(call.tensors)
     with torch.enable_grad(), poutine.trace(param_only=True) as captured:
         value, surrogate = estimate(*args, **kwargs)
     trainable = _trainable(captured.trace, owners)
     candidates = {name: p for name, p in trainable.items() if update.trains(p)}
-    gradients: Sequence[Tensor | None] = []
-    if candidates and surrogate.requires_grad:
-        found = torch.autograd.grad(surrogate, list(candidates.values()), allow_unused=True)
-        gradients = [
-            torch.zeros_like(p) if g is None and update.goes_on(p) else g
-            for p, g in zip(candidates.values(), found, strict=True)
-        ]
-    if all(gradient is None for gradient in gradients):
-        raise InputError(
-            "The model and the guide have no parameter to train, or the optimizer has none of "
-            "theirs.",
-            "Use pyro.param, pyro.module or a PyroModule, or pass methods of an nn.Module.",
-        )
-    used = {
-        name: (parameter, gradient)
-        for (name, parameter), gradient in zip(candidates.items(), gradients, strict=True)
-        if gradient is not None
-    }
+    if not candidates:
+        raise nothing_to_train()
+    gradients = _gradients(surrogate, list(candidates.values()))
+    used: dict[str, tuple[Tensor, Tensor]] = {}
+    for (name, parameter), gradient in zip(candidates.items(), gradients, strict=True):
+        if gradient is not None:
+            used[name] = parameter, gradient
+        elif update.goes_on(parameter):
+            used[name] = parameter, torch.zeros_like(parameter)
     parameters = {name: parameter for name, (parameter, _) in used.items()}
     idle = [parameter for name, parameter in candidates.items() if name not in used]
     loss, grad_norm, laid_out = _results(value, used.values())
     return Outcome(parameters, loss, grad_norm, laid_out, idle)
+
+
+def nothing_to_train() -> InputError:
+    """What to raise where no step could do anything."""
+    return InputError(
+        "The model and the guide have no parameter to train, or the optimizer has none of theirs.",
+        "Use pyro.param, pyro.module or a PyroModule, or pass methods of an nn.Module.",
+    )
 
 
 def make_pass(estimate: Estimate, call: Call, parameters: Sequence[Tensor]) -> Pass:
@@ -141,7 +153,7 @@ def make_pass(estimate: Estimate, call: Call, parameters: Sequence[Tensor]) -> P
         args, kwargs = shape.arguments(tensors)
         with torch.enable_grad():
             value, surrogate = estimate(*args, **kwargs)
-        found = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+        found = _gradients(surrogate, parameters)
         gradients = [
             torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
         ]
@@ -151,12 +163,20 @@ def make_pass(estimate: Estimate, call: Call, parameters: Sequence[Tensor]) -> P
     return run
 
 
+def _gradients(surrogate: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The gradient of each parameter, None for those that a surrogate does not depend on."""
+    if not surrogate.requires_grad:
+        return [None] * len(parameters)
+    return torch.autograd.grad(surrogate, parameters, allow_unused=True)
+
+
 def _results(value: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Any:
     """A loss, the norm of the gradients, and the gradients laid out as their parameters."""
     gradients = [laid_out_as(p, g) for p, g in pairs]
     # Not `get_total_norm`, whose kernel a compiler cannot merge with what is round it.
-    squares = torch.stack([_values(gradient).square().sum() for gradient in gradients])
-    return value.clone(), squares.sum().sqrt(), gradients
+    squares = [_values(gradient).square().sum() for gradient in gradients]
+    norm = torch.stack(squares).sum().sqrt() if squares else torch.zeros_like(value)
+    return value.clone(), norm, gradients
 
 
 def precise_norm(gradients: Iterable[Tensor]) -> Tensor:

@@ -88,7 +88,7 @@ class Planner:
         plan = make(call)
         if plan.unseen is not None:
             self._warn(f"A graph does not see that {plan.unseen}: steps run in Python.")
-        elif kind is not None:
+        elif kind is not None and plan.parameters:
             self._choose(plan, call, engine or self.engine or "graph")
         plans.append(plan)
         return plan

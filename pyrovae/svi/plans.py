@@ -111,7 +111,7 @@ def make_plan(
     draws_in_python = False
     try:
         with _watched(owners, modules, named), watch:
-            found = run_in_python(estimate, call, owners, update)
+            found = run_in_python(estimate, call.again(), owners, update)
         draws_in_python = state.has_drawn_in_python()
     finally:
         watch.undo()

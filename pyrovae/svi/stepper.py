@@ -16,12 +16,20 @@ from torch import Tensor, nn
 
 from pyrovae.capture import OPTIONS
 from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.handlers import unvalidated
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.once import Once
-from pyrovae.svi.passes import Call, Outcome, precise_norm, run_in_python, stored
+from pyrovae.svi.passes import (
+    Call,
+    Outcome,
+    nothing_to_train,
+    precise_norm,
+    run_in_python,
+    stored,
+)
 from pyrovae.svi.planner import Planner
 from pyrovae.svi.plans import Plan, make_plan
 from pyrovae.svi.precision import in_precision
@@ -130,6 +138,8 @@ class Stepper:
             if cause is None:
                 raise
             raise cause from error
+        if not found.parameters:
+            self._warn("No parameter has a gradient in this step, so it trains nothing.")
         if self.exchange is not None:
             found = self.exchange(found)
 
@@ -187,9 +197,14 @@ class Stepper:
         Returns:
             What the bits of a step depend on: the back end, its options, the precision, the
             number of threads, and the version of torch.
+
+        Raises:
+            InputError: If such steps would train nothing.
         """
         call = Call(args, kwargs)
         plan = self._planner.plan_for(call, self._make_plan, engine)
+        if not plan.parameters:
+            raise nothing_to_train()
         return {
             "name": plan.engine,
             "options": OPTIONS if plan.engine == "inductor" else {},
@@ -224,7 +239,17 @@ class Stepper:
         if plan.run is None:
             return self._in_python(call)
 
-        found = self._captured(plan, call)
+        try:
+            found = self._captured(plan, call)
+        except RuntimeError as error:
+            before.restore()
+            expected = self._in_python(call)
+            self._warn(
+                f"The {plan.engine} of the program fails where the program itself does not, so it "
+                f"is run in Python from here on: {error}"
+            )
+            self.distrust()
+            return expected
         checked = is_checked(plan.taken + 1)
         return self._compare(plan, call, before, found) if checked else found
 
@@ -237,7 +262,7 @@ class Stepper:
 
     def _in_python(self, call: Call) -> Outcome:
         """The pass in Python; its structure was validated when the plan was made."""
-        with pyro.validation_enabled(False):
+        with unvalidated():
             return run_in_python(self.estimate, call, self._owners, self.update)
 
     def _clipped(self, found: Outcome) -> Sequence[Tensor]:
@@ -250,7 +275,7 @@ class Stepper:
         """What the back end found, if Python finds the same on the same noise; or else that."""
         after = State(plan.devices, plan.buffers, plan.generators, of_python=True)
         before.restore()
-        expected = self._in_python(call)
+        expected = self._in_python(call.again())
         differs = difference(found, expected, self.precision)
         if differs is None:
             after.restore()
@@ -274,7 +299,7 @@ class Stepper:
         state.restore()
         found = self._captured(plan, call)
         state.restore()
-        return difference(found, self._in_python(call), self.precision) is None
+        return difference(found, self._in_python(call.again()), self.precision) is None
 
     def _diagnose(
         self, parameters: dict[str, Tensor], call: Call, before: State
@@ -284,7 +309,7 @@ class Stepper:
         try:
             cause = None
             if self._find_cause is not None:
-                args, kwargs = call.arguments(call.tensors)
+                args, kwargs = call.arguments(call.again().tensors)
                 cause = self._find_cause(args, kwargs, parameters)
                 before.restore()
             return cause or self._find_gradient(call)
@@ -293,7 +318,7 @@ class Stepper:
 
     def _find_gradient(self, call: Call) -> NonFiniteError | None:
         try:
-            found = self._in_python(call)
+            found = self._in_python(call.again())
         except (ValueError, RuntimeError):
             return None
         return find_gradient(dict(zip(found.parameters, found.gradients, strict=True)))
