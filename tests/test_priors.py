@@ -483,6 +483,15 @@ def test_an_exemplar_prior_is_the_mixture_by_hand(make):
     torch.testing.assert_close(prior().log_prob(z), (density / 7).log())
 
 
+def test_exemplars_of_an_encoder_without_a_mean_are_refused_in_its_own_words():
+    flow = SplineFlowEncoder(MLP((X,), SplineFlowEncoder.net_shape(2), hidden=(4,)))
+    x = binary(20, X)
+    vae = VAE(ExemplarPrior(flow, x), BernoulliDecoder(MLP((2,), (X,), hidden=(4,))), flow)
+    with pytest.raises(InputError, match="those of SplineFlowEncoder have none") as caught:
+        pyrovae.fit(vae, x, epochs=1, progress=False)
+    assert "--prior vamp" in caught.value.remedy
+
+
 def test_a_step_of_training_takes_a_new_subset_of_the_exemplars():
     x = torch.rand(7, X)
     prior = ExemplarPrior(encoder(), x, components=3)

@@ -182,13 +182,25 @@ class ExemplarPrior(nn.Module):
         return self().event_shape[0]
 
     def forward(self) -> dist.Distribution:
-        """The prior, with batch shape $()$ and event shape $(D,)$."""
+        """The prior, with batch shape $()$ and event shape $(D,)$.
+
+        Raises:
+            InputError: If the encoder's distributions have no mean.
+        """
         inputs = self.inputs
         if self.training and self.components < len(inputs):
             rows = torch.randperm(len(inputs), device=inputs.device)[: self.components]
             inputs = inputs[rows]
 
-        loc = self.encoder(inputs).mean
+        try:
+            loc = self.encoder(inputs).mean
+        except NotImplementedError as error:
+            raise InputError(
+                "An ExemplarPrior is of the means of its encoder's distributions, and those of "
+                f"{type(self.encoder).__name__} have none that is known.",
+                "Take GaussianEncoder (--encoder gaussian), or a VampPrior (--prior vamp), which "
+                "needs no means.",
+            ) from error
         weights = dist.Categorical(logits=loc.new_zeros(len(loc)))
 
         return Mixture(weights, dist.Normal(loc, self.log_scale.exp()).to_event(1))
