@@ -142,6 +142,8 @@ def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: An
     try:
         with fill_improper(batch.x), tracer:
             function(batch.x, **labels(function, batch))
+    except InputError:
+        raise  # of a part, which says what to do about it
     except (RuntimeError, ValueError) as error:
         remedy = (
             "Make its networks for x of this shape."
@@ -149,7 +151,9 @@ def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: An
             else "Check that the prior's draws are what the decoder takes."
         )
         raise InputError(
-            f"The {what} cannot be run on x of shape {tuple(batch.x.shape)} ({error}).", remedy
+            f"The {what} cannot be run on x of shape {tuple(batch.x.shape)} "
+            f"({str(error) or type(error).__name__}).",
+            remedy,
         ) from error
 
 

@@ -734,8 +734,8 @@ MUTANTS = [
     Mutant(
         "further zeros by the probability of none",
         "decoders/counts.py",
-        "dist.ZeroInflatedDistribution(counts, gate_logits=gate_logits)",
-        "dist.ZeroInflatedDistribution(counts, gate_logits=-gate_logits)",
+        "ZeroInflated(counts, gate_logits=gate_logits)",
+        "ZeroInflated(counts, gate_logits=-gate_logits)",
         "test_counts.py::test_further_zeros_are_those_of_the_gate",
     ),
     Mutant(

@@ -428,6 +428,10 @@ def test_distributions_expand(part):
     value = expanded.sample()
     assert value.shape == (2, 3, *part.gives)
     torch.testing.assert_close(expanded.log_prob(value), output.log_prob(value))
+    # To the shape that it has, which is none at all of a prior.
+    again = output.expand(output.batch_shape)
+    assert again.batch_shape == output.batch_shape
+    torch.testing.assert_close(again.log_prob(value), output.log_prob(value))
 
 
 @every_part

@@ -4,7 +4,6 @@ import math
 from itertools import product
 
 import mpmath
-import pyro
 import pytest
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from pyrovae.decoders import (
     PoissonDecoder,
     ZeroInflatedNegativeBinomialDecoder,
 )
-from pyrovae.distributions import Multinomial, NegativeBinomial, Poisson
+from pyrovae.distributions import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.distributions.stirling import stirling_error
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
@@ -121,9 +120,23 @@ def test_probabilities_sum_to_one():
     poisson = Poisson(torch.tensor(40.0).double())
     binomial = NegativeBinomial(torch.tensor(0.7).double(), logits=torch.tensor(3.0).double())
     gate = torch.tensor(-0.3).double()
-    inflated = pyro.distributions.ZeroInflatedDistribution(binomial, gate_logits=gate)
+    inflated = ZeroInflated(binomial, gate_logits=gate)
     for distribution in (poisson, binomial, inflated):
         assert distribution.log_prob(x).exp().sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_further_zeros_are_as_likely_after_a_draw_as_before():
+    counts = Poisson(torch.tensor([2.0, 2.0, 2.0]))
+    inflated = ZeroInflated(counts, gate_logits=torch.tensor([-15.0, 0.5, 14.7]))
+    x = torch.tensor([[0.0], [3.0]])
+    before = inflated.log_prob(x)
+    draws, gate = inflated.sample((20000,)), inflated.gate_logits.sigmoid()
+    torch.testing.assert_close(inflated.mean, 2 * (1 - gate))
+    assert (draws == 0).float().mean(0)[1].item() == pytest.approx(
+        gate[1].item() + (1 - gate[1].item()) * math.exp(-2), abs=0.02
+    )
+    torch.testing.assert_close(inflated.log_prob(x), before, rtol=0, atol=0)
+    torch.testing.assert_close(inflated.expand((5, 3)).log_prob(x[0]), before[0].expand(5, 3))
 
 
 @pytest.mark.parametrize("total", [0, 1, 4])

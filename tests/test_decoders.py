@@ -26,7 +26,7 @@ from pyrovae.decoders import (
     StudentTDecoder,
     ZeroInflatedNegativeBinomialDecoder,
 )
-from pyrovae.distributions import Beta, StudentT
+from pyrovae.distributions import Beta, ContinuousBernoulli, StudentT
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
@@ -127,6 +127,27 @@ def test_dequantised_bytes_are_within_the_support_of_a_beta_and_its_ends_are_not
         words = rf"OpenInterval.*Beta.*example 2, column 3 \({end:.0f}\).*dequantise"
         with pytest.raises(InputError, match=words):
             check_support(vae, Examples(x).in_order(5))
+
+
+# ── The continuous Bernoulli ─────────────────────────────────────────────────────────────────
+
+
+def test_a_continuous_bernoulli_has_finite_gradients_for_every_logit():
+    logits = torch.tensor([-1e30, -1e6, -0.1, 0.0, 1e-3, 20.0, 1e6, 1e30], requires_grad=True)
+    density = ContinuousBernoulli(logits)
+    for number in (density.log_prob(torch.tensor(0.3)), density.mean, density.variance):
+        assert torch.autograd.grad(number.sum(), logits)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("logit", [-2.0, -9e-4, 0.0, 9e-4, 2.0])
+def test_draws_of_a_continuous_bernoulli_move_with_their_mean(logit):
+    logits = torch.tensor(logit, dtype=torch.float64, requires_grad=True)
+    density = ContinuousBernoulli(logits)
+    draws = density.rsample((20000,))
+    assert agree(draws.detach(), density)
+    (moved,) = torch.autograd.grad(draws.mean(), logits)
+    (expected,) = torch.autograd.grad(density.mean, logits)
+    assert moved.item() == pytest.approx(expected.item(), rel=0.02)
 
 
 # ── Laplace and Student ──────────────────────────────────────────────────────────────────────

@@ -8,13 +8,13 @@ import pytest
 import torch
 from linear_gaussian import float64
 from pyro.distributions import transforms
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
 from torch import nn
 from torch.autograd.functional import jacobian
 
 from pyrovae.decoders import GaussianDecoder
 from pyrovae.distributions import Coupling, InverseAutoregressive, affine_bend, spline_bend
-from pyrovae.encoders import GaussianEncoder, IAFEncoder, SplineFlowEncoder
+from pyrovae.encoders import BernoulliEncoder, GaussianEncoder, IAFEncoder, SplineFlowEncoder
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.models import VAE
@@ -268,3 +268,23 @@ def test_a_program_trains_under_pyro_and_compiled_alike(name):
 def test_sizes_that_make_no_flow_are_refused(make):
     with pytest.raises(InputError):
         make()
+
+
+def test_a_spline_of_a_draw_without_gradient_is_followed_by_trace_graph_elbo():
+    """Where Pyro's provenance of a draw makes plain tuples of shapes."""
+    x = torch.rand(6, 5).round()
+    bits = BernoulliEncoder(MLP((5,), (4,), hidden=(4,)))
+    spline = SplineFlowEncoder(MLP((4,), SplineFlowEncoder.net_shape(2), hidden=(4,)))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("bits", dist.Bernoulli(torch.full((4,), 0.5)).to_event(1))
+            pyro.sample("x", dist.Normal(0.0, 1.0).expand((2,)).to_event(1), obs=x[:, :2])
+            pyro.sample("y", spline(z), obs=x[:, 2:4])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("bits", bits(x))
+
+    loss = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), TraceGraph_ELBO()).step(x)
+    assert math.isfinite(loss)

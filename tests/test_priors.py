@@ -483,6 +483,25 @@ def test_an_exemplar_prior_is_the_mixture_by_hand(make):
     torch.testing.assert_close(prior().log_prob(z), (density / 7).log())
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.long], ids=str)
+def test_examples_may_be_bits_and_whole_numbers(dtype):
+    x, net = binary(6, X), encoder()
+    first = VampPrior(net, (X,), components=6).start_at(x.to(dtype))
+    torch.testing.assert_close(first.pseudo_inputs.sort(0)[0], x.clamp(0.01, 0.99).sort(0)[0])
+    z = torch.randn(3, 2)
+    of_bits, of_floats = (ExemplarPrior(net, y)().log_prob(z) for y in (x.to(dtype), x))
+    torch.testing.assert_close(of_bits, of_floats)
+
+
+def test_exemplars_of_an_encoder_without_a_mean_are_refused_in_its_own_words():
+    flow = SplineFlowEncoder(MLP((X,), SplineFlowEncoder.net_shape(2), hidden=(4,)))
+    x = binary(20, X)
+    vae = VAE(ExemplarPrior(flow, x), BernoulliDecoder(MLP((2,), (X,), hidden=(4,))), flow)
+    with pytest.raises(InputError, match="those of SplineFlowEncoder have none") as caught:
+        pyrovae.fit(vae, x, epochs=1, progress=False)
+    assert "--prior vamp" in caught.value.remedy
+
+
 def test_a_step_of_training_takes_a_new_subset_of_the_exemplars():
     x = torch.rand(7, X)
     prior = ExemplarPrior(encoder(), x, components=3)

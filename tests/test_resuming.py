@@ -20,6 +20,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae import cli, loop, run_folder
+from pyrovae.bounds.controls import Controlled
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.resuming import start_from
 from pyrovae.schedules import cosine
@@ -222,6 +223,27 @@ def test_another_configuration_is_refused_by_name(options, said, tmp_path):
     fit(small_vae(), binary(), **told)
     with pytest.raises(InputError, match=said):
         fit(small_vae(), binary(), **{**told, **options})
+
+
+class Doubled:
+    """A control of the user's own, which says nothing of how it is shown."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, kls):
+        return Controlled({name: torch.tensor(self.factor) for name in kls})
+
+
+@pytest.mark.parametrize("make", [Doubled, lambda factor: lambda kls: Doubled(factor)(kls)])
+def test_a_control_of_the_users_own_is_known_again(make, tmp_path):
+    fit = partial(pyrovae.fit, run_dir=tmp_path / "run", progress=False, resume=True)
+    fit(small_vae(), binary(), bound=pyrovae.ELBO(kl=make(2.0)), epochs=1)
+    run = fit(small_vae(), binary(), bound=pyrovae.ELBO(kl=make(2.0)), epochs=2)
+    assert len(run.metrics) == 2
+    if make is Doubled:
+        with pytest.raises(InputError, match=r"kl=Doubled\(factor=3\.0\).*, and was"):
+            fit(small_vae(), binary(), bound=pyrovae.ELBO(kl=Doubled(3.0)), epochs=3)
 
 
 def test_another_program_or_other_data_are_refused_by_name(tmp_path):

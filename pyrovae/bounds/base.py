@@ -12,7 +12,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
-from pyrovae.bounds.controls import Control
+from pyrovae.bounds.controls import Control, written
 from pyrovae.bounds.draws import Draw, Layout, Pair
 from pyrovae.errors import InputError
 
@@ -71,7 +71,7 @@ class Bound(PyroELBO):
 
     def __repr__(self) -> str:
         own = {k: v for k, v in vars(self).items() if k not in _OF_PYRO and v is not None}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in own.items())})"
+        return written(self, own)
 
     @property
     def kl_share(self) -> float:

@@ -12,12 +12,13 @@ $\sum_j \beta_j \max(\lambda, \mathrm{KL}_j)$.
 A warm-up of `fit` multiplies the KL by a share that rises from 0 to 1. A control may know of it.
 """
 
-__all__ = ["BalancedKL", "Capacity", "Control", "FreeBits"]
+__all__ = ["BalancedKL", "Capacity", "Control", "FreeBits", "written"]
 
 import copy
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -57,8 +58,7 @@ class _Control:
         return made
 
     def __repr__(self) -> str:
-        told = [f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_")]
-        return f"{type(self).__name__}({', '.join(told)})"
+        return written(self, vars(self))
 
 
 class FreeBits(_Control):
@@ -155,6 +155,22 @@ class BalancedKL(_Control):
         if self._share is not None:
             weights = torch.where(self._share < 1, weights, 1.0)
         return Controlled(dict(zip(kls, weights.unbind(), strict=True)))
+
+
+def written(made: object, told: Mapping[str, Any]) -> str:
+    """An object as a call of its class with the public ones of its attributes.
+
+    It is the same in every process, for a run that is resumed tells its bound by it: what Python
+    would show by its address is written in the same way, and a function without one.
+    """
+    shown = [f"{k}={_shown(v)}" for k, v in told.items() if not k.startswith("_")]
+    return f"{type(made).__name__}({', '.join(shown)})"
+
+
+def _shown(value: Any) -> str:
+    if type(value).__repr__ is object.__repr__:
+        return written(value, getattr(value, "__dict__", {}))
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _shares(*kls: Tensor) -> list[Tensor]:

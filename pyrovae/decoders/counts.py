@@ -19,7 +19,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.decoders.positive import Positive
-from pyrovae.distributions import Multinomial, NegativeBinomial, Poisson
+from pyrovae.distributions import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.errors import InputError
 from pyrovae.networks import event_rank, smooth_clamp
 
@@ -150,7 +150,7 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
         counts = _negative_binomial(_log_mean(output, size, rank), self.concentration())
         gate_logits = smooth_clamp(gate_logits, *GATE_LOGIT_BOUNDS)
 
-        return dist.ZeroInflatedDistribution(counts, gate_logits=gate_logits).to_event(rank)
+        return ZeroInflated(counts, gate_logits=gate_logits).to_event(rank)
 
 
 class MultinomialDecoder(nn.Module):

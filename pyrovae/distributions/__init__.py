@@ -32,6 +32,7 @@ __all__ = [
     "Uniform",
     "VonMisesFisher",
     "Weighted",
+    "ZeroInflated",
     "affine_bend",
     "check_classes",
     "check_sphere",
@@ -58,7 +59,7 @@ from pyrovae.distributions.bijections import (
 )
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
-from pyrovae.distributions.counts import Multinomial, NegativeBinomial, Poisson
+from pyrovae.distributions.counts import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.distributions.degenerate import ImproperUniform, is_improper, is_point
 from pyrovae.distributions.discretized_logistic import (
     DiscretizedLogistic,

@@ -8,6 +8,7 @@ score nothing but their own last draw.
 
 __all__ = ["Coupling", "Flow", "InverseAutoregressive", "affine_bend", "spline_bend"]
 
+import math
 from collections.abc import Callable
 
 import pyro.distributions as dist
@@ -178,7 +179,7 @@ def spline_bend(value: Tensor, parameters: Tensor, back: bool) -> tuple[Tensor, 
     bins = (parameters.shape[-1] + 1) // 3
     # With the bins in front whatever is done with them is done with vectors as long as the batch.
     shape = parameters.shape[:-1]
-    parameters = parameters.reshape(shape.numel(), -1).t().contiguous().reshape(-1, *shape)
+    parameters = parameters.reshape(math.prod(shape), -1).t().contiguous().reshape(-1, *shape)
     widths, heights, slopes = parameters.split([bins, bins, bins - 1])
     x_knots, y_knots = _knots(widths), _knots(heights)
     inner = LEAST + (1 - LEAST) * F.softplus(slopes + ONE)

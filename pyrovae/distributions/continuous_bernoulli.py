@@ -10,6 +10,8 @@ from torch.distributions.utils import broadcast_all
 
 # Below this |η| / 2 a Taylor series is more exact than the closed form, in float32 and float64.
 SMALL = 0.1
+# Below this |η| a draw is linear in η, to seven digits.
+NEARLY_UNIFORM = 1e-3
 
 
 class ContinuousBernoulli(dist.TorchDistribution):
@@ -62,7 +64,8 @@ class ContinuousBernoulli(dist.TorchDistribution):
         safe = h.clamp(min=SMALL)
         # 1 / sinh(h), in powers of exp(-h) that do not overflow.
         inverse = 2 * (-safe).exp() / -torch.expm1(-2 * safe)
-        series = 1 / 3 - h**2 / 15 + 2 * h**4 / 189 - h**6 / 675
+        small = h.clamp(max=SMALL)
+        series = 1 / 3 - small**2 / 15 + 2 * small**4 / 189 - small**6 / 675
         return 0.25 * torch.where(h < SMALL, series, safe**-2 - inverse**2)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
@@ -72,10 +75,12 @@ class ContinuousBernoulli(dist.TorchDistribution):
         )
         # For η > 0 the mirror image, 1 - x with -η, so that nothing overflows.
         size = self.logits.abs()
-        safe = size.clamp(min=1e-3)
+        safe = size.clamp(min=NEARLY_UNIFORM)
         x = -torch.log1p(u * torch.expm1(-safe)) / safe
-        x = torch.where(size < 1e-3, u, x)
-        return torch.where(self.logits > 0, 1 - x, x).clamp(0, 1)
+        x = torch.where(self.logits > 0, 1 - x, x).clamp(0, 1)
+        # The closed form's derivative cancels there, and that of |η| is none at 0.
+        series = u + 0.5 * self.logits * u * (1 - u)
+        return torch.where(size < NEARLY_UNIFORM, series, x)
 
 
 def _log_sinhc(h: Tensor) -> Tensor:
@@ -83,6 +88,8 @@ def _log_sinhc(h: Tensor) -> Tensor:
     size = h.abs()
     safe = size.clamp(min=SMALL)
     closed = safe + torch.log(-torch.expm1(-2 * safe)) - torch.log(2 * safe)
+    # Where the series is not taken, its powers must not overflow: 0 times infinity is NaN.
+    h = h.clamp(-SMALL, SMALL)
     series = h**2 / 6 - h**4 / 180 + h**6 / 2835 - h**8 / 37800
 
     return torch.where(size < SMALL, series, closed)
@@ -93,6 +100,7 @@ def _langevin(h: Tensor) -> Tensor:
     size = h.abs()
     safe = size.clamp(min=SMALL)
     closed = h.sign() * (1 / torch.tanh(safe) - 1 / safe)
+    h = h.clamp(-SMALL, SMALL)
     series = h / 3 - h**3 / 45 + 2 * h**5 / 945 - h**7 / 4725
 
     return torch.where(size < SMALL, series, closed)

@@ -4,7 +4,7 @@ torch's own take $\log \Gamma$ of counts and rates from one another, and are off
 every count of $10^5$, more than a change of the model is worth.
 """
 
-__all__ = ["Multinomial", "NegativeBinomial", "Poisson"]
+__all__ = ["Multinomial", "NegativeBinomial", "Poisson", "ZeroInflated"]
 
 import pyro.distributions as dist
 import torch
@@ -65,6 +65,26 @@ class NegativeBinomial(dist.NegativeBinomial):
         errors = stirling_error(some + theta) - stirling_error(theta) - stirling_error(some)
 
         return torch.where(value > 0, spread + errors - misfit, theta * log_rest)
+
+
+class ZeroInflated(dist.ZeroInflatedDistribution):
+    r"""Counts and further zeros: $\pi 1_{x = 0} + (1 - \pi) \, p(x)$.
+
+    Pyro's own remembers $\pi$ once it was drawn from, or its mean was asked for. From then on it
+    takes $\log (1 - \pi)$ of that, which in float32 is off by 0.1 nats where $\pi$ is nearly 1,
+    and cannot be expanded.
+
+    Args:
+        base_dist: The distribution $p$ of counts.
+        gate_logits: The logits of $\pi$.
+    """
+
+    arg_constraints = {"gate_logits": constraints.real}  # noqa: RUF012  # pyright: ignore
+
+    @property
+    def gate(self) -> Tensor:  # pyright: ignore
+        r"""The probability $\pi$ of a further zero."""
+        return torch.sigmoid(self.gate_logits)  # pyright: ignore
 
 
 class Multinomial(dist.Multinomial):

@@ -61,7 +61,7 @@ class VonMisesFisher(AboutAxis):
         """The same distribution over a larger batch."""
         expanded = super().expand(batch_shape, _instance)
         rank = len(self.batch_shape)
-        expanded._angle = _Angle(*(t.expand(*batch_shape, *t.shape[rank:]) for t in self._angle))
+        expanded._angle = _Angle(*(t.expand((*batch_shape, *t.shape[rank:])) for t in self._angle))
         return expanded
 
     def log_prob(self, value: Tensor) -> Tensor:

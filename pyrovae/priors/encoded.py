@@ -103,6 +103,7 @@ class VampPrior(nn.Module):
                 f"shape {self.x_shape}.",
                 "Give more examples, of the shape of the data, or take fewer components.",
             )
+        x = _as_real(x)
         chosen = x[torch.randperm(len(x))[: self.components].to(x.device)]
         chosen = torch.where(chosen.isnan(), x.nanmean(0).nan_to_num(0.0), chosen)
         with torch.no_grad():
@@ -173,7 +174,7 @@ class ExemplarPrior(nn.Module):
         self.exemplars = tuple(given.shape)
         self.components = components
         self.keep = keep
-        self.register_buffer("inputs", given.detach().clone())
+        self.register_buffer("inputs", _as_real(given.detach().clone()))
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     @property
@@ -182,16 +183,33 @@ class ExemplarPrior(nn.Module):
         return self().event_shape[0]
 
     def forward(self) -> dist.Distribution:
-        """The prior, with batch shape $()$ and event shape $(D,)$."""
+        """The prior, with batch shape $()$ and event shape $(D,)$.
+
+        Raises:
+            InputError: If the encoder's distributions have no mean.
+        """
         inputs = self.inputs
         if self.training and self.components < len(inputs):
             rows = torch.randperm(len(inputs), device=inputs.device)[: self.components]
             inputs = inputs[rows]
 
-        loc = self.encoder(inputs).mean
+        try:
+            loc = self.encoder(inputs).mean
+        except NotImplementedError as error:
+            raise InputError(
+                "An ExemplarPrior is of the means of its encoder's distributions, and those of "
+                f"{type(self.encoder).__name__} have none that is known.",
+                "Take GaussianEncoder (--encoder gaussian), or a VampPrior (--prior vamp), which "
+                "needs no means.",
+            ) from error
         weights = dist.Categorical(logits=loc.new_zeros(len(loc)))
 
         return Mixture(weights, dist.Normal(loc, self.log_scale.exp()).to_event(1))
+
+
+def _as_real(x: Tensor) -> Tensor:
+    """Examples as networks take them: bits and whole numbers as real ones."""
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def _check_at_least_one(part: nn.Module, **numbers: int) -> None:
