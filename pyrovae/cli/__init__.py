@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Lets warnings of this package be words alone: it is not a line of the user's that is meant."""
+    """Lets warnings of this package be words alone: no line of the user's is meant."""
     own, before = Path(__file__).parent.parent, warnings.formatwarning
 
     def words(

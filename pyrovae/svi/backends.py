@@ -107,7 +107,8 @@ def _without_onednn() -> Iterator[None]:
     """Has layers made of torch's own operations, where these may be kernels of oneDNN.
 
     That for an LSTM leaves out what its gradient needs where gradients are off, as they are
-    when a graph is run that has its backward pass in it.
+    when a graph is run that has its backward pass in it. `torch.backends.mkldnn.flags` would set
+    more than this, and warn.
     """
     was_enabled = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
