@@ -465,6 +465,57 @@ def test_what_is_masked_counts_nothing(make):
     assert whole != loss
 
 
+class KLAlone(nn.Module):
+    """A program whose likelihood knows nothing of its latents."""
+
+    def __init__(self, seen=True):
+        super().__init__()
+        self.seen = seen
+        self.loc = nn.Parameter(torch.tensor([0.1, -0.4, 1.2]))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=self.seen):
+            pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("w", dist.Normal(torch.zeros_like(x), 0.5).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros_like(x), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=self.seen):
+            pyro.sample("z", dist.Normal(self.loc * x, 0.6).to_event(1))
+            pyro.sample("w", dist.Normal(self.loc - x, 0.3).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "kl", [FreeBits(0.5), FreeBits(2.0, per_dim=False), Capacity(1.0, strength=3.0), BalancedKL()]
+)
+def test_the_mean_kl_is_that_of_the_examples_that_are_not_masked(kl):
+    x = torch.randn(5, 3)
+    seen = torch.tensor([True, False, False, True, True])
+    bound = ELBO(2, exact_kl=True, kl=kl)
+    masked = loss_and_gradients(bound, KLAlone(seen), x)
+    alone = loss_and_gradients(ELBO(2, exact_kl=True, kl=kl), KLAlone(), x[seen])
+    torch.testing.assert_close(masked, alone)
+    nothing, _ = loss_and_gradients(bound, KLAlone(torch.zeros(5, dtype=torch.bool)), x)
+    assert nothing == 0
+
+
+@pytest.mark.parametrize("make", [EVERY[name] for name in ("TotalCorrelation", "MMD")])
+def test_a_mask_is_refused_where_examples_are_compared(make):
+    class OneLatent(KLAlone):
+        def model(self, x):
+            with poutine.block(hide=["w"]):
+                super().model(x)
+
+        def guide(self, x):
+            with poutine.block(hide=["w"]):
+                super().guide(x)
+
+    seen = torch.tensor([True, False])
+    loss_and_gradients(make(), OneLatent(), torch.randn(2, 3))
+    with pytest.raises(InputError, match="mask leaves out 'z' of some"):
+        loss_and_gradients(make(), OneLatent(seen), torch.randn(2, 3))
+
+
 def test_a_site_outside_the_plate_is_refused_by_name():
     with pytest.raises(InputError, match="'w' is outside the plate"):
         loss_and_gradients(IWAE(3), Subsampled(None, weight_outside=True), torch.zeros(2))

@@ -188,6 +188,12 @@ def _only_latent(draw: Draw, bound: Bound) -> str:
         )
     (name,) = draw.matched
     q = draw.latents[name]
+    if any(isinstance(site["mask"], Tensor) for site in (q, draw.prior_site(name))):
+        raise InputError(
+            f"{type(bound).__name__} compares the latents of all examples with one another, and a "
+            f"mask leaves out {name!r} of some.",
+            "Leave these examples out of the batch, or take ELBO.",
+        )
     if q["fn"].event_dim != 1 or q["value"].dim() != 2:
         raise InputError(
             f"{type(bound).__name__} compares one latent vector of each example, of shape (N, D), "

@@ -64,8 +64,8 @@ class _Control:
 class FreeBits(_Control):
     r"""A KL term that costs nothing below a number of nats: $\sum_j \max(\lambda, \mathrm{KL}_j)$.
 
-    The KL of a dimension, or of a latent, is its mean over the batch, plates within an example
-    summed.
+    The KL of a dimension, or of a latent, is its mean over the examples of the batch that are not
+    masked, plates within an example summed.
 
     Args:
         nats: The nats $\lambda$ that each is free to carry.

@@ -25,6 +25,8 @@ from pyrovae.errors import InputError
 from pyrovae.programs import Site, sample_sites, sites
 
 PARTICLES = "num_particles_vectorized"
+# A share of no examples, to be divided by.
+TINY = 1e-12
 Weights = Mapping[str, Tensor]
 """For latent sites the weight of their KL term: a number, or one for each dimension."""
 
@@ -217,9 +219,9 @@ class Draw:
     def mean_kl(self, name: str) -> Tensor:
         r"""$\mathrm{KL}(q \,\|\, p)$ of a latent at weight 1, the mean over draws and examples.
 
-        It is summed over all that one example has of the latent: its elements in plates within,
-        and its dimensions, unless prior and posterior both factorise. Then each of these has its
-        own, in the shape of the event.
+        Examples in which it is masked count as none. It is summed over all that one example
+        has of the latent: its elements in plates within, and its dimensions, unless prior and
+        posterior both factorise. Then each of these has its own, in the shape of the event.
         """
         q, p = self.latents[name], self.prior_site(name)
         q_fn, p_fn, rank = unweighted(q["fn"]), unweighted(p["fn"]), 0
@@ -229,7 +231,9 @@ class Draw:
         if kl is None:
             kl = q_fn.log_prob(q["value"]) - p_fn.log_prob(q["value"])
         kept = list(range(self.layout.depth))
-        return self.masked(kl.detach(), q, rank).mean(kept) * self._within(q)
+        mean = self.masked(kl.detach(), q, rank).mean(kept) * self._within(q)
+        share = self._share_with(q)
+        return mean if share is None else (mean / share.clamp(min=TINY)).to(mean.dtype)
 
     def charge(self, constants: Weights) -> Any:
         """What constants of latents, in the shape of their mean KL, cost under the program's own
@@ -239,7 +243,8 @@ class Draw:
         for name, constant in constants.items():
             site = self.latents[name]
             own = site["fn"].weight if isinstance(site["fn"], Weighted) else 1.0
-            charged = charged + self._beta(site) * (own * constant).sum()
+            cost, share = self._beta(site) * (own * constant).sum(), self._share_with(site)
+            charged = charged + (cost if share is None else cost * share)
         return charged
 
     def is_weighted(self, name: str) -> bool:
@@ -305,6 +310,13 @@ class Draw:
     def _beta(self, site: Site) -> Any:
         """What multiplies a site as a whole, its plates left out."""
         return site["scale"] / _subsampling(site["cond_indep_stack"])
+
+    def _share_with(self, site: Site) -> Tensor | None:
+        """The share of the examples of which a site is not masked altogether, None if of none."""
+        if site["mask"] is None or site["mask"] is True:
+            return None
+        seen = torch.as_tensor(site["mask"], device=site["value"].device)
+        return (self.layout.arrange(seen) > 0).double().mean()
 
     def masked(self, value: Tensor, site: Site, rank: int = 0) -> Tensor:
         """A number for each element of a site's batch, where it is not masked, laid out."""
