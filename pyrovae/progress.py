@@ -40,5 +40,7 @@ class Progress:
         line = ", ".join(words) or f"loss {record['loss']:.2f}"
         self.bar.set_postfix_str(line)
         if self.as_lines:
-            speed = f"{record['examples_per_second']:,.0f} examples/s"
-            print(f"epoch {record['epoch']:>3}/{self.epochs}: {line} ({speed})", flush=True)
+            rate = record["examples_per_second"]
+            speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            number = f"{record['epoch']:>3}/{self.epochs}"
+            print(f"epoch {number}: {line} ({speed} examples/s)", flush=True)

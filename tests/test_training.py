@@ -21,6 +21,7 @@ from pyrovae import loop, training
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.inspection import inspect_program
 from pyrovae.preparation import check_bound
+from pyrovae.progress import Progress
 from pyrovae.schedules import constant, cosine, linear
 from pyrovae.svi.precision import in_precision
 
@@ -727,3 +728,12 @@ def test_the_cause_of_a_nan_is_found_on_the_pixels_that_were_drawn():
     )
     with pytest.raises(NonFiniteError, match="log-probability of site 'x'"):
         quick(vae, grey, epochs=20)
+
+
+@pytest.mark.parametrize(("rate", "words"), [(12345.6, "12,346"), (0.1679, "0.17")])
+def test_the_line_of_an_epoch_has_its_speed(rate, words, capsys):
+    record = {"epoch": 2, "train_elbo": -206.123, "kl": 0.71, "examples_per_second": rate}
+    with Progress(10, 1, shown=True) as progress:
+        progress.epoch(record)
+    expected = f"epoch   2/10: train ELBO -206.12, KL 0.71 ({words} examples/s)\n"
+    assert capsys.readouterr().out == expected
