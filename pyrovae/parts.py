@@ -11,6 +11,7 @@ by that place elsewhere.
 
 __all__ = ["PARTS", "from_config", "to_config", "why_undescribed"]
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
@@ -167,7 +168,10 @@ def _made_at(place: Any, made: Mapping[Place, Any]) -> Any:
 
 def _build(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     try:
-        return make(**arguments)
+        with warnings.catch_warnings():
+            # What a part advises against was chosen when it was made first.
+            warnings.filterwarnings("ignore", module=r"pyrovae\.")
+            return make(**arguments)
     except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"A {make.__name__} cannot be built from {sorted(arguments)} ({shorten(error)}).",

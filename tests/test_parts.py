@@ -14,12 +14,12 @@ from torch import nn
 from pyrovae.data import AsIs, Binarize, Dequantize, Standardize
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 from pyrovae.distributions import ContinuousBernoulli
-from pyrovae.encoders import GaussianEncoder
+from pyrovae.encoders import GaussianEncoder, IAFEncoder
 from pyrovae.errors import InputError
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, ConvNet, DeconvNet
 from pyrovae.parts import PARTS, from_config, to_config
-from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
+from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal, VampPrior
 
 
 def image_vae():
@@ -36,6 +36,13 @@ def again(value):
 
 
 # ── Configurations ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_part_that_is_built_again_advises_nothing():
+    encoder = IAFEncoder(MLP((3,), IAFEncoder.net_shape(2)))
+    with pytest.warns(UserWarning, match="steps will be slow"):
+        prior = VampPrior(encoder, (3,), components=2)
+    again(prior)  # warnings are errors here
 
 
 def test_a_whole_vae_is_built_again_from_plain_data():
