@@ -454,6 +454,8 @@ def test_a_graph_that_fails_where_the_program_does_not_is_left(monkeypatch):
     with pytest.warns(UserWarning, match="run in Python from here on: no such kernel"):
         found = steps(compiled, model, [(X,)] * 3)
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    timed = steps(partial(CompiledSVI, engine="auto"), model, [(X,)] * 3)
+    assert timed[0] == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_an_lstm_of_torch_is_captured():

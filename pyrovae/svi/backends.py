@@ -7,6 +7,7 @@ made, without Python or Pyro. `inductor` compiles these with Inductor. All draw 
 __all__ = ["ENGINES", "choose", "default_engine"]
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -125,15 +126,23 @@ def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
     try:
         for _ in range(TRIAL_STEPS + 1):
             for name, run in passes.items():
-                _wait_for(plan)
-                start = time.perf_counter()
-                with torch.no_grad(), unvalidated():
-                    run(*call.again().tensors)
-                _wait_for(plan)
-                times[name].append(time.perf_counter() - start)
+                times[name].append(_seconds(plan, call, run))
     finally:
         state.restore()
     return min(times, key=lambda name: statistics.median(times[name][1:]))
+
+
+def _seconds(plan: Plan, call: Call, run: Pass) -> float:
+    """What a pass takes; for ever where it fails."""
+    _wait_for(plan)
+    start = time.perf_counter()
+    try:
+        with torch.no_grad(), unvalidated():
+            run(*call.again().tensors)
+    except RuntimeError:
+        return math.inf
+    _wait_for(plan)
+    return time.perf_counter() - start
 
 
 def _wait_for(plan: Plan) -> None:
