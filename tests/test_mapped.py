@@ -154,7 +154,7 @@ def test_no_more_than_a_block_or_a_batch_is_ever_read(name, file, stays, taken):
 
 
 def test_no_other_copy_of_the_array_is_made(tmp_path):
-    """In its own process: of 320 MB of numbers not even a copy in float32, 160 MB, is held."""
+    """In a process of its own: 320 MB of numbers are read, and a third of that is not held."""
     code = """
 import re, sys
 import numpy as np, torch, pyrovae
@@ -191,7 +191,7 @@ print((max(most) - first) // 1000)
     if "NoneType" in found.stderr:
         pytest.skip("the system does not say what a process holds")
     assert found.returncode == 0, found.stderr
-    assert int(found.stdout) < 150
+    assert int(found.stdout) < 107
 
 
 def test_what_is_small_is_read_once_and_what_is_large_is_said(file, monkeypatch):

@@ -312,7 +312,7 @@ class Draw:
         return site["scale"] / _subsampling(site["cond_indep_stack"])
 
     def _share_with(self, site: Site) -> Tensor | None:
-        """The share of the examples of which a site is not masked altogether, None if of none."""
+        """The share of the examples in which a site is not all masked; None without a mask."""
         if site["mask"] is None or site["mask"] is True:
             return None
         seen = torch.as_tensor(site["mask"], device=site["value"].device)
