@@ -154,7 +154,7 @@ def test_no_more_than_a_block_or_a_batch_is_ever_read(name, file, stays, taken):
 
 
 def test_no_other_copy_of_the_array_is_made(tmp_path):
-    """In a process of its own: 320 MB of numbers are read, and a third of that is not held."""
+    """In a process of its own: 320 MB of numbers are read, and a sixth of that is not held."""
     code = """
 import re, sys
 import numpy as np, torch, pyrovae
@@ -186,12 +186,18 @@ print((max(most) - first) // 1000)
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(pyrovae.__file__).parent.parent)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(pyrovae.__file__).parent.parent),
+            # glibc raises this with each block that is freed; blocks then leave holes between
+            # what is small, and a process that is given 26 MB keeps 50 to 120.
+            "MALLOC_MMAP_THRESHOLD_": "65536",
+        },
     )
     if "NoneType" in found.stderr:
         pytest.skip("the system does not say what a process holds")
     assert found.returncode == 0, found.stderr
-    assert int(found.stdout) < 107
+    assert int(found.stdout) < 54
 
 
 def test_what_is_small_is_read_once_and_what_is_large_is_said(file, monkeypatch):
