@@ -102,9 +102,32 @@ def by_hand(make, x, device, compiled=False):
     return each(step)
 
 
+def by_replay(make, x, device):
+    """The whole step by hand as one CUDA graph, always of the same batch."""
+    vae, x = make().to(device), x.to(device)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=RATE, fused=True, capturable=True)
+
+    def step():
+        vae.negative_elbo(x).backward()
+        optimizer.step()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            optimizer.zero_grad()
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    optimizer.zero_grad()
+    recorder = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorder):
+        step()
+    return each(recorder.replay)
+
+
 def torch_contenders(make, x, device):
     """For each name what builds the steps."""
-    return {
+    found = {
         "Pyro SVI": partial(by_svi, make, x, device),
         "Pyro SVI, validation off": partial(by_svi_unchecked, make, x, device),
         "Pyro SVI, JitTrace_ELBO": partial(by_jit, make, x, device),
@@ -118,6 +141,10 @@ def torch_contenders(make, x, device):
             by_compiled_svi, make, x, device, "inductor", precision="bf16"
         ),
     }
+    if device == "cuda":
+        found["PyTorch by hand, CUDA graph"] = partial(by_replay, make, x, device)
+        found["CompiledSVI, cuda-graph"] = partial(by_compiled_svi, make, x, device, "cuda-graph")
+    return found
 
 
 def other_contenders(x, device):

@@ -109,9 +109,10 @@ def fit(
         patience: Stop after so many epochs without a better validation ELBO, and keep the
             weights of the best. If None, train all epochs and keep the last weights.
         seed: The seed of order and noise.
-        engine: The back end of the steps: `eager`, `graph`, `inductor`, or `auto`, which tries
-            them all (see `pyrovae.svi.stepper`). If None, the program is captured where more
-            than 500 steps are to be taken, and on the CPU compiled where more than 5,000 are.
+        engine: The back end of the steps: `eager`, `graph`, `inductor`, on a GPU `cuda-graph`, or
+            `auto`, which tries them all (see `pyrovae.svi.backends`). If None, the program is
+            captured where more than 500 steps are to be taken, and on the CPU compiled where more
+            than 5,000 are.
         precision: `float32`, or `bf16` for matrix products of bfloat16 in the networks while
             training; all that is a probability, and every evaluation, stays in float32.
         device: The device; CUDA where there is one if None.

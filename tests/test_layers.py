@@ -30,7 +30,7 @@ LAYERS = [
         "run_folder",
         "extras",
     },
-    {"data", "handlers"},
+    {"data", "handlers", "recording"},
     {"priors", "encoders", "decoders", "programs", "hub"},
     {"supports"},
     {"inspection"},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from program_table import TABLE, entry
 from pyro.infer import SVI
+from recorder import stand_in
 
 from pyrovae import CompiledSVI
 
@@ -47,9 +48,10 @@ def two_steps(name, make):
     return loss, dict(found), torch.get_rng_state()
 
 
-@pytest.mark.parametrize("back_end", ["eager", "graph", COMPILED])
+@pytest.mark.parametrize("back_end", ["eager", "graph", "cuda-graph", COMPILED])
 @pytest.mark.parametrize("name", TABLE)
-def test_a_step_is_that_of_pyro(name, back_end):
+def test_a_step_is_that_of_pyro(name, back_end, monkeypatch):
+    stand_in(monkeypatch)  # recordings are made on the CPU
     made = []
 
     def make(*args):

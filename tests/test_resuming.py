@@ -16,6 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 from programs_for_tests import binary, same, small_vae, weights
+from recorder import stand_in
 from torch import nn
 
 import pyrovae
@@ -107,14 +108,19 @@ def on_disk(path):
         ("plain", {"patience": 2}, 3 * STEPS + 2),
         ("batch norm", {}, 3 * STEPS + 2),
         ("batch norm", {"engine": "graph"}, 3 * STEPS),
+        ("batch norm", {"engine": "cuda-graph"}, 3 * STEPS + 2),
     ],
 )
-def test_a_run_that_was_broken_off_ends_as_one_that_was_not(name, options, stop_at, tmp_path):
+def test_a_run_that_was_broken_off_ends_as_one_that_was_not(
+    name, options, stop_at, tmp_path, monkeypatch
+):
+    stand_in(monkeypatch)  # recordings are made on the CPU
     whole = training(program_of(name), tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
         training(program_of(name), tmp_path / "run", stop_at=stop_at, **options)
     resumed = training(program_of(name), tmp_path / "run", **options)
 
+    assert whole.config["engine"]["name"] == options.get("engine", "eager")
     assert same(weights(whole.program), weights(resumed.program))
     assert numbers(whole) == numbers(resumed)
     assert on_disk(tmp_path / "run") == on_disk(tmp_path / "whole")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from programs_for_tests import binary, same, small_vae, weights
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from recorder import stand_in
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -588,8 +589,9 @@ def fitted(engine, *, seed=0, **options):
     return run, weights(vae)
 
 
-@pytest.mark.parametrize("engine", ["graph", "inductor"])
-def test_every_back_end_trains_alike(engine):
+@pytest.mark.parametrize("engine", ["graph", "inductor", "cuda-graph"])
+def test_every_back_end_trains_alike(engine, monkeypatch):
+    stand_in(monkeypatch)  # recordings are made on the CPU
     # Batches of 50, 50 and 30, redrawn pixels, a schedule of the KL from 0, clipping, a buffer.
     reference, expected = fitted("eager")
     run, found = fitted(engine)

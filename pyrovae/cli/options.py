@@ -106,10 +106,10 @@ class Training:
     seed: int = 0
     """the seed of weights, order and noise"""
     engine: Annotated[
-        Literal["eager", "graph", "inductor", "auto"] | None,
-        _auto("eager|graph|inductor|auto", "what so many steps are worth"),
+        Literal["eager", "graph", "inductor", "cuda-graph", "auto"] | None,
+        _auto("eager|graph|inductor|cuda-graph|auto", "what so many steps are worth"),
     ] = None
-    """how steps are run: in Python, captured as a graph, compiled, or as is fastest"""
+    """how steps are run: in Python, as a graph, compiled, replayed by a GPU, or as is fastest"""
     precision: Literal["float32", "bf16"] = "float32"
     """the precision of the networks' matrix products while training"""
     device: Device = None

@@ -1,7 +1,8 @@
 r"""Back ends: the passes of a plan, and which of them to take.
 
 `eager` runs the program in Python at every step. `graph` runs the operations that one run of it
-made, without Python or Pyro. `inductor` compiles these with Inductor. All draw the same noise.
+made, without Python or Pyro. `inductor` compiles these with Inductor, and `cuda-graph` has a GPU
+replay them as one. All draw the same noise.
 """
 
 __all__ = ["ENGINES", "choose", "default_engine"]
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
-from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
+from pyrovae.capture import CaptureError, Graph, capture, compile_graph, has_compiler
 from pyrovae.handlers import unvalidated
+from pyrovae.recording import Recording
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.passes import Call, Pass, make_pass
 from pyrovae.svi.plans import Plan
@@ -24,7 +27,7 @@ from pyrovae.svi.state import State
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("eager", "graph", "inductor", "auto")
+ENGINES = ("eager", "graph", "inductor", "cuda-graph", "auto")
 TRIAL_STEPS = 5
 # Capture and Inductor take about 1 and 25 milliseconds for an operation. A pass of more operations
 # than these is one that repeats a part very often, and whose time goes there.
@@ -52,7 +55,7 @@ def choose(
         warn: Called with the reason where another back end is taken.
     """
     start = time.perf_counter()
-    wanted = ("graph", "inductor") if engine == "auto" else (engine,)
+    wanted = _to_try(plan) if engine == "auto" else (engine,)
     passes = _passes(plan, call, estimate, wanted, warn)
     name = _fastest(plan, call, passes) if engine == "auto" else list(passes)[-1]
     if name != "eager":
@@ -76,31 +79,65 @@ def _passes(
             "program is run in Python."
         )
         return found
-    state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
     try:
-        with unvalidated(), _without_onednn():
+        with _restored(plan), unvalidated(), _without_onednn():
             graph = capture(in_python, call.tensors)
     except CaptureError as error:
         warn(f"The program cannot be captured and is run in Python: {error}")
         return found
-    finally:
-        state.restore()
 
-    if "graph" in wanted:
-        found["graph"] = graph
-    if "inductor" in wanted and plan.operations > MOST_COMPILED:
-        warn(
-            f"A step makes {plan.operations:,} operations, which Inductor would compile for long, "
-            "so the graph is run as it is."
-        )
-        found["graph"] = graph
-    elif "inductor" in wanted:
+    for name in wanted:
+        if name == "inductor" and plan.operations > MOST_COMPILED:
+            warn(
+                f"A step makes {plan.operations:,} operations, which Inductor would compile for "
+                "long, so the graph is run as it is."
+            )
+            found["graph"] = graph
+            continue
         try:
-            found["inductor"] = compile_graph(graph, call.tensors)
+            with _restored(plan):
+                found[name] = _MAKERS[name](graph, call.tensors)
         except CaptureError as error:
-            warn(f"Inductor cannot compile, so the graph is run as it is: {error}")
+            warn(f"{_FAILURES[name]}, so the graph is run as it is: {error}")
             found["graph"] = graph
     return found
+
+
+def _to_try(plan: Plan) -> tuple[str, ...]:
+    """The back ends besides Python that there are where a plan is run."""
+    return ("graph", "inductor", "cuda-graph") if plan.devices else ("graph", "inductor")
+
+
+def _record(graph: Graph, inputs: Sequence[Tensor]) -> Pass:
+    """A recorded pass, whose loss and norm the next one does not write to as to its gradients."""
+    recording = Recording(graph, inputs)
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        loss, norm, *gradients = recording(*tensors)
+        return [loss.clone(), norm.clone(), *gradients]
+
+    return run
+
+
+_MAKERS: dict[str, Callable[[Graph, Sequence[Tensor]], Pass]] = {
+    "graph": lambda graph, inputs: graph,
+    "inductor": compile_graph,
+    "cuda-graph": _record,
+}
+_FAILURES = {
+    "inductor": "Inductor cannot compile",
+    "cuda-graph": "The steps cannot be recorded as a CUDA graph",
+}
+
+
+@contextmanager
+def _restored(plan: Plan) -> Iterator[None]:
+    """Takes back what passes in a block draw and change."""
+    state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
+    try:
+        yield
+    finally:
+        state.restore()
 
 
 @contextmanager
@@ -122,13 +159,10 @@ def _without_onednn() -> Iterator[None]:
 def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
     """The name of the pass with the smallest median time, by interleaved trials."""
     times: dict[str, list[float]] = {name: [] for name in passes}
-    state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
-    try:
+    with _restored(plan):
         for _ in range(TRIAL_STEPS + 1):
             for name, run in passes.items():
                 times[name].append(_seconds(plan, call, run))
-    finally:
-        state.restore()
     return min(times, key=lambda name: statistics.median(times[name][1:]))
 
 

@@ -40,9 +40,9 @@ class CompiledSVI:
             `TraceEnum_ELBO`, `RenyiELBO`, their subclasses and their jitted forms, which are
             compiled by the engine instead; any object with a
             `differentiable_loss`; or a function of (model, guide, *args, **kwargs).
-        engine: `inductor`, `graph`, `eager`, or `auto`, which tries all and keeps the
-            fastest. If None, `graph`, and on a CPU with a C++ compiler `inductor` from the
-            2,000th step of a kind on: compiling takes seconds.
+        engine: `inductor`, `graph`, `eager`, on a GPU `cuda-graph`, or `auto`, which tries all
+            and keeps the fastest. If None, `graph`, and on a CPU with a C++ compiler `inductor`
+            from the 2,000th step of a kind on: compiling takes seconds.
         precision: `float32`, or `bf16` for networks whose matrix products are of bfloat16
             matrices; all that is a probability stays in float32.
 
