@@ -1,8 +1,8 @@
 """A stand-in for CUDA's recorder of graphs, on a machine without a GPU.
 
-What CUDA does with kernels it does with the operations of a block: it notes them, with the very
-tensors that they read and wrote, and a replay does all of them again into the same tensors.
-Until then the results are NaN, as nothing that is recorded is run.
+What CUDA does with kernels it does with the operations of a block: it notes them, with the memory
+that they read and wrote, and a replay does all of them again into the same memory. Until then
+the results are NaN, as nothing that is recorded is run.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import contextlib
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrovae import recording
 
@@ -24,7 +24,7 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, found))
+        self.calls.append((func, *map(_where_it_lies, (args, kwargs or {}, found))))
         return found
 
     def __exit__(self, *raised):
@@ -40,6 +40,11 @@ class Tape(TorchDispatchMode):
             for old, new in zip(_tensors(found), _tensors(func(*args, **kwargs)), strict=True):
                 if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
+
+
+def _where_it_lies(values):
+    """The same memory, whatever becomes of the tensors that lie there now."""
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, values)
 
 
 def _tensors(values):

@@ -13,7 +13,7 @@ import pyrovae
 from pyrovae import CompiledSVI, recording
 from pyrovae.capture import CaptureError, capture
 from pyrovae.recording import Recording
-from pyrovae.svi import stepper
+from pyrovae.svi import Stepper, stepper
 from pyrovae.svi.faithfulness import Difference
 
 X = binary(64)
@@ -122,6 +122,22 @@ def test_steps_are_those_of_the_graph_to_the_bit(recorder):
     assert svi.engines == ["cuda-graph"]
     assert found == expected
     assert same(ours, theirs)
+
+
+def test_a_result_is_not_written_to_by_the_next_step(recorder):
+    vae = small_vae()
+    optimizer = torch.optim.SGD(vae.parameters(), lr=0.1)
+    step = Stepper(
+        lambda x: (loss := Trace_ELBO().differentiable_loss(vae.model, vae.guide, x), loss),
+        optimizer,
+        owners=[vae],
+        engine="cuda-graph",
+    )
+    first = step(X)
+    kept = [number.item() for number in first]
+    second = step(X)
+    assert step.engines == ["cuda-graph"]
+    assert [number.item() for number in first] == kept != [number.item() for number in second]
 
 
 def test_recording_leaves_no_trace(recorder):
