@@ -14,6 +14,7 @@ from pyrovae import CompiledSVI, recording
 from pyrovae.capture import CaptureError, capture
 from pyrovae.recording import Recording
 from pyrovae.svi import Stepper, stepper
+from pyrovae.svi.estimators import estimate_with
 from pyrovae.svi.faithfulness import Difference
 
 X = binary(64)
@@ -128,7 +129,7 @@ def test_a_result_is_not_written_to_by_the_next_step(recorder):
     vae = small_vae()
     optimizer = torch.optim.SGD(vae.parameters(), lr=0.1)
     step = Stepper(
-        lambda x: (loss := Trace_ELBO().differentiable_loss(vae.model, vae.guide, x), loss),
+        estimate_with(Trace_ELBO(), vae.model, vae.guide),
         optimizer,
         owners=[vae],
         engine="cuda-graph",
