@@ -674,15 +674,32 @@ def test_a_part_or_option_that_is_not_there_is_refused(words, capsys):
     assert not Path("runs").exists()
 
 
-def test_a_warning_is_a_sentence_without_a_line_of_code(tmp_path):
-    words = ["train", "--dry-run", "--hidden", "8", "--latent-dim", "2", "--encoder", "iaf"]
-    words += ["--prior", "vamp", "--prior.components", "2"]
-    command = [sys.executable, "-m", "pyrovae", *words]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("words", "said", "by_script"),
+    [
+        (
+            ["--encoder", "iaf", "--prior", "vamp", "--prior.components", "2"],
+            "A VampPrior scores",
+            False,
+        ),
+        # For whoever has called the package, and that is the script.
+        (["--engine", "cuda-graph"], "The steps cannot be recorded as a CUDA graph", True),
+    ],
+)
+def test_a_warning_is_a_sentence_without_a_line_of_code(words, said, by_script, tmp_path):
+    script = tmp_path / "pyrovae-command"  # what pip writes for an entry point
+    script.write_text("import sys\nfrom pyrovae.cli import main\nsys.exit(main())\n")
+    begun = [str(script)] if by_script else ["-m", "pyrovae"]
+    words = ["train", "--dry-run", "--hidden", "8", "--latent-dim", "2", *words]
+    found = subprocess.run(
+        [sys.executable, *begun, *words, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert found.returncode == 0, found.stderr
-    assert found.stderr.startswith("pyrovae: A VampPrior scores every draw")
-    assert "UserWarning" not in found.stderr
-    assert ".py:" not in found.stderr
+    assert found.stderr.startswith(f"pyrovae: {said}")
+    assert found.stderr.count("\n") == 1
 
 
 def test_help_does_not_import_torch():

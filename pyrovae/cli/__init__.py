@@ -58,8 +58,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Lets warnings of this package be words alone: no line of the user's is meant."""
+    """Lets warnings of this package be words alone: no line of the user's is meant.
+
+    One that is for whom called the package is for the script that called the command.
+    """
     own, before = Path(__file__).parent.parent, warnings.formatwarning
+    script = Path(sys.argv[0])
 
     def words(
         message: Warning | str,
@@ -68,7 +72,7 @@ def _plain_warnings() -> Iterator[None]:
         lineno: int,
         line: str | None = None,
     ) -> str:
-        if own in Path(filename).parents:
+        if own in Path(filename).parents or Path(filename) == script:
             return f"pyrovae: {message}\n"
         return before(message, category, filename, lineno, line)
 
