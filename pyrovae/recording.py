@@ -34,19 +34,20 @@ class Recording:
         inputs: Inputs to record it on. Noise is drawn, and buffers change.
 
     Raises:
-        CaptureError: If a tensor does not lie on a GPU or two of its entries are one, if noise
-            comes from a generator that is not torch's own or is shared by processes, or if an
-            operation waits for the device.
+        CaptureError: If not all tensors lie on one GPU or two entries of one are the same, if
+            noise comes from a generator that is not torch's own or is shared by processes, or if
+            an operation waits for the device.
     """
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        device = _device_of(graph)
         _check(graph, inputs)
         self._graph = graph
         self._addresses = _addresses(graph)
         self._inputs = [_room_for(tensor) for tensor in inputs]
         recorder = torch.cuda.CUDAGraph()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.cuda.device(device):
                 _warm_up(graph, self._inputs)
                 # Other threads may do what they like on the device meanwhile, as loaders do.
                 with torch.cuda.graph(recorder, capture_error_mode="thread_local"):
@@ -92,6 +93,21 @@ def _warm_up(graph: Graph, inputs: Sequence[Tensor]) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
+def _device_of(graph: Graph) -> torch.device:
+    """The GPU that a graph works on.
+
+    Raises:
+        CaptureError: If it works elsewhere, or on several.
+    """
+    values = tree_leaves([node.meta.get("val") for node in graph.module.graph.nodes])
+    devices = {value.device for value in values if isinstance(value, Tensor)}
+    if any(device.type != PLACE for device in devices):
+        raise CaptureError("it works on a tensor that does not lie on a GPU.")
+    if len(devices) != 1:
+        raise CaptureError(f"it works on {len(devices)} GPUs.")
+    return devices.pop()
+
+
 def _check(graph: Graph, inputs: Sequence[Tensor]) -> None:
     """Refuses what a replay would not see.
 
@@ -101,9 +117,6 @@ def _check(graph: Graph, inputs: Sequence[Tensor]) -> None:
     if any(_overlaps(tensor) for tensor in inputs):
         raise CaptureError("entries of an argument share their memory, as those of expand() do.")
     for node in graph.module.graph.nodes:
-        made = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
-        if any(value.device.type != PLACE for value in made):
-            raise CaptureError("it works on a tensor that does not lie on a GPU.")
         if node.kwargs.get("generator") is not None:
             raise CaptureError("it draws from a generator that is not torch's own.")
         if node.op == "call_function" and "exchange_noise" in str(node.target):
