@@ -28,6 +28,10 @@ from pyrovae.svi.state import State
 logger = logging.getLogger(__name__)
 
 ENGINES = ("eager", "graph", "inductor", "cuda-graph", "auto")
+_FAILURES = {
+    "inductor": "Inductor cannot compile",
+    "cuda-graph": "The steps cannot be recorded as a CUDA graph",
+}
 TRIAL_STEPS = 5
 # Capture and Inductor take about 1 and 25 milliseconds for an operation. A pass of more operations
 # than these is one that repeats a part very often, and whose time goes there.
@@ -96,7 +100,7 @@ def _passes(
             continue
         try:
             with _restored(plan):
-                found[name] = _MAKERS[name](graph, call.tensors)
+                found[name] = _make(name, graph, call.tensors)
         except CaptureError as error:
             warn(f"{_FAILURES[name]}, so the graph is run as it is: {error}")
             found["graph"] = graph
@@ -108,6 +112,17 @@ def _to_try(plan: Plan) -> tuple[str, ...]:
     return ("graph", "inductor", "cuda-graph") if plan.devices else ("graph", "inductor")
 
 
+def _make(name: str, graph: Graph, inputs: Sequence[Tensor]) -> Pass:
+    """What runs a graph as a back end does.
+
+    Raises:
+        CaptureError: If it does not.
+    """
+    if name == "inductor":
+        return compile_graph(graph, inputs)
+    return _record(graph, inputs) if name == "cuda-graph" else graph
+
+
 def _record(graph: Graph, inputs: Sequence[Tensor]) -> Pass:
     """A recorded pass, whose loss and norm the next one does not write to as to its gradients."""
     recording = Recording(graph, inputs)
@@ -117,17 +132,6 @@ def _record(graph: Graph, inputs: Sequence[Tensor]) -> Pass:
         return [loss.clone(), norm.clone(), *gradients]
 
     return run
-
-
-_MAKERS: dict[str, Callable[[Graph, Sequence[Tensor]], Pass]] = {
-    "graph": lambda graph, inputs: graph,
-    "inductor": compile_graph,
-    "cuda-graph": _record,
-}
-_FAILURES = {
-    "inductor": "Inductor cannot compile",
-    "cuda-graph": "The steps cannot be recorded as a CUDA graph",
-}
 
 
 @contextmanager
