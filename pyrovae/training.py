@@ -38,6 +38,7 @@ from pyrovae.resuming import Earlier, place_of
 from pyrovae.runs import Run
 from pyrovae.schedules import Schedule, constant, linear
 from pyrovae.svi import Differentiable, Exchange, Objective, Stepper, default_engine
+from pyrovae.svi.precision import check_device
 
 # Below so many steps, capturing and compiling take longer than they save (docs/performance.md).
 CAPTURE_STEPS, COMPILE_STEPS = 500, 5000
@@ -114,7 +115,8 @@ def fit(
             captured where more than 500 steps are to be taken, and on the CPU compiled where more
             than 5,000 are.
         precision: `float32`, or `bf16` for matrix products of bfloat16 in the networks while
-            training; all that is a probability, and every evaluation, stays in float32.
+            training; all that is a probability, and every evaluation, stays in float32. On a GPU
+            also `tf32`, for all matrix products while training.
         device: The device; CUDA where there is one if None.
         run_dir: A new folder for checkpoints, metrics and what the run is asked for later. If
             None nothing is written.
@@ -166,6 +168,7 @@ def fit(
             "Give no kl_warmup, or another bound.",
         )
     target = resolve_device(device)
+    check_device(precision, _cuda(target))
     module = as_module(program).to(target)
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
     given = as_splits(train, valid, test, dtype=dtype)

@@ -4,6 +4,8 @@ import copy
 import json
 import math
 import signal
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -677,6 +679,84 @@ def test_bfloat16_networks_train_to_the_same_bound():
         bounds.append(run.evaluate(x, num_samples=100).elbo.mean().item())
     assert bounds[0] != bounds[1]
     assert bounds[1] == pytest.approx(bounds[0], rel=2e-3)
+
+
+def test_tf32_is_refused_off_a_gpu_before_the_first_step(tmp_path):
+    vae = small_vae()
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(InputError, match="tf32 is arithmetic of a GPU"):
+        quick(vae, binary(), precision="tf32", run_dir=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+    assert same(before, vae.state_dict())
+    svi = pyrovae.CompiledSVI(
+        vae.model, vae.guide, pyro.optim.Adam({}), Trace_ELBO(), precision="tf32"
+    )
+    with pytest.raises(InputError, match="tf32 is arithmetic of a GPU"):
+        svi.step(binary())
+    assert same(before, vae.state_dict())
+
+
+def test_tf32_is_for_the_steps_alone(tmp_path):
+    """In a process of its own, whose settings nobody has set yet."""
+    code = """
+from contextlib import suppress
+import pyro, pyrovae, torch
+from pyro.infer import Trace_ELBO
+from pyrovae.svi import stepper
+from pyrovae.svi.precision import arithmetic
+
+def settings():
+    newer = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    found = [place.fp32_precision for place in newer]
+    with suppress(RuntimeError):  # where the newer says otherwise
+        found.append(torch.get_float32_matmul_precision())
+        found.append(torch.backends.cuda.matmul.allow_tf32)
+    return found
+
+seen, before = set(), settings()
+stepper.check_device = lambda precision, gpus: None  # as on a GPU
+def model(x):
+    seen.add((torch.backends.cuda.matmul.fp32_precision, torch.get_float32_matmul_precision()))
+    loc = pyro.param("loc", torch.zeros(()))
+    pyro.sample("x", pyro.distributions.Normal(loc, 1.0), obs=x)
+svi = pyrovae.CompiledSVI(
+    model, lambda x: None, pyro.optim.Adam({}), Trace_ELBO(), engine="graph", precision="tf32"
+)
+for _ in range(3):
+    svi.step(torch.ones(()))
+assert svi.engines == ["graph"] and seen == {("tf32", "high")}, seen
+with suppress(TypeError):
+    svi.step()
+assert settings() == before, (before, settings())
+
+set_older = torch.set_float32_matmul_precision
+set_newer = lambda value: setattr(torch.backends.cuda.matmul, "fp32_precision", value)
+for change, value in [
+    (set_older, "high"), (set_older, "highest"), (set_newer, "tf32"), (set_newer, "ieee"),
+    (lambda value: setattr(torch.backends.cuda.matmul, "allow_tf32", value), True),
+]:
+    change(value)
+    before = settings()
+    with suppress(KeyError), arithmetic("tf32"):
+        assert settings() == ["tf32", "tf32", "high", True]
+        raise KeyError
+    assert settings()[: len(before)] == before, (value, before, settings())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_in_tf32():
+    losses = {}
+    for precision in ("float32", "tf32"):
+        vae = small_vae((64,)).cuda()
+        svi = pyrovae.CompiledSVI(
+            vae.model, vae.guide, pyro.optim.Adam({}), Trace_ELBO(), precision=precision
+        )
+        torch.manual_seed(0)
+        losses[precision] = float(svi.step(binary(width=64).cuda()))
+    assert losses["tf32"] != losses["float32"]
+    assert losses["tf32"] == pytest.approx(losses["float32"], rel=1e-2)
 
 
 def test_probabilities_stay_in_float32_where_networks_do_not():

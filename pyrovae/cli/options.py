@@ -110,8 +110,8 @@ class Training:
         _auto("eager|graph|inductor|cuda-graph|auto", "what so many steps are worth"),
     ] = None
     """how steps are run: in Python, as a graph, compiled, replayed by a GPU, or as is fastest"""
-    precision: Literal["float32", "bf16"] = "float32"
-    """the precision of the networks' matrix products while training"""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """the precision of the networks' matrix products while training; tf32 is for GPUs"""
     device: Device = None
     """cpu or cuda"""
     init_from: Annotated[Path | None, _auto("RUN|latest", "random weights")] = None

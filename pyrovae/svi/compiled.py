@@ -44,11 +44,13 @@ class CompiledSVI:
             and keeps the fastest. If None, `graph`, and on a CPU with a C++ compiler `inductor`
             from the 2,000th step of a kind on: compiling takes seconds.
         precision: `float32`, or `bf16` for networks whose matrix products are of bfloat16
-            matrices; all that is a probability stays in float32.
+            matrices; all that is a probability stays in float32. On a GPU also `tf32`, in which
+            all matrix products of a step are of so many bits.
 
     Raises:
         InputError: If the optimizer is of another kind, the loss calls `backward` by itself, as
-            `TraceGraph_ELBO` does, or there is no such engine or precision.
+            `TraceGraph_ELBO` does, or there is no such engine or precision. A step raises it
+            for `tf32` off a GPU.
 
     Example:
         >>> import pyro, torch

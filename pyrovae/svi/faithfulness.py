@@ -17,7 +17,8 @@ from pyrovae.svi.passes import Outcome
 # How far a captured step may be from the same step in Python, relative to the largest entry.
 # Kernels that add in another order differ by rounding, a wrong capture by much more.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
-BF16_TOLERANCE = 0.1
+# And where their matrix products are of fewer bits.
+COARSE = {"tf32": 1e-2, "bf16": 0.1}
 EVERY = 1024
 
 
@@ -49,8 +50,8 @@ def difference(found: Outcome, expected: Outcome, precision: str) -> Difference 
     if {id(parameter) for parameter in found.parameters.values()} != gradients.keys():
         return Difference("the parameters that are trained")
 
-    tolerance = TOLERANCE.get(expected.loss.dtype, BF16_TOLERANCE)
-    tolerance = BF16_TOLERANCE if precision == "bf16" else tolerance
+    tolerance = TOLERANCE.get(expected.loss.dtype, COARSE["bf16"])
+    tolerance = max(tolerance, COARSE.get(precision, 0.0))
     if _differ(found.loss, expected.loss, tolerance * (1.0 + expected.loss.abs())):
         return Difference("the loss")
     largest = torch.stack([g.abs().amax() for g in expected.gradients if g.numel()]).amax()

@@ -32,7 +32,7 @@ from pyrovae.svi.passes import (
 )
 from pyrovae.svi.planner import Planner
 from pyrovae.svi.plans import Plan, make_plan
-from pyrovae.svi.precision import in_precision
+from pyrovae.svi.precision import arithmetic, check_device, in_precision
 from pyrovae.svi.sentinel import Sentinel
 from pyrovae.svi.state import State
 from pyrovae.svi.updates import Optimizer, Update
@@ -63,7 +63,8 @@ class Stepper:
         engine: The back end, one of `backends.ENGINES`; `auto` tries all of them on the first
             arguments and keeps the fastest. If None, a graph, and on a CPU with a compiler
             compiled from the 2,000th step of a kind on.
-        precision: That of the networks, `float32` or `bf16`; see `pyrovae.svi.precision`.
+        precision: That of matrix products, `float32`, `tf32` or `bf16`; see
+            `pyrovae.svi.precision`.
         clip_norm: The norm that gradients are scaled down to, where they exceed it.
         find_cause: Called with the arguments of a step that was not finite, its noise rewound,
             and with the parameters, to say why.
@@ -107,7 +108,7 @@ class Stepper:
         """Takes one step.
 
         Raises:
-            InputError: If there is nothing to train.
+            InputError: If there is nothing to train, or not on a device for the precision.
             NonFiniteError: If the loss or a gradient is not finite, or was at a step that was
                 not asked about yet: `steps_ago` says which. The parameters, the buffers and the
                 optimizer are as they were before that step.
@@ -119,13 +120,14 @@ class Stepper:
             )
         self._made = []
         try:
-            return self._step(Call(args, kwargs))
+            with arithmetic(self.precision):
+                return self._step(Call(args, kwargs))
         except NonFiniteError:
             self._forget()
             raise
 
     def _step(self, call: Call) -> StepResult:
-        plan = self._planner.plan_for(call, self._make_plan)
+        plan = self._plan_for(call)
         checked = plan.run is not None and is_checked(plan.taken + 1)
         before = State(plan.devices, plan.buffers, plan.generators, of_python=checked)
         try:
@@ -169,10 +171,9 @@ class Stepper:
         found = self._sentinel.read() if self._sentinel else None
         if found is not None:
             suspect, ago = found
-            error = (
-                self._diagnose(suspect.parameters, suspect.call, suspect.before)
-                or self._not_finite()
-            )
+            with arithmetic(self.precision):
+                cause = self._diagnose(suspect.parameters, suspect.call, suspect.before)
+            error = cause or self._not_finite()
             error.steps_ago = ago
             raise error
 
@@ -199,10 +200,10 @@ class Stepper:
             number of threads, and the version of torch.
 
         Raises:
-            InputError: If such steps would train nothing.
+            InputError: If such steps would train nothing, or not on a device for the precision.
         """
-        call = Call(args, kwargs)
-        plan = self._planner.plan_for(call, self._make_plan, engine)
+        with arithmetic(self.precision):
+            plan = self._plan_for(Call(args, kwargs), engine)
         if not plan.parameters:
             raise nothing_to_train()
         return {
@@ -231,6 +232,11 @@ class Stepper:
     def distrust(self) -> None:
         """Runs all further steps in Python, whatever their kind."""
         self._planner.distrust()
+
+    def _plan_for(self, call: Call, engine: str | None = None) -> Plan:
+        plan = self._planner.plan_for(call, self._make_plan, engine)
+        check_device(self.precision, plan.devices)
+        return plan
 
     # ── The pass ──
 
