@@ -24,6 +24,7 @@ from pyro.infer import (
 )
 from pyro.infer.autoguide import AutoIAFNormal
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from pyrovae.capture import Graph
 from pyrovae.errors import InputError, NonFiniteError
@@ -128,6 +129,41 @@ def test_a_parameter_without_an_entry_is_trained_with_the_others():
         normal(lambda x: pyro.param("a", torch.zeros(3)) + pyro.param("b", torch.zeros(0)).sum()),
         [(X,)] * 4,
     )
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_parameters_in_a_reentrant_checkpoint_are_not_left_untrained(alone):
+    """`autograd.grad` has no gradient for them, and would say nothing."""
+    found = {}
+    for make, reentrant in ((SVI, True), (CompiledSVI, True), (CompiledSVI, False)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+
+        def model(x):
+            loc = torch.zeros(3) if alone else pyro.param("loc", torch.zeros(3))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(x, net=net, reentrant=reentrant):
+            pyro.module("net", net)
+            with pyro.plate("data", len(x)):
+                given = x.clone().requires_grad_()
+                loc = checkpoint(net, given, use_reentrant=reentrant)
+                pyro.sample("z", dist.Normal(loc, 0.5).to_event(1))
+
+        svi = make(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+        if make is CompiledSVI and reentrant:
+            with pytest.raises(InputError, match="use_reentrant=False"):
+                svi.step(torch.ones(5, 3))
+            continue
+        losses = []
+        for seed in range(5):
+            torch.manual_seed(seed)
+            losses.append(float(svi.step(torch.ones(5, 3))))
+        found[make] = losses
+    assert found[CompiledSVI] == pytest.approx(found[SVI], rel=1e-5)
 
 
 def test_sparse_gradients_are_run_in_python():

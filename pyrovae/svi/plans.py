@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from pyrovae.errors import InputError
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.passes import Call, Outcome, Pass, run_in_python, stored
 from pyrovae.svi.state import State
@@ -100,7 +101,7 @@ def make_plan(
     Parameters that the run is the first to ask for are made, as they would be by a step.
 
     Raises:
-        InputError: If the estimate has no gradient.
+        InputError: If the estimate has no gradient, or parameters of it are hidden from one.
     """
     modules: list[nn.Module] = []
     named: list[_Named] = []
@@ -109,15 +110,27 @@ def make_plan(
     state = State(devices, of_python=True)
     watch = Watch()
     draws_in_python = False
+    surrogates: list[Tensor] = []
+
+    def noted(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        value, surrogate = estimate(*args, **kwargs)
+        surrogates.append(surrogate)
+        return value, surrogate
+
     try:
         with _watched(owners, modules, named), watch:
-            found = run_in_python(estimate, call.again(), owners, update)
+            found = run_in_python(noted, call.again(), owners, update)
         draws_in_python = state.has_drawn_in_python()
     finally:
         watch.undo()
         state.restore()
         reassigned = _put_back(named)
 
+    if found.idle and any(map(_is_checkpointed, surrogates)):
+        raise InputError(
+            "A torch.utils.checkpoint with use_reentrant=True hides its parameters from a step.",
+            "Give it use_reentrant=False.",
+        )
     own = [buffer for _, _, buffer, _ in named]
     changed = [t for t, _ in watch.changed if not any(map(t.is_set_to, own))]
     return Plan(
@@ -152,6 +165,24 @@ def _unseen(
         return "a gradient is sparse"
     hooked = [name for name, p in found.parameters.items() if p._backward_hooks]
     return f"the parameter {hooked[0]!r} has a hook" if hooked else None
+
+
+def _is_checkpointed(result: Tensor) -> bool:
+    """Whether a reentrant checkpoint stands in the graph of a result.
+
+    Such a one finds the gradients of what it has run in a backward pass of its own, into `.grad`,
+    and `autograd.grad` knows nothing of them.
+    """
+    seen, left = set(), [result.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        left += [following for following, _ in node.next_functions]
+    return False
 
 
 def _put_back(named: Iterable[_Named]) -> str | None:
