@@ -90,7 +90,8 @@ OWN = torch.Generator()
 CASES = {
     "lie on a GPU": (lambda x: [x + 1], torch.ones(3), "meta"),
     "share their memory": (lambda x: [x + 1], torch.ones(1).expand(3), "cpu"),
-    "generator": (lambda x: [x + torch.rand(3, generator=OWN)], torch.ones(3), "cpu"),
+    # By torch 2.11 it is not even captured.
+    "(?i)generator": (lambda x: [x + torch.rand(3, generator=OWN)], torch.ones(3), "cpu"),
     "processes share": (
         lambda x: [(x + 1, pyrovae.shared_noise.exchange())[0]],
         torch.ones(3),
@@ -104,7 +105,6 @@ CASES = {
 def test_what_a_recording_would_not_see_is_refused(says, monkeypatch, recorder):
     function, x, place = CASES[says]
     monkeypatch.setattr(recording, "PLACE", place)
-    graph = capture(function, [x])
 
     def refuse(self, func, types, args=(), kwargs=None):
         raise RuntimeError("not while recording\nand more")
@@ -112,7 +112,7 @@ def test_what_a_recording_would_not_see_is_refused(says, monkeypatch, recorder):
     if says == "not while recording":
         monkeypatch.setattr(Tape, "__torch_dispatch__", refuse)
     with pytest.raises(CaptureError, match=says):
-        Recording(graph, [x])
+        Recording(capture(function, [x]), [x])
 
 
 # ── Steps ──
