@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from pyrovae.noise import keep_order
 
@@ -64,11 +64,23 @@ def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor])
     # A fake tensor says of every value what it is like. Where no mode for these is at hand make_fx
     # makes one for each of them, and takes twice as long.
     mode = FakeTensorMode(allow_fallback_kernels=True)
+    roots: list[Any] = []
+
+    def traced(*given: Tensor) -> Sequence[Tensor]:
+        proxies: Any = get_proxy_mode()
+        roots.append(proxies.tracer.root)
+        return function(*given)
+
     try:
         with warnings.catch_warnings(action="ignore"), tracing(TracingContext(mode)):
-            module: fx.GraphModule = make_fx(function)(*map(_alias, inputs))
+            module: fx.GraphModule = make_fx(traced)(*map(_alias, inputs))
     except Exception as error:
         raise CaptureError(_reason(error)) from error
+    finally:
+        # The tracer is part of cycles, and would hold what it has met until these are collected:
+        # the weights of a program that has long been dropped.
+        for root in roots:
+            vars(root).clear()
     return _lift(module)
 
 

@@ -1203,6 +1203,27 @@ def test_a_program_that_is_dropped_dies():
     assert [reference() for reference in watched] == [None] * 4
 
 
+@pytest.mark.parametrize("back_end", ["eager", "graph"])
+def test_the_weights_of_a_program_that_is_dropped_are_freed_at_once(back_end):
+    """Not when Python next collects cycles, by when others lie beside them."""
+    program = entry("hierarchical").guide.__self__
+    svi = CompiledSVI(
+        program.model,
+        program.guide,
+        torch.optim.Adam(program.parameters()),
+        Trace_ELBO(),
+        engine=back_end,
+    )
+    watched = [weakref.ref(parameter) for parameter in program.parameters()]
+    gc.disable()
+    try:
+        svi.step(binary(10, 6))
+        del program, svi
+        assert [reference() for reference in watched] == [None] * len(watched)
+    finally:
+        gc.enable()
+
+
 def test_arguments_are_not_kept():
     svi = CompiledSVI(
         *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
