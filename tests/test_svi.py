@@ -1184,17 +1184,19 @@ def test_an_optimizer_that_cannot_be_frozen_is_asked_about_at_once():
 # ── Memory ──
 
 
+def a_hierarchy(back_end):
+    """A program that is a module, and its steps."""
+    program = entry("hierarchical").guide.__self__
+    optimizer = torch.optim.Adam(program.parameters())
+    return program, CompiledSVI(
+        program.model, program.guide, optimizer, Trace_ELBO(), engine=back_end
+    )
+
+
 def test_a_program_that_is_dropped_dies():
     watched = []
     for back_end in ("eager", "graph"):
-        program = entry("hierarchical").guide.__self__
-        svi = CompiledSVI(
-            program.model,
-            program.guide,
-            torch.optim.Adam(program.parameters()),
-            Trace_ELBO(),
-            engine=back_end,
-        )
+        program, svi = a_hierarchy(back_end)
         for _ in range(3):
             svi.step(binary(10, 6))
         watched += [weakref.ref(program), weakref.ref(svi)]
@@ -1206,14 +1208,7 @@ def test_a_program_that_is_dropped_dies():
 @pytest.mark.parametrize("back_end", ["eager", "graph"])
 def test_the_weights_of_a_program_that_is_dropped_are_freed_at_once(back_end):
     """Not when Python next collects cycles, by when others lie beside them."""
-    program = entry("hierarchical").guide.__self__
-    svi = CompiledSVI(
-        program.model,
-        program.guide,
-        torch.optim.Adam(program.parameters()),
-        Trace_ELBO(),
-        engine=back_end,
-    )
+    program, svi = a_hierarchy(back_end)
     watched = [weakref.ref(parameter) for parameter in program.parameters()]
     gc.disable()
     try:
