@@ -235,7 +235,8 @@ class Stepper:
 
     def _plan_for(self, call: Call, engine: str | None = None) -> Plan:
         plan = self._planner.plan_for(call, self._make_plan, engine)
-        check_device(self.precision, plan.devices)
+        if plan.parameters:
+            check_device(self.precision, plan.devices)
         return plan
 
     # ── The pass ──
