@@ -3,10 +3,14 @@
 import math
 from itertools import product
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import side_by_side
 import torch
 from linear_gaussian import float64
+from pyro.nn import PyroSample
+from pyro.nn.module import to_pyro_module_
 from torch import nn
 from torch.func import functional_call
 
@@ -179,6 +183,63 @@ def test_particles_on_the_left_score_the_same_values(make, symbols):
     assert together.shape == (2, 3)
     for k, n in product(range(2), range(3)):
         torch.testing.assert_close(decoder(z[k, n]).log_prob(x[n]), together[k, n])
+
+
+@large
+@pytest.mark.parametrize("which", ["", "net.", "last"])
+def test_weights_of_each_particle_act_as_in_a_loop(make, symbols, which):
+    """All are drawn, or those of the network alone, or a single bias: 4 particles of a batch."""
+    decoder, z, drawn = make(), latents(3), {}
+    last = "read_out.3.bias" if isinstance(decoder, PixelCNNDecoder) else "read_out.bias"
+    for name, weight in decoder.named_parameters():
+        if name.startswith(which) or name == (last if which == "last" else ""):
+            drawn[name] = weight + 0.1 * torch.randn(4, 1, *weight.shape, dtype=weight.dtype)
+    x = torch.randint(symbols, (3, *decoder.x_shape)).float()
+
+    together = functional_call(decoder, drawn, z)
+    assert together.batch_shape == (4, 3)
+    found, made = together.log_prob(x), generate(together)
+    assert found.shape == (4, 3)
+    assert len(found.detach().unique(dim=0)) == 4
+    for k in range(4):
+        alone = functional_call(decoder, {key: value[k, 0] for key, value in drawn.items()}, z)
+        assert alone.batch_shape == (3,)
+        torch.testing.assert_close(found[k], alone.log_prob(x))
+        assert (made[k] == generate(alone)).all()
+
+
+def generate(density):
+    """The values whose every element is the likeliest after those before it."""
+    with torch.no_grad():
+        return density.scorer.generate(density.context, lambda logits: logits.argmax(-1))
+
+
+@pytest.mark.parametrize("num_particles", [1, 4])
+@pytest.mark.parametrize("name", ["text", "LSTM", "colour"])
+def test_a_bayesian_decoder_is_scored_by_its_draws(name, num_particles):
+    """Pyro scores x after the model, when the sites of the weights are drawn no more."""
+    make, symbols = LARGE[name]
+    decoder = make()
+    to_pyro_module_(decoder)
+    for module in decoder.modules():
+        for key, weight in list(module.named_parameters(recurse=False)):
+            near = dist.Normal(weight.detach(), 0.1).to_event(weight.dim())
+            setattr(module, key, PyroSample(near))
+    z, x = latents(3), torch.randint(symbols, (3, *decoder.x_shape)).double()
+
+    def model():
+        with pyro.plate("particles", num_particles, dim=-2):
+            density = decoder(z)
+            with pyro.plate("data", 3, dim=-1):
+                return pyro.sample("x", density, obs=x)
+
+    trace = pyro.poutine.trace(model).get_trace()
+    trace.compute_log_prob()
+    weights = {n: s["value"] for n, s in trace.nodes.items() if "." in n}
+    assert len(weights) == len(list(make().named_parameters()))
+    expected = functional_call(make(), weights, z).log_prob(x)
+    assert expected.shape == (num_particles, 3)
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected)
 
 
 @large

@@ -126,7 +126,7 @@ INNER = {
         {"__init__"},
     ],
     "decoders": [
-        {"positive"},
+        {"drawn", "positive"},
         {
             "binary",
             "counts",

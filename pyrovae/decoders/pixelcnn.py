@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae.decoders.drawn import DrawnScorer, weight_ranks
 from pyrovae.distributions import Autoregressive
 from pyrovae.errors import InputError
+from pyrovae.networks.layers import Conv2d
 
 
 class PixelCNNDecoder(nn.Module):
@@ -20,8 +22,7 @@ class PixelCNNDecoder(nn.Module):
 
     Pixels are in raster order, and the channels of a pixel in theirs. A gated PixelCNN reads the
     pixels so far: one stack of convolutions the rows above, another the pixels to the left, so
-    that none is overlooked. What the network makes of z is added in every layer. The network may
-    have drawn weights, with batch dimensions on their left; the stacks have weights of their own.
+    that none is overlooked. What the network makes of z is added in every layer.
 
     Args:
         net: A network mapping $(*, D)$ to $(*, \text{features}, H, W)$.
@@ -86,15 +87,16 @@ class PixelCNNDecoder(nn.Module):
             _order(count, channels) for count in (channels, features, channels * levels)
         )
         # The stack of the rows above, and that of the pixels to the left, which it informs.
-        self.enter_above = nn.Conv2d(channels, features, (1 + self.reach, kernel))
+        self.enter_above = Conv2d(channels, features, (1 + self.reach, kernel))
         self.above = nn.ModuleList(
-            nn.Conv2d(features, 2 * features, (1 + self.reach, kernel)) for _ in range(layers)
+            Conv2d(features, 2 * features, (1 + self.reach, kernel)) for _ in range(layers)
         )
         self.enter_left = _OrderedConv(inputs, maps, self.reach, strictly=True)
         self.left = nn.ModuleList(_GatedLayer(maps, self.reach) for _ in range(layers))
         self.read_out = nn.Sequential(
             nn.SiLU(), _OrderedConv(maps, maps), nn.SiLU(), _OrderedConv(maps, outputs)
         )
+        self._ranks = weight_ranks(self, besides="net")
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...], *, features: int = 32) -> tuple[int, ...]:
@@ -103,10 +105,13 @@ class PixelCNNDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
-        return Autoregressive(self, self.net(z), z.shape[:-1], self.x_shape, self.levels)
+        scorer = DrawnScorer(self, self._ranks)
+        context, batch_shape = scorer.expand(self.net(z), 3)
+
+        return Autoregressive(scorer, context, batch_shape, self.x_shape, self.levels)
 
     def logits(self, value: Tensor, context: Tensor) -> Tensor:
-        """The logits of every pixel given those before it: $(N, C, H, W)$ to $(..., levels)$."""
+        """The logits of every pixel given those before it: $(*, C, H, W)$ to $(..., levels)$."""
         x, reach = self._scale(value.to(context.dtype)), self.reach
         # The rows above are the image one row further down.
         v = self.enter_above(F.pad(x, (reach, reach, reach + 1, -1)))
@@ -119,7 +124,7 @@ class PixelCNNDecoder(nn.Module):
         return self._levels(self.read_out(h))
 
     def generate(self, context: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-        r"""Images $(N, C, H, W)$, pixel by pixel.
+        r"""Images $(*, C, H, W)$, pixel by pixel.
 
         What each layer has found is kept, so that a new pixel costs one pixel's work in each
         (Fast Generation for Convolutional Autoregressive Models, Ramachandran et al., 2017,
@@ -128,30 +133,30 @@ class PixelCNNDecoder(nn.Module):
         (channels, height, width), reach = self.x_shape, self.reach
 
         def zeros(*shape: int) -> Tensor:
-            return context.new_zeros(len(context), *shape)
+            return context.new_zeros(*context.shape[:-3], *shape)
 
         # Everything is kept with the borders that the convolutions take for padding.
         image, x = zeros(*self.x_shape), zeros(channels, height + reach + 1, width + 2 * reach)
         seen_above = [zeros(self.features, height + reach, width + 2 * reach) for _ in self.above]
         for row in range(height):
-            v, rows = self.enter_above(x[:, :, row : row + reach + 1]), []
+            v, rows = self.enter_above(x[..., row : row + reach + 1, :]), []
             for above, seen in zip(self.above, seen_above, strict=True):
-                seen[:, :, row + reach, reach : reach + width] = v[:, :, 0]
-                rows.append(above(seen[:, :, row : row + reach + 1]))
+                seen[..., row + reach, reach : reach + width] = v[..., 0, :]
+                rows.append(above(seen[..., row : row + reach + 1, :]))
                 v = _gate(rows[-1])
 
-            here = x[:, :, row + reach + 1 : row + reach + 2]
+            here = x[..., row + reach + 1 : row + reach + 2, :]
             seen_left = [zeros(self.features, 1, width + reach) for _ in self.left]
             for column, channel in product(range(width), range(channels)):
                 pixel, window = slice(column, column + 1), slice(column, column + reach + 1)
-                given = context[:, :, row : row + 1, pixel]
+                given = context[..., row : row + 1, pixel]
                 h = self.enter_left(here[..., window])
                 for left, seen, v in zip(self.left, seen_left, rows, strict=True):
                     seen[..., column + reach] = h[..., 0]
                     h = left(seen[..., window], v[..., pixel], given)
-                level = draw(self._levels(self.read_out(h))[:, channel, 0, 0]).to(x.dtype)
-                here[:, channel, 0, column + reach] = self._scale(level)
-                image[:, channel, row, column] = level
+                level = draw(self._levels(self.read_out(h))[..., channel, 0, 0, :]).to(x.dtype)
+                here[..., channel, 0, column + reach] = self._scale(level)
+                image[..., channel, row, column] = level
 
         return image
 
@@ -160,8 +165,8 @@ class PixelCNNDecoder(nn.Module):
         return level * (2 / (self.levels - 1)) - 1
 
     def _levels(self, maps: Tensor) -> Tensor:
-        """The levels' logits, behind the pixels: $(N, C, H, W, levels)$."""
-        return maps.unflatten(1, (-1, self.levels)).movedim(2, -1)
+        """The levels' logits, behind the pixels: $(*, C, H, W, levels)$."""
+        return maps.unflatten(-3, (-1, self.levels)).movedim(-3, -1)
 
 
 class _GatedLayer(nn.Module):
@@ -176,8 +181,8 @@ class _GatedLayer(nn.Module):
         features = len(order)
         self.reach = reach
         self.across = _OrderedConv(order, order.repeat(2), reach)
-        self.rows = nn.Conv2d(2 * features, 2 * features, 1)
-        self.given = nn.Conv2d(features, 2 * features, 1)
+        self.rows = Conv2d(2 * features, 2 * features, 1)
+        self.given = Conv2d(features, 2 * features, 1)
         self.merge = _OrderedConv(order, order)
 
     def forward(self, h: Tensor, rows: Tensor, context: Tensor) -> Tensor:
@@ -186,7 +191,7 @@ class _GatedLayer(nn.Module):
         return h[..., self.reach :] + self.merge(update)
 
 
-class _OrderedConv(nn.Conv2d):
+class _OrderedConv(Conv2d):
     """A convolution over a pixel and `reach` to its left that keeps the order of channels.
 
     Of the pixel itself, an output sees the inputs whose channel is not after (strictly: is
@@ -205,7 +210,7 @@ class _OrderedConv(nn.Conv2d):
         self.register_buffer("past", past, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input, self.weight * self.past, self.bias)
+        return self.by(input, self.weight * self.past)
 
 
 def _order(count: int, channels: int) -> Tensor:
@@ -215,5 +220,5 @@ def _order(count: int, channels: int) -> Tensor:
 
 def _gate(maps: Tensor) -> Tensor:
     r"""$\tanh(a) \, \sigma(b)$ for the two halves of the maps."""
-    value, gate = maps.chunk(2, dim=1)
+    value, gate = maps.chunk(2, dim=-3)
     return value.tanh() * gate.sigmoid()

@@ -10,17 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae.decoders.drawn import DrawnScorer, weight_ranks
 from pyrovae.distributions import Autoregressive
 from pyrovae.errors import InputError
-from pyrovae.networks.recurrent import State, begin_at, make_recurrent, recur
+from pyrovae.networks.layers import Embedding
+from pyrovae.networks.recurrent import LinearSteps, State, begin_at, make_recurrent, recur
 
 
 class RecurrentTextDecoder(nn.Module):
     r"""The likelihood $p(x \mid z) = \prod_t \mathrm{Categorical}(x_t \mid x_{<t}, z)$ of text.
 
     A GRU or an LSTM reads the symbols so far. What the network makes of z is where its state
-    starts, and a part of every input. The network may have drawn weights, with batch dimensions
-    on their left; the reader of the symbols has weights of its own.
+    starts, and a part of every input.
 
     Args:
         net: A network mapping $(*, D)$ to $(*, \text{hidden})$.
@@ -75,9 +76,10 @@ class RecurrentTextDecoder(nn.Module):
         self.word_dropout = word_dropout
 
         # One more than there are symbols: what stands before the first, and for a dropped one.
-        self.embed = nn.Embedding(symbols + 1, embedding)
+        self.embed = Embedding(symbols + 1, embedding)
         self.recurrent = make_recurrent(cell, embedding + hidden, hidden)
-        self.read_out = nn.Linear(hidden, symbols)
+        self.read_out = LinearSteps(hidden, symbols)
+        self._ranks = weight_ranks(self, besides="net")
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...], *, hidden: int = 256) -> tuple[int, ...]:
@@ -87,13 +89,14 @@ class RecurrentTextDecoder(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
         # The h of a cell is in (-1, 1).
-        context = self.net(z).tanh()
+        scorer = DrawnScorer(self, self._ranks)
+        context, batch_shape = scorer.expand(self.net(z).tanh(), 1)
 
-        return Autoregressive(self, context, z.shape[:-1], self.x_shape, self.symbols)
+        return Autoregressive(scorer, context, batch_shape, self.x_shape, self.symbols)
 
     def logits(self, value: Tensor, context: Tensor) -> Tensor:
-        """The logits of every symbol given those before it: $(N, T)$ to $(N, T, S)$."""
-        before = F.pad(value.long()[:, :-1], (1, 0), value=self.symbols)
+        """The logits of every symbol given those before it: $(*, T)$ to $(*, T, S)$."""
+        before = F.pad(value.long()[..., :-1], (1, 0), value=self.symbols)
         if self.training and self.word_dropout:
             dropped = torch.rand(before.shape, device=before.device) < self.word_dropout
             before = before.masked_fill(dropped, self.symbols)
@@ -102,18 +105,19 @@ class RecurrentTextDecoder(nn.Module):
         return self.read_out(states)
 
     def generate(self, context: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-        """Texts $(N, T)$, symbol by symbol."""
-        symbol = torch.full((len(context), 1), self.symbols, device=context.device)
+        """Texts $(*, T)$, symbol by symbol."""
+        first = (*context.shape[:-1], 1)
+        symbol = torch.full(first, self.symbols, device=context.device)
         state, text = begin_at(self.recurrent, context), []
         for _ in range(self.x_shape[0]):
             states, state = self._read(symbol, context, state)
             symbol = draw(self.read_out(states))
             text.append(symbol)
 
-        return torch.cat(text, 1)
+        return torch.cat(text, -1)
 
     def _read(self, symbols: Tensor, context: Tensor, state: State) -> tuple[Tensor, State]:
-        """The states over symbols, $(N, t, H)$, and what is left after the last of them."""
-        given = context.unsqueeze(1).expand(-1, symbols.shape[1], -1)
+        """The states over symbols, $(*, t, H)$, and what is left after the last of them."""
+        given = context.unsqueeze(-2).expand(*symbols.shape, -1)
 
         return recur(self.recurrent, torch.cat([self.embed(symbols), given], -1), state)

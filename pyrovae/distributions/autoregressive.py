@@ -2,7 +2,6 @@
 
 __all__ = ["Autoregressive", "Scorer"]
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,21 +20,21 @@ class Scorer(Protocol):
         r"""The logits of every $p(x_i \mid x_{<i}, c)$ at once.
 
         Args:
-            value: The symbols, with shape $(N, x)$.
-            context: What they are given, with shape $(N, c)$.
+            value: The symbols, with shape $(*, x)$.
+            context: What they are given, with shape $(*, c)$.
 
         Returns:
-            Shape $(N, x, S)$ for S symbols; the logits of an element are no function of itself
+            Shape $(*, x, S)$ for S symbols; the logits of an element are no function of itself
             nor of those after it.
         """
         ...
 
     def generate(self, context: Tensor, draw: Draw) -> Tensor:
-        r"""A value, with shape $(N, x)$, made in order.
+        r"""A value, with shape $(*, x)$, made in order.
 
         Args:
-            context: What it is given, with shape $(N, c)$.
-            draw: Chooses symbols $(*)$ by logits $(*, S)$.
+            context: What it is given, with shape $(*, c)$.
+            draw: Chooses symbols by logits with shape $(*, S)$.
         """
         ...
 
@@ -101,28 +100,20 @@ class Autoregressive(dist.TorchDistribution):
             value.shape[: value.dim() - len(self.event_shape)], self.batch_shape
         )
         value = value.expand(batch_shape + self.event_shape)
-        value = value.reshape(math.prod(batch_shape), *self.event_shape)
-        log_p = self.scorer.logits(value, self._rows(batch_shape)).log_softmax(-1)
+        log_p = self.scorer.logits(value, self._context(batch_shape)).log_softmax(-1)
         log_p = log_p.gather(-1, value.long().unsqueeze(-1))
 
-        return log_p.flatten(1).sum(1).reshape(batch_shape)
+        return log_p.flatten(len(batch_shape)).sum(-1)
 
     def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draws the elements in the network's order, each given those before it."""
         shape = self._extended_shape(sample_shape)
-        rows = self._rows(shape[: len(shape) - len(self.event_shape)])
+        context = self._context(shape[: len(shape) - len(self.event_shape)])
         with torch.no_grad():
-            drawn = self.scorer.generate(rows, _draw)
-
-        return drawn.to(self.context.dtype).reshape(shape)
+            return self.scorer.generate(context, _draw).to(self.context.dtype)
 
     def _context(self, batch_shape: Size) -> Tensor:
         return self.context.expand(batch_shape + self.context.shape[len(self.batch_shape) :])
-
-    def _rows(self, batch_shape: Size) -> Tensor:
-        """The context of a larger batch, its batch dimensions made one."""
-        context = self._context(batch_shape)
-        return context.reshape(math.prod(batch_shape), *context.shape[len(batch_shape) :])
 
 
 def _draw(logits: Tensor) -> Tensor:

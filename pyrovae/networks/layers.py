@@ -56,7 +56,11 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps $(*, C, H, W)$ to $(*, C', H', W')$."""
-        return _convolved(self._convolve, input, self.weight, self.bias)
+        return self.by(input, self.weight)
+
+    def by(self, input: Tensor, weight: Tensor) -> Tensor:
+        """The same by other weights, such as some of its own."""
+        return _convolved(self._convolve, input, weight, self.bias)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding)

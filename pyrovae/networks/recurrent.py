@@ -1,6 +1,7 @@
 """Recurrent networks."""
 
 __all__ = [
+    "LinearSteps",
     "RecurrentDecoderNet",
     "RecurrentEncoderNet",
     "State",
@@ -123,7 +124,7 @@ class RecurrentDecoderNet(nn.Module):
 
         self.length = length
         self.recurrent = make_recurrent(cell, math.prod(self.in_shape), hidden)
-        self.read_out = _LinearSteps(hidden, rows // length * features)
+        self.read_out = LinearSteps(hidden, rows // length * features)
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, T, F)$."""
@@ -268,10 +269,11 @@ def _unrolled(
     return torch.cat(states[::-1] if backwards else states, -2), state
 
 
-class _LinearSteps(nn.Linear):
+class LinearSteps(nn.Linear):
     """torch's linear layer at every step of a sequence, of weights with any batch dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Maps $(*, T, in)$ to $(*, T, out)$."""
         weight, bias = self.weight, self.bias
         if weight.dim() == 2 and bias.dim() == 1:
             return super().forward(input)
