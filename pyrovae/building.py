@@ -392,11 +392,23 @@ class _Assembly:
         own = {p.name: p.default for p in parameters if p.default is not p.empty}
         given = {**own, **options, "columns": self._codes}
         shape = cls.net_shape(event, **{k: v for k, v in given.items() if k in known})
-        return self._decode(shape) if kind == "decoder" else self._encode(shape)
+        if kind != "decoder":
+            return self._encode(shape)
+        # One dimension of a latent that says the size of its example is not for the network.
+        return self._decode(shape, self.latent_dim - bool(given.get("latent_size")))
 
-    def _decode(self, shape: Shape) -> nn.Module:
-        """A network of the latent, brought to the scale that its weights start for."""
-        net = self.decode((self.latent_dim,), shape)
+    def _decode(self, shape: Shape, latent_dim: int) -> nn.Module:
+        """A network of the latent, brought to the scale that its weights start for.
+
+        Raises:
+            InputError: If nothing of the latent is left for it.
+        """
+        if latent_dim < 1:
+            raise InputError(
+                "The only dimension of the latent says the size of an example.",
+                "Give a latent_dim of 2 or more.",
+            )
+        net = self.decode((latent_dim,), shape)
         latents = getattr(self.choices["encoder"].resolve("encoder"), "latents", "real")
         if latents == "bits":
             return Centred(net, levels=2)

@@ -42,6 +42,21 @@ def test_more_pseudo_inputs_than_examples_are_refused():
 
 
 @pytest.mark.parametrize(
+    "name", ["poisson", "negative-binomial", "zero-inflated-negative-binomial"]
+)
+def test_a_latent_size_starts_at_that_of_the_data_and_is_not_for_the_network(name):
+    counts = RNG.poisson(9.0, size=(60, 5)).astype(np.float32)
+    data = load_data(counts, preprocessing=AsIs())
+    choice = Choice(name, {"latent_size": True})
+    decoder = build_vae(data, decoder=choice, latent_dim=3).decoder
+    assert decoder.net.in_shape == (2,)
+    totals = data.train.head(len(data.train)).x.sum(1)
+    assert decoder.size.loc.item() == pytest.approx(totals.log().mean().item(), rel=1e-4)
+    with pytest.raises(InputError, match="latent_dim of 2 or more"):
+        build_vae(data, decoder=choice, latent_dim=1)
+
+
+@pytest.mark.parametrize(
     ("encoder", "cost"), [("iaf", "every latent dimension"), ("flow", "every coupling")]
 )
 def test_a_slow_density_under_a_vamp_prior_is_warned_of(encoder, cost):

@@ -243,6 +243,7 @@ PARTS_UNDER_TEST = [
     Part(lambda: PixelwiseGaussianDecoder(up(4, 5, 7)), Z, IMAGE),
     Part(lambda: PoissonDecoder(up(5)), Z, X),
     Part(lambda: PoissonDecoder(up(2, 5, 7)), Z, IMAGE),
+    Part(lambda: PoissonDecoder(MLP((Z[0] - 1,), X), latent_size=True), Z, X),
     Part(lambda: StudentTDecoder(up(5), scale=0.3), Z, X),
     Part(lambda: StudentTDecoder(up(2, 5, 7), learn_df=True, learn_scale=True), Z, IMAGE),
     Part(lambda: ZeroInflatedNegativeBinomialDecoder(up(10), X), Z, X),

@@ -242,10 +242,15 @@ SHAPE = (3, 2)
 SIZED = [PoissonDecoder, NegativeBinomialDecoder, ZeroInflatedNegativeBinomialDecoder]
 
 
+def sized(cls, **options):
+    net = MLP((2,), cls.net_shape(SHAPE))
+    return cls(net, **options) if cls is PoissonDecoder else cls(net, SHAPE, **options)
+
+
 @pytest.mark.parametrize("cls", SIZED)
 def test_a_size_is_shared_out_by_the_softmax(cls):
-    net = MLP((2,), cls.net_shape(SHAPE))
-    decoder = cls(net) if cls is PoissonDecoder else cls(net, SHAPE)
+    decoder = sized(cls)
+    net = decoder.net
     z, size = torch.randn(3, 2), torch.tensor([0.0, 10.0, 1e6])
     likelihood = decoder(z, size)
     eta, gates = net(z)[:, :3].flatten(1), net(z)[:, 3:].flatten(1)
@@ -257,6 +262,38 @@ def test_a_size_is_shared_out_by_the_softmax(cls):
     log_prob.sum().backward()
     assert log_prob.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in decoder.parameters())
+
+
+@pytest.mark.parametrize("cls", SIZED)
+def test_the_last_dimension_of_a_latent_may_be_the_size(cls):
+    decoder, plain = sized(cls, latent_size=True), sized(cls)
+    plain.load_state_dict(decoder.state_dict(), strict=False)
+    decoder.size.loc.data.fill_(2.0)
+    decoder.size.log_scale.data.fill_(-1.0)
+    z, x = torch.randn(4, 3), torch.poisson(torch.full((4, *SHAPE), 2.0))
+    size = (2.0 + math.exp(-1.0) * z[:, 2]).exp()
+    torch.testing.assert_close(decoder(z).log_prob(x), plain(z[:, :2], size).log_prob(x))
+    with pytest.raises(InputError, match="takes it from the latent"):
+        decoder(z, size)
+
+
+@pytest.mark.parametrize("cls", SIZED)
+def test_latent_sizes_start_at_those_of_examples(cls):
+    x = torch.poisson(torch.full((50, *SHAPE), 9.0) * torch.linspace(0.5, 4, 50)[:, None, None])
+    totals = x.sum((1, 2)).log()
+    x[0, 0, 0] = totals[0] = math.nan
+    totals[0] = x[0].nansum().log()
+    decoder = sized(cls, latent_size=True)
+    assert decoder.start_at(x) is decoder
+    assert decoder.size.loc.item() == pytest.approx(totals.mean().item())
+    assert decoder.size.log_scale.exp().item() == pytest.approx(totals.std(correction=0).item())
+    assert sized(cls).start_at is None
+
+
+def test_equal_and_empty_examples_have_sizes_too():
+    decoder = sized(PoissonDecoder, latent_size=True).start_at(torch.zeros(5, *SHAPE))
+    assert decoder.size.loc.item() == 0
+    assert decoder.size.log_scale.exp().item() == pytest.approx(0.01)
 
 
 def test_further_zeros_are_those_of_the_gate():

@@ -303,6 +303,10 @@ LIKELIHOODS = {
         small_vae(NegativeBinomialDecoder(up(5), X), wrap=Log1p),
         counts(12, *X),
     ),
+    "of latent sizes": lambda: (
+        small_vae(PoissonDecoder(MLP((D - 1,), X), latent_size=True), wrap=Log1p),
+        counts(12, *X),
+    ),
     "zero-inflated": lambda: (
         small_vae(ZeroInflatedNegativeBinomialDecoder(up(10), X), wrap=Log1p),
         counts(12, *X) * (torch.rand(12, *X) < 0.5),
