@@ -1,4 +1,8 @@
-r"""Priors $p(z)$: modules whose forward pass returns a distribution of event shape $(D,)$."""
+r"""Priors $p(z)$: modules whose forward pass returns a distribution of event shape $(D,)$.
+
+A prior $p(z_1 \mid z_2)$ takes its parents in that pass, as `GaussianEncoder(net)(z2)` does: every
+part that takes an argument is one. Those here have no parents.
+"""
 
 __all__ = [
     "AutoregressiveGaussianPrior",
