@@ -51,6 +51,8 @@ class Loop:
         kl_weight: The weight of the KL term at each step.
         lr_schedule: The factor on the learning rate at each step.
         batch_size: How many examples make a step.
+        steps_per_replay: How many steps are taken as one where they can be. They are seeded and
+            scheduled by the first of them, and a run is saved behind the last.
         patience: After how many epochs without a better validation bound to stop, or None.
         seed: The seed of order and noise.
         taken: How many steps were taken.
@@ -71,6 +73,7 @@ class Loop:
     batch_size: int
     patience: int | None
     seed: int
+    steps_per_replay: int = 1
     taken: int = 0
     epoch: int = 0
     totals: Tensor = field(init=False)
@@ -262,40 +265,38 @@ class Loop:
         start, before = time.perf_counter(), self.seen
         train = self.run.splits["train"]
         steps = -(-len(train) // self.batch_size)
-        done = self.taken - (epoch - 1) * steps
+        first = (epoch - 1) * steps
+        done = self.taken - first
         batches = train.shuffled(
-            self.batch_size, seed=self.seed, epoch=epoch, start=done, ranks=self.ranks
+            self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            start=done,
+            together=self.steps_per_replay,
+            ranks=self.ranks,
         )
+        scheduled = self.taken - 1
 
-        for index, raw in enumerate(batches, start=done):
-            count = min(self.batch_size, len(train) - index * self.batch_size)
-            if self.step.exchange is not None:
-                self.step.exchange.share = self.ranks.share(count)
-            weight = self.kl_weight(self.taken)
-            if self.objective.weight is not None:
-                self.objective.weight.fill_(weight)
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * self.lr_schedule(self.taken)
-
+        for raw in batches:
+            scheduled, before_run = self.taken, self.taken - self.step.begun
+            self._schedule()
             self._seed_step()
-            inputs = self._inputs(raw)
+            alike = self._in_steps(raw)
             self.is_whole = False
             asked = self._ask(interrupts)
             try:
-                result = self.step(*inputs)
+                for inputs in alike:
+                    self._take(inputs, len(train) - (self.taken - first) * self.batch_size)
                 due, ends = asked()
-                if due or index == steps - 1:
+                if due or self.taken == first + steps:
                     self.step.check()
             except NonFiniteError as error:
-                self.taken -= error.steps_ago
-                where = f"In epoch {epoch}, batch {index - error.steps_ago} (step {self.taken})"
+                self.taken = before_run + self.step.begun - 1 - error.steps_ago
+                where = f"In epoch {epoch}, batch {self.taken - first} (step {self.taken})"
                 where += self.ranks.said
                 raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
-            self.taken += 1
-            self.totals += torch.stack(result) * count
-            self.seen += count
             self.is_whole = True
-            progress.step()
+            progress.step(sum(map(len, alike)))
             if due:
                 self._save_together(interrupts, ends)
 
@@ -306,11 +307,31 @@ class Loop:
             "step": self.taken,
             "loss": loss,
             "grad_norm": grad_norm,
-            "kl_weight": self.kl_weight(self.taken - 1),
-            "lr": self.rates[0] * self.lr_schedule(self.taken - 1),
+            "kl_weight": self.kl_weight(scheduled),
+            "lr": self.rates[0] * self.lr_schedule(scheduled),
             "seconds": seconds,
             "examples_per_second": (self.seen - before) / seconds,
         }
+
+    def _schedule(self) -> None:
+        """Sets the weight of the KL and the learning rate."""
+        if self.objective.weight is not None:
+            self.objective.weight.fill_(self.kl_weight(self.taken))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.lr_schedule(self.taken)
+
+    def _take(self, inputs: Sequence[tuple[Any, ...]], left: int) -> None:
+        """Takes steps of one size, out of so many examples that are left of the epoch."""
+        count = min(self.batch_size, left)
+        if self.step.exchange is not None:
+            self.step.exchange.share = self.ranks.share(count)
+        if len(inputs) == 1:
+            found = torch.stack(self.step(*inputs[0]))
+        else:
+            found = torch.stack(self.step.together(inputs)).sum(1)
+        self.taken += len(inputs)
+        self.totals += found * count
+        self.seen += len(inputs) * count
 
     def _is_due(self, interrupts: Interrupts) -> bool:
         """Whether to save: from time to time, and before a signal is answered."""
@@ -369,8 +390,17 @@ class Loop:
         batch = raw if train.preprocessing.redraws else train.prepare(raw)
         return batch.x, batch.y
 
+    def _in_steps(self, raw: RawBatch) -> list[list[tuple[Any, ...]]]:
+        """The arguments of the steps of a batch, those of one size together."""
+        x, y = self._inputs(raw)
+        xs = x.split(self.batch_size)
+        ys = [None] * len(xs) if y is None else y.split(self.batch_size)
+        parts = list(zip(xs, ys, strict=True))
+        whole = [part for part in parts if len(part[0]) == len(xs[0])]
+        return [alike for alike in (whole, parts[len(whole) :]) if alike]
+
     def _seed_step(self) -> None:
-        """Noise of the step: each process's own, and that of latents which all of them share."""
+        """Noise of the steps: each process's own, and that of latents which all of them share."""
         device = self.run.splits["train"].device
         seed_generators(self.seed, "step", self.taken, *self.ranks.key, device=device)
         if self.objective.shares_noise:

@@ -24,6 +24,7 @@ from pyrovae.parts import to_config
 from pyrovae.programs import Program, evaluating
 from pyrovae.supports import check_support
 from pyrovae.svi import Differentiable, Objective
+from pyrovae.svi.stepper import LATE_STEPS
 
 
 def check_options(**options: float | None) -> None:
@@ -38,6 +39,21 @@ def check_options(**options: float | None) -> None:
         least = 1 if name in ("epochs", "batch_size", "patience") else 0
         if value is not None and value < least:
             raise InputError(f"{name} is {value}.", f"Give at least {least}.")
+
+
+def check_replays(steps: int, engine: str | None) -> None:
+    """Refuses steps that cannot be replayed as one.
+
+    Raises:
+        InputError: If there are none or too many of them, or the engine replays none.
+    """
+    if not 1 <= steps <= LATE_STEPS:
+        raise InputError(f"steps_per_replay is {steps}.", f"Give 1 to {LATE_STEPS}.")
+    if steps > 1 and engine != "cuda-graph":
+        raise InputError(
+            f"steps_per_replay is {steps}, and only the engine cuda-graph replays steps.",
+            "Take that engine, on a GPU, or leave steps_per_replay out.",
+        )
 
 
 def as_splits(

@@ -7,9 +7,10 @@ are found where they were written then, and noise is torch's own: a replay goes 
 state that its generator has then.
 """
 
-__all__ = ["Recording"]
+__all__ = ["Recording", "addresses", "device_of", "record"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from pyrovae.capture import CaptureError, Graph
 PLACE = "cuda"
 # Libraries set themselves up in their first runs, which cannot be recorded.
 WARM_UPS = 3
+
+Result = TypeVar("Result")
 
 
 class Recording:
@@ -40,21 +43,12 @@ class Recording:
     """
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
-        device = _device_of(graph)
+        device = device_of(graph)
         _check(graph, inputs)
         self._graph = graph
-        self._addresses = _addresses(graph)
+        self._addresses = addresses(graph.closed_over)
         self._inputs = [_room_for(tensor) for tensor in inputs]
-        recorder = torch.cuda.CUDAGraph()
-        try:
-            with torch.no_grad(), torch.cuda.device(device):
-                _warm_up(graph, self._inputs)
-                # Other threads may do what they like on the device meanwhile, as loaders do.
-                with torch.cuda.graph(recorder, capture_error_mode="thread_local"):
-                    self._results = graph(*self._inputs)
-        except RuntimeError as error:
-            raise CaptureError(str(error).splitlines()[0]) from error
-        self._replay = recorder.replay
+        self._replay, self._results = record(lambda: graph(*self._inputs), device)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Runs it.
@@ -62,7 +56,7 @@ class Recording:
         Returns:
             The results, in tensors that the next run writes to.
         """
-        if _addresses(self._graph) != self._addresses:
+        if addresses(self._graph.closed_over) != self._addresses:
             return self._graph(*inputs)
         for place, tensor in zip(self._inputs, inputs, strict=True):
             place.copy_(tensor.detach())
@@ -70,9 +64,34 @@ class Recording:
         return self._results
 
 
-def _addresses(graph: Graph) -> list[int]:
-    """Where the tensors lie that a graph reads by reference."""
-    return [tensor.data_ptr() for tensor in graph.closed_over]
+def addresses(tensors: Iterable[Tensor]) -> list[int]:
+    """Where tensors lie."""
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def record(run: Callable[[], Result], device: torch.device) -> tuple[Callable[[], None], Result]:
+    """Records what a function does on a GPU.
+
+    Args:
+        run: The function. It is run a few times first.
+        device: The GPU.
+
+    Returns:
+        What does the same again, in the same memory, and where its results are then.
+
+    Raises:
+        CaptureError: If something in it waits for the device.
+    """
+    recorder = torch.cuda.CUDAGraph()
+    try:
+        with torch.no_grad(), torch.cuda.device(device):
+            _warm_up(run)
+            # Other threads may do what they like on the device meanwhile, as loaders do.
+            with torch.cuda.graph(recorder, capture_error_mode="thread_local"):
+                results = run()
+    except RuntimeError as error:
+        raise CaptureError(str(error).splitlines()[0]) from error
+    return recorder.replay, results
 
 
 def _room_for(tensor: Tensor) -> Tensor:
@@ -83,17 +102,17 @@ def _room_for(tensor: Tensor) -> Tensor:
     return room.copy_(tensor.detach())
 
 
-def _warm_up(graph: Graph, inputs: Sequence[Tensor]) -> None:
-    """Runs a graph on a stream that is not the usual one, as a recording does."""
+def _warm_up(run: Callable[[], object]) -> None:
+    """Runs a function on a stream that is not the usual one, as a recording does."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
-            graph(*inputs)
+            run()
     torch.cuda.current_stream().wait_stream(stream)
 
 
-def _device_of(graph: Graph) -> torch.device:
+def device_of(graph: Graph) -> torch.device:
     """The GPU that a graph works on.
 
     Raises:

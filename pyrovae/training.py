@@ -27,6 +27,7 @@ from pyrovae.preparation import (
     check_bound,
     check_options,
     check_program,
+    check_replays,
     describe_data,
     describe_program,
 )
@@ -39,6 +40,7 @@ from pyrovae.runs import Run
 from pyrovae.schedules import Schedule, constant, linear
 from pyrovae.svi import Differentiable, Exchange, Objective, Stepper, default_engine
 from pyrovae.svi.precision import check_device
+from pyrovae.svi.updates import is_recordable
 
 # Below so many steps, capturing and compiling take longer than they save (docs/performance.md).
 CAPTURE_STEPS, COMPILE_STEPS = 500, 5000
@@ -64,6 +66,7 @@ def fit(
     patience: int | None = None,
     seed: int = 0,
     engine: str | None = None,
+    steps_per_replay: int = 1,
     precision: str = "float32",
     device: str | torch.device | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -114,6 +117,9 @@ def fit(
             `auto`, which tries them all (see `pyrovae.svi.backends`). If None, the program is
             captured where more than 500 steps are to be taken, and on the CPU compiled where more
             than 5,000 are.
+        steps_per_replay: By the engine `cuda-graph`, how many steps are taken by one launch, at
+            most 64. They are seeded, and scheduled, by the first of them, and a run is saved
+            between such groups. It is one of the things that the bits of a run depend on.
         precision: `float32`, or `bf16` for matrix products of bfloat16 in the networks while
             training; all that is a probability, and every evaluation, stays in float32. On a GPU
             also `tf32`, for all matrix products while training.
@@ -167,6 +173,7 @@ def fit(
             f"{bound!r} leaves no KL for a warm-up to raise.",
             "Give no kl_warmup, or another bound.",
         )
+    check_replays(steps_per_replay, engine)
     target = resolve_device(device)
     check_device(precision, _cuda(target))
     module = as_module(program).to(target)
@@ -215,6 +222,8 @@ def fit(
             shared=ranks.size > 1,
         )
         made = optimizer(parameters)
+        if steps_per_replay > 1:
+            _check_recordable(made, ranks)
         told = {
             "program": describe_program(program),
             "parameters": sum(p.numel() for p in module.parameters()),
@@ -229,6 +238,7 @@ def fit(
                 "patience": patience,
                 "seed": seed,
                 "engine": engine,
+                "steps_per_replay": steps_per_replay,
                 "precision": precision,
             },
             "processes": ranks.size,
@@ -244,6 +254,7 @@ def fit(
             engine=engine or engine_for(epochs * steps, target),
             precision=precision,
             clip_norm=clip_norm,
+            steps_per_replay=steps_per_replay,
             find_cause=objective.find_cause,
             exchange=Exchange(ranks) if ranks.size > 1 else None,
         )
@@ -262,6 +273,7 @@ def fit(
             batch_size=batch_size,
             patience=patience,
             seed=seed,
+            steps_per_replay=steps_per_replay,
             on_epoch=on_epoch,
             ranks=ranks,
         )
@@ -279,6 +291,25 @@ def fit(
             module.eval()
 
     return run
+
+
+def _check_recordable(optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+    """Refuses what keeps several steps from being recorded as one.
+
+    Raises:
+        InputError: If processes exchange gradients between them, or the optimizer runs in Python.
+    """
+    if ranks.size > 1:
+        raise InputError(
+            f"Steps of {ranks.size} processes exchange gradients, and are replayed one by one.",
+            "Leave steps_per_replay out, or start one process.",
+        )
+    if not is_recordable(optimizer):
+        raise InputError(
+            f"An update by {type(optimizer).__name__} cannot be recorded, and steps_per_replay "
+            "asks for it.",
+            "Take Adam, AdamW or SGD, or leave steps_per_replay out.",
+        )
 
 
 def _place(

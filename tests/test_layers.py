@@ -147,7 +147,7 @@ INNER = {
         {"objective", "passes"},
         {"plans"},
         {"backends", "exchange", "faithfulness", "sentinel"},
-        {"planner"},
+        {"planner", "replays"},
         {"stepper"},
         {"compiled"},
         {"__init__"},

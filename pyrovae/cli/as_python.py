@@ -21,6 +21,7 @@ DEFAULTS = {
     "patience": None,
     "seed": 0,
     "engine": None,
+    "steps_per_replay": 1,
     "precision": "float32",
 }
 KEYWORD_ONLY = Parameter.KEYWORD_ONLY

@@ -110,6 +110,8 @@ class Training:
         _auto("eager|graph|inductor|cuda-graph|auto", "what so many steps are worth"),
     ] = None
     """how steps are run: in Python, as a graph, compiled, replayed by a GPU, or as is fastest"""
+    steps_per_replay: int = 1
+    """by the engine cuda-graph, how many steps a GPU takes by one launch, at most 64"""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """the precision of the networks' matrix products while training; tf32 is for GPUs"""
     device: Device = None

@@ -95,6 +95,7 @@ class Plan:
             "patience": options.patience,
             "seed": options.seed,
             "engine": options.engine,
+            "steps_per_replay": options.steps_per_replay,
             "precision": options.precision,
             "device": self.device,
         }
@@ -113,10 +114,11 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     from pyrovae.data import load_data
     from pyrovae.devices import resolve_device
     from pyrovae.inspection import inspect_program
-    from pyrovae.preparation import check_bound, check_options
+    from pyrovae.preparation import check_bound, check_options, check_replays
     from pyrovae.resuming import start_from
 
     check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
+    check_replays(options.steps_per_replay, options.engine)
     device = resolve_device(options.device)
     decoder = chosen("decoder", options, words) if spec is None else None
     loading = _loading(options, decoder)

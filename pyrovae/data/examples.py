@@ -175,16 +175,25 @@ class Examples:
         return self._move(rows, *_collate([seen[i] for i in rows.tolist()]))
 
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, ranks: Ranks = ALONE
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        together: int = 1,
+        ranks: Ranks = ALONE,
     ) -> Iterator[RawBatch]:
         """The batches of a training epoch, their order a function of (seed, epoch).
 
-        Of an epoch that is gone on with they are those from number `start` on. Of several
-        processes each has its share of a batch, or else, to have something to run on, its first
-        row.
+        Of an epoch that is gone on with they are those from number `start` on. So many `together`
+        come as one, up to the next multiple of that number. Of several processes each has its
+        share of a batch, or else, to have something to run on, its first row.
         """
         order = torch.randperm(len(self), generator=generator(seed, "permutation", epoch))
-        batches = order.split(batch_size)[start:]
+        rest, size = order[start * batch_size :], together * batch_size
+        lead = rest[: -start % together * batch_size]
+        batches = [part for part in (lead, *rest[len(lead) :].split(size)) if len(part)]
         shares = [ranks.rows(b) if ranks.share(len(b)) else b[:1] for b in batches]
 
         return self.raw_batches(shares, seed=seed, epoch=epoch)

@@ -5,7 +5,7 @@ made, without Python or Pyro. `inductor` compiles these with Inductor, and `cuda
 replay them as one. All draw the same noise.
 """
 
-__all__ = ["ENGINES", "choose", "default_engine"]
+__all__ = ["ENGINES", "Recorded", "choose", "default_engine", "restored"]
 
 import logging
 import math
@@ -84,7 +84,7 @@ def _passes(
         )
         return found
     try:
-        with _restored(plan), unvalidated(), _without_onednn():
+        with restored(plan), unvalidated(), _without_onednn():
             graph = capture(in_python, call.tensors)
     except CaptureError as error:
         warn(f"The program cannot be captured and is run in Python: {error}")
@@ -99,7 +99,7 @@ def _passes(
             found["graph"] = graph
             continue
         try:
-            with _restored(plan):
+            with restored(plan):
                 found[name] = _make(name, graph, call.tensors)
         except CaptureError as error:
             warn(f"{_FAILURES[name]}, so the graph is run as it is: {error}")
@@ -120,22 +120,32 @@ def _make(name: str, graph: Graph, inputs: Sequence[Tensor]) -> Pass:
     """
     if name == "inductor":
         return compile_graph(graph, inputs)
-    return _record(graph, inputs) if name == "cuda-graph" else graph
+    return Recorded(graph, inputs) if name == "cuda-graph" else graph
 
 
-def _record(graph: Graph, inputs: Sequence[Tensor]) -> Pass:
-    """A recorded pass, whose loss and norm the next one does not write to as to its gradients."""
-    recording = Recording(graph, inputs)
+class Recorded:
+    """A recorded pass, whose loss and norm the next one does not write to as to its gradients.
 
-    def run(*tensors: Tensor) -> list[Tensor]:
-        loss, norm, *gradients = recording(*tensors)
+    Args:
+        graph: The pass as a graph.
+        inputs: Inputs to record it on.
+
+    Raises:
+        CaptureError: As of a `Recording`.
+    """
+
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        self.graph = graph
+        self._recording = Recording(graph, inputs)
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """The loss, the norm of its gradient, and the gradients."""
+        loss, norm, *gradients = self._recording(*tensors)
         return [loss.clone(), norm.clone(), *gradients]
-
-    return run
 
 
 @contextmanager
-def _restored(plan: Plan) -> Iterator[None]:
+def restored(plan: Plan) -> Iterator[None]:
     """Takes back what passes in a block draw and change."""
     state = State(plan.devices, plan.buffers, plan.generators, of_python=True)
     try:
@@ -163,7 +173,7 @@ def _without_onednn() -> Iterator[None]:
 def _fastest(plan: Plan, call: Call, passes: dict[str, Pass]) -> str:
     """The name of the pass with the smallest median time, by interleaved trials."""
     times: dict[str, list[float]] = {name: [] for name in passes}
-    with _restored(plan):
+    with restored(plan):
         for _ in range(TRIAL_STEPS + 1):
             for name, run in passes.items():
                 times[name].append(_seconds(plan, call, run))

@@ -5,7 +5,7 @@ __all__ = ["Plan", "make_plan"]
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Plan:
             its norm and its gradients.
         taken: The number of steps taken by that back end.
         tried: Whether it was tried to compile what was run for long as a graph.
+        replays: Of so many steps taken as one, what replays them; None where nothing does.
     """
 
     parameters: dict[str, Tensor]
@@ -57,6 +58,7 @@ class Plan:
     run: Pass | None = None
     taken: int = 0
     tried: bool = False
+    replays: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # By identity, which stays one's own only while it is alive.

@@ -6,9 +6,10 @@ obeys: parameters, optimizer and buffers are frozen. It is read every so many st
 that raised it is then run again to say why.
 """
 
-__all__ = ["Sentinel"]
+__all__ = ["Sentinel", "Suspect"]
 
-from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -22,10 +23,17 @@ MOST_BYTES = 2**28
 
 
 class Suspect(NamedTuple):
-    """What it takes to run a step again."""
+    """A step, or several that were taken as one, and what it takes to run one of them again.
+
+    Attributes:
+        step: The number of the first.
+        calls: Their arguments.
+        before: What noise and buffers were before the first.
+        parameters: What has a gradient.
+    """
 
     step: int
-    call: Call
+    calls: Sequence[Call]
     before: State
     parameters: dict[str, Tensor]
 
@@ -35,48 +43,63 @@ class Sentinel:
 
     Args:
         every: After how many steps the flag is read.
+        device: Where their losses are.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, device: torch.device) -> None:
         self.every = every
-        self._recent: deque[Suspect] = deque(maxlen=every)
+        self._recent: list[Suspect] = []
         self._bytes = 0
-        self._first: Tensor | None = None
+        self._asked = 0
         self._step = 0
+        # The same number, and the first that was not finite, in places that a recorded step
+        # finds again.
+        self._now = torch.zeros((), dtype=torch.int64, device=device)
+        self._first = torch.zeros((), dtype=torch.int64, device=device)
 
-    def watch(self, call: Call, before: State, found: Outcome) -> Tensor:
-        """Takes note of a step, before its update.
+    def remember(
+        self, calls: Sequence[Call], before: State, parameters: dict[str, Tensor]
+    ) -> None:
+        """Takes note of steps, each of which is to be judged."""
+        self._recent.append(Suspect(self._step + 1, calls, before, parameters))
+        self._step += len(calls)
+        self._bytes += sum(tensor.nbytes for call in calls for tensor in call.tensors)
+
+    def judge(self, found: Outcome) -> Tensor:
+        """Judges the next step, on the device alone.
 
         Returns:
-            One if this step or an earlier one was not finite, or else zero, on the device and as
-            torch's fused optimizers want it.
+            One if this step or an earlier one was not finite, or else zero, as torch's fused
+            optimizers want it.
         """
-        self._step += 1
-        self._bytes += sum(tensor.nbytes for tensor in call.tensors)
-        self._recent.append(Suspect(self._step, call, before, found.parameters))
-        if self._first is None:
-            self._first = torch.zeros((), dtype=torch.int64, device=found.loss.device)
+        self._now += 1
         finite = torch.isfinite(found.loss) & torch.isfinite(found.grad_norm)
         fresh = ~finite & (self._first == 0)
-        self._first = torch.where(fresh, self._step, self._first)
-        frozen = (self._first > 0).float()
-        before.keep_buffers(frozen > 0)
-        return frozen
+        self._first.copy_(torch.where(fresh, self._now, self._first))
+        return (self._first > 0).float()
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Lets the steps of a block change nothing, as after one that was not finite."""
+        now, first = self._now.clone(), self._first.clone()
+        self._first.fill_(1)
+        try:
+            yield
+        finally:
+            self._now.copy_(now)
+            self._first.copy_(first)
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to read the flag: enough steps, or batches kept, have come."""
-        return len(self._recent) >= self.every or self._bytes > MOST_BYTES
+        return self._step - self._asked >= self.every or self._bytes > MOST_BYTES
 
-    def read(self) -> tuple[Suspect, int] | None:
-        """The first step that was not finite, and how many steps ago; it waits for the device."""
-        first = 0 if self._first is None else int(self._first)
-        self._bytes = 0
+    def read(self) -> tuple[Suspect, int, int] | None:
+        """What was not finite, which step of it, and how many ago; it waits for the device."""
+        first, recent = int(self._first), self._recent
+        self._recent, self._bytes, self._asked = [], 0, self._step
         if first == 0:
-            self._recent.clear()
             return None
-        suspect = next(suspect for suspect in self._recent if suspect.step == first)
-        ago = self._step - first
-        self._first = None
-        self._recent.clear()
-        return suspect, ago
+        self._first.zero_()
+        found = next(s for s in recent if s.step <= first < s.step + len(s.calls))
+        return found, first - found.step, self._step - first

@@ -1,9 +1,9 @@
 """What a pass changes besides its results, to be wound back."""
 
-__all__ = ["State"]
+__all__ = ["Copies", "State", "copies", "put_back"]
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,26 @@ from torch import Tensor
 
 from pyrovae import shared_noise
 
+# Tensors, each with a copy of its values.
+Copies = list[tuple[Tensor, Tensor]]
+
+
+def copies(tensors: Iterable[Tensor]) -> Copies:
+    """Tensors, each with a copy of the values that it has now."""
+    return [(tensor, tensor.clone()) for tensor in tensors]
+
+
+def put_back(kept: Copies, condition: Tensor) -> None:
+    """Gives tensors their values back where a condition on the device holds."""
+    for tensor, value in kept:
+        tensor.copy_(torch.where(condition, value, tensor))
+
 
 class State:
     """What a pass changes besides its results: the streams of noise, and buffers.
+
+    Attributes:
+        buffers: The buffers, each with its values.
 
     Args:
         devices: The CUDA devices that it draws noise on.
@@ -31,21 +48,31 @@ class State:
         *,
         of_python: bool = False,
     ) -> None:
-        own = map(_cuda_generator, devices)
-        self._generators = [torch.default_generator, *own, *generators]
+        self._devices, self._others = list(devices), list(generators)
+        own = map(_cuda_generator, self._devices)
+        self._generators = [torch.default_generator, *own, *self._others]
         self._of_python = _noise_of_python() if of_python else None
         self._noise = [generator.get_state() for generator in self._generators]
         self._shared_noise = shared_noise.state()
-        self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        self.buffers = copies(buffers)
 
     def has_drawn_in_python(self) -> bool:
         """Whether noise of Python's or NumPy's has been drawn since."""
         return self._of_python is not None and self._of_python != _noise_of_python()
 
-    def keep_buffers(self, condition: Tensor) -> None:
-        """Buffers back to what they were, where a condition on the device holds."""
-        for buffer, value in self._buffers:
-            buffer.copy_(torch.where(condition, value, buffer))
+    def after(self, passes: Callable[[], None]) -> "State":
+        """The state with buffers as they are now, and the noise that passes leave from here on."""
+        now = self._again()
+        self.restore()
+        passes()
+        now.restore_buffers()
+        return self._again()
+
+    def _again(self) -> "State":
+        """A state of the same, as all of it is now."""
+        buffers = [buffer for buffer, _ in self.buffers]
+        of_python = self._of_python is not None
+        return State(self._devices, buffers, self._others, of_python=of_python)
 
     def restore(self) -> None:
         """Back to what it was."""
@@ -55,8 +82,12 @@ class State:
         if self._of_python is not None:
             random.setstate(self._of_python[0])
             np.random.set_state(self._of_python[1])  # noqa: NPY002
+        self.restore_buffers()
+
+    def restore_buffers(self) -> None:
+        """Buffers back to what they were."""
         with torch.no_grad():
-            for buffer, value in self._buffers:
+            for buffer, value in self.buffers:
                 buffer.copy_(value)
 
 

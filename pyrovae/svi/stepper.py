@@ -8,15 +8,17 @@ __all__ = ["StepResult", "Stepper"]
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.capture import OPTIONS
+from pyrovae.capture import OPTIONS, CaptureError
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import unvalidated
+from pyrovae.svi.backends import Recorded
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
@@ -33,8 +35,9 @@ from pyrovae.svi.passes import (
 from pyrovae.svi.planner import Planner
 from pyrovae.svi.plans import Plan, make_plan
 from pyrovae.svi.precision import arithmetic, check_device, in_precision
-from pyrovae.svi.sentinel import Sentinel
-from pyrovae.svi.state import State
+from pyrovae.svi.replays import Replay
+from pyrovae.svi.sentinel import Sentinel, Suspect
+from pyrovae.svi.state import Copies, State, put_back
 from pyrovae.svi.updates import Optimizer, Update
 
 # How many steps late a GPU is asked whether all was finite.
@@ -69,7 +72,9 @@ class Stepper:
         find_cause: Called with the arguments of a step that was not finite, its noise rewound,
             and with the parameters, to say why.
         check_every: After how many steps it is asked whether they were finite; if None at once,
-            and on a GPU after 64.
+            and on a GPU, or where several are replayed as one, after 64.
+        steps_per_replay: Whether, and how many, steps taken `together` are replayed as one by the
+            engine `cuda-graph`.
         exchange: What sums a step's results over the processes that take it together, if there
             are several.
 
@@ -88,17 +93,21 @@ class Stepper:
         clip_norm: float | None = None,
         find_cause: Callable[..., NonFiniteError | None] | None = None,
         check_every: int | None = None,
+        steps_per_replay: int = 1,
         exchange: Exchange | None = None,
     ) -> None:
         self.estimate = in_precision(precision, estimate)
         self.precision = precision
         self.clip_norm = clip_norm
-        self.update = Update(optimizer)
+        self.steps_per_replay = steps_per_replay
+        self.update = Update(optimizer, rates_on_device=steps_per_replay > 1)
         self._owners = owners
         self._find_cause = find_cause
-        self._check_every = check_every
+        self._check_every = check_every or (LATE_STEPS if steps_per_replay > 1 else None)
         self.exchange = exchange
         self._sentinel: Sentinel | None = None
+        # How many steps were begun.
+        self.begun = 0
         # The parameters in Pyro's store that the step at hand was the first to ask for.
         self._made: list[str] = []
         self._warn = Once()
@@ -119,12 +128,39 @@ class Stepper:
                 "Take it outside of that, or use evaluate_loss.",
             )
         self._made = []
+        self.begun += 1
+        self.update.follow_rates()
         try:
             with arithmetic(self.precision):
                 return self._step(Call(args, kwargs))
         except NonFiniteError:
             self._forget()
             raise
+
+    def together(self, given: Sequence[tuple[Any, ...]]) -> StepResult:
+        """Takes several steps one after another.
+
+        Where they can be, they are replayed as one: by the engine `cuda-graph`, if they are
+        `steps_per_replay` of one kind, and none of them is to be compared with Python.
+
+        Args:
+            given: The arguments of each.
+
+        Returns:
+            What they found, each with shape (k,).
+
+        Raises:
+            As a step. `begun` says how many there were.
+        """
+        calls = [Call(args, {}) for args in given]
+        if len(calls) == self.steps_per_replay > 1:
+            with arithmetic(self.precision):
+                plan = self._plan_for(calls[0])
+                replay = self._replay_of(plan, calls)
+                if replay is not None:
+                    return self._replayed(plan, calls, replay)
+        found = [self(*args) for args in given]
+        return StepResult(*map(torch.stack, zip(*found, strict=True)))
 
     def _step(self, call: Call) -> StepResult:
         plan = self._plan_for(call)
@@ -147,9 +183,10 @@ class Stepper:
 
         parameters = list(found.parameters.values())
         if self._may_wait(plan) and self.update.can_be_frozen(parameters):
-            frozen = self._watch().watch(call, before, found)
-            self.update(parameters, self._clipped(found), frozen)
-            if self._watch().is_due:
+            sentinel = self._watch(found.loss.device)
+            sentinel.remember([call], before, found.parameters)
+            self._finish(found, before.buffers)
+            if sentinel.is_due:
                 self.check()
         else:
             self.check()
@@ -162,6 +199,12 @@ class Stepper:
 
         return StepResult(found.loss, found.grad_norm)
 
+    def _finish(self, found: Outcome, before: Copies) -> None:
+        """What a step whose verdict is left on the device does after its pass."""
+        frozen = self._watch(found.loss.device).judge(found)
+        put_back(before, frozen > 0)
+        self.update(list(found.parameters.values()), self._clipped(found), frozen)
+
     def check(self) -> None:
         """Asks about the steps that were not asked about yet; to be done before a checkpoint.
 
@@ -170,9 +213,10 @@ class Stepper:
         """
         found = self._sentinel.read() if self._sentinel else None
         if found is not None:
-            suspect, ago = found
+            suspect, number, ago = found
             with arithmetic(self.precision):
-                cause = self._diagnose(suspect.parameters, suspect.call, suspect.before)
+                before = self._state_before(suspect, number)
+                cause = self._diagnose(suspect.parameters, suspect.calls[number], before)
             error = cause or self._not_finite()
             error.steps_ago = ago
             raise error
@@ -182,10 +226,20 @@ class Stepper:
         every = self._check_every or (LATE_STEPS if plan.devices else 1)
         return every > 1
 
-    def _watch(self) -> Sentinel:
+    def _watch(self, device: torch.device) -> Sentinel:
         if self._sentinel is None:
-            self._sentinel = Sentinel(self._check_every or LATE_STEPS)
+            self._sentinel = Sentinel(self._check_every or LATE_STEPS, device)
         return self._sentinel
+
+    def _state_before(self, suspect: Suspect, number: int) -> State:
+        """The state before one of the steps of a replay, whose noise is what the others left."""
+
+        def draw() -> None:
+            for call in suspect.calls[:number]:
+                with suppress(ValueError, RuntimeError):
+                    self._in_python(call.again())
+
+        return suspect.before.after(draw) if number else suspect.before
 
     def prepare(self, *args: Any, engine: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Makes ready for steps of such arguments, leaving no trace of it.
@@ -238,6 +292,50 @@ class Stepper:
         if plan.parameters:
             check_device(self.precision, plan.devices)
         return plan
+
+    # ── Several steps as one ──
+
+    def _replay_of(self, plan: Plan, calls: Sequence[Call]) -> Replay | None:
+        """What replays steps as one; None where they have to be taken one by one."""
+        count, parameters = len(calls), list(plan.parameters.values())
+        if not isinstance(plan.run, Recorded) or self.exchange is not None:
+            return None
+        if any(is_checked(plan.taken + number) for number in range(1, count + 1)):
+            return None
+        if any(call.kind != calls[0].kind for call in calls):
+            return None
+        if not self.update.can_be_frozen(parameters):
+            return None
+        if count not in plan.replays:
+            plan.replays[count] = self._recorded(plan, calls)
+        replay = plan.replays[count]
+        return replay if replay is not None and replay.is_current else None
+
+    def _recorded(self, plan: Plan, calls: Sequence[Call]) -> Replay | None:
+        device = next(iter(plan.parameters.values())).device
+        try:
+            return Replay(
+                plan,
+                calls,
+                update=self.update,
+                sentinel=self._watch(device),
+                finish=self._finish,
+            )
+        except CaptureError as error:
+            self._warn(f"{len(calls)} steps cannot be recorded as one: {error}")
+            return None
+
+    def _replayed(self, plan: Plan, calls: Sequence[Call], replay: Replay) -> StepResult:
+        before = State(plan.devices, plan.buffers, plan.generators)
+        self.begun += len(calls)
+        self.update.follow_rates()
+        loss, grad_norm = replay(calls)
+        sentinel = self._watch(loss.device)
+        sentinel.remember(calls, before, plan.parameters)
+        plan.taken += len(calls)
+        if sentinel.is_due:
+            self.check()
+        return StepResult(loss, grad_norm)
 
     # ── The pass ──
 

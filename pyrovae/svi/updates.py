@@ -7,7 +7,7 @@ states loaded from elsewhere find what they would have found. Other optimizers m
 step, and so does every optimizer for a parameter that it has not met yet.
 """
 
-__all__ = ["Optimizer", "Update"]
+__all__ = ["Optimizer", "Update", "is_recordable"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -54,11 +54,16 @@ class Update:
 
     Args:
         optimizer: One of Pyro's or of torch's.
+        rates_on_device: Whether updates that can be frozen read learning rates on the device, as
+            `follow_rates` has left them there: so a recorded one can be given others.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, *, rates_on_device: bool = False) -> None:
         self.optimizer = optimizer
         self._slots: list[_Slot] = []
+        self._rates: dict[int, tuple[dict[str, Any], Tensor]] | None = None
+        if rates_on_device:
+            self._rates = {}
 
     def trains(self, parameter: Tensor) -> bool:
         """Whether the optimizer is for a parameter; one of torch's is for those it was given."""
@@ -104,8 +109,29 @@ class Update:
             # A scheduler warns unless its optimizer has stepped.
             slot.owner._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
         kernel.begin(slots)
-        for options, members in _alike(kernel, slots, gradients).items():
+        rate = self._rate if kernel.freezes else _rate_of
+        for options, members in _alike(kernel, slots, gradients, rate).items():
             kernel.apply(options, *zip(*members, strict=True), frozen)
+
+    def follow_rates(self) -> None:
+        """Brings the learning rates that the optimizer has now to the device."""
+        for group, rate in (self._rates or {}).values():
+            rate.fill_(group["lr"])
+
+    def memory(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """What an update reads and writes besides gradients."""
+        slots = self._find(parameters)
+        kept = [value for slot in slots for value in (*slot.state.values(), self._rate(slot))]
+        return [*parameters, *(value for value in kept if isinstance(value, Tensor))]
+
+    def _rate(self, slot: _Slot) -> float | Tensor:
+        """The learning rate of a parameter, on its device if it is to be."""
+        rates, group = self._rates, slot.group
+        if rates is None:
+            return group["lr"]
+        if id(group) not in rates:
+            rates[id(group)] = group, torch.tensor(group["lr"], device=slot.parameter.device)
+        return rates[id(group)][1]
 
     def _kernel(self, parameters: Sequence[Tensor]) -> "_Kernel | None":
         """What updates all of them at once; None where the optimizer has to step by itself."""
@@ -172,19 +198,32 @@ class Update:
         return getattr(owner, "optimizer", owner)  # a scheduler holds its optimizer
 
 
+def is_recordable(optimizer: TorchOptimizer) -> bool:
+    """Whether updates by an optimizer can be recorded, once each parameter has had one."""
+    kernel = _KERNELS.get(type(optimizer))
+    return kernel is not None and kernel.freezes and not _hooked(optimizer)
+
+
 def _hooked(owner: TorchOptimizer) -> bool:
     """Whether somebody wants to be called at every step of an optimizer."""
     hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
     return any(getattr(owner, name, None) for name in hooks)
 
 
+def _rate_of(slot: _Slot) -> Any:
+    return slot.group["lr"]
+
+
 def _alike(
-    kernel: "_Kernel", slots: Sequence[_Slot], gradients: Sequence[Tensor]
+    kernel: "_Kernel",
+    slots: Sequence[_Slot],
+    gradients: Sequence[Tensor],
+    rate: Callable[[_Slot], Any],
 ) -> dict[tuple[Any, ...], list[tuple[_Slot, Tensor]]]:
     """The slots and gradients by the options that they share."""
     found: dict[tuple[Any, ...], list[tuple[_Slot, Tensor]]] = {}
     for slot, gradient in zip(slots, gradients, strict=True):
-        given = (slot.group[name] for name in kernel.options)
+        given = (rate(slot) if name == "lr" else slot.group[name] for name in kernel.options)
         options = tuple(tuple(value) if isinstance(value, list) else value for value in given)
         found.setdefault((*options, kernel.more(slot)), []).append((slot, gradient))
     return found
