@@ -306,10 +306,10 @@ class Stepper:
             return None
         if not self.update.can_be_frozen(parameters):
             return None
-        if count not in plan.replays:
+        replay = plan.replays.get(count)
+        if count not in plan.replays or (replay is not None and not replay.is_current):
             plan.replays[count] = self._recorded(plan, calls)
-        replay = plan.replays[count]
-        return replay if replay is not None and replay.is_current else None
+        return plan.replays[count]
 
     def _recorded(self, plan: Plan, calls: Sequence[Call]) -> Replay | None:
         device = next(iter(plan.parameters.values())).device
