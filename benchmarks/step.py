@@ -44,10 +44,14 @@ from timing import (
 from vae import PIXELS, binary, convolutional, convolutions, dense, matrix_products
 
 from pyrovae import CompiledSVI
+from pyrovae.svi import Stepper
+from pyrovae.svi.estimators import estimate_with
 
 RATE = 1e-3
 ENGINES = ("eager", "graph", "inductor")
 FLOOR = "matrix products"
+# Steps that one launch takes; the turns below are multiples of it.
+TOGETHER = 10
 
 
 # ── The contenders of a step ─────────────────────────────────────────────────────────────────
@@ -125,6 +129,24 @@ def by_replay(make, x, device):
     return each(recorder.replay)
 
 
+def by_replays(make, x, device):
+    """The steps of `fit`, so many of them by one launch."""
+
+    class Together(Stepper):
+        step = Stepper.together
+
+    vae, given = make().to(device), [(x.to(device),)] * TOGETHER
+    together = Together(
+        estimate_with(Trace_ELBO(), vae.model, vae.guide),
+        torch.optim.Adam(vae.parameters(), lr=RATE, fused=True),
+        owners=[vae],
+        engine="cuda-graph",
+        steps_per_replay=TOGETHER,
+    )
+    launches = steps_of(together, given, engine="cuda-graph")
+    return lambda count: launches(-(-count // TOGETHER))
+
+
 def torch_contenders(make, x, device):
     """For each name what builds the steps."""
     found = {
@@ -144,6 +166,9 @@ def torch_contenders(make, x, device):
     if device == "cuda":
         found["PyTorch by hand, CUDA graph"] = partial(by_replay, make, x, device)
         found["CompiledSVI, cuda-graph"] = partial(by_compiled_svi, make, x, device, "cuda-graph")
+        found[f"steps of fit, cuda-graph, {TOGETHER} per replay"] = partial(
+            by_replays, make, x, device
+        )
     return found
 
 

@@ -67,6 +67,7 @@ class Shifted(nn.Module):
         ["--data", "numbers.npy", "--decoder", "student-t"],
         ["--data", "series.npy", "--network", "lstm", "--decoder", "pixelwise-gaussian"],
         ["--data", "counts.npy", "--decoder", "negative-binomial"],
+        ["--data", "counts.npy", "--decoder", "poisson", "--decoder.latent-size"],
         ["--data", "counts.mtx"],
         ["--data", "counts.mtx", "--decoder", "gaussian"],
         ["--data", "people.csv", "--columns", "schema.json"],

@@ -105,7 +105,7 @@ class _Script:
         if id(part) not in self.named:
             # The order of these lines is that of the command's own random numbers.
             made = self._call(part)
-            if hasattr(part, "start_at"):
+            if getattr(part, "start_at", None) is not None:
                 made += f".start_at({self._examples(10_000)})"
             self.lines.append(f"{name} = {made}")
             self.named.add(id(part))
