@@ -1,5 +1,8 @@
 """Several steps as one recording, on a stand-in for CUDA's recorder and on a GPU."""
 
+import gc
+import weakref
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -231,6 +234,21 @@ def test_a_program_that_a_recording_does_not_see_is_found_out(recorder, replayed
 
     with pytest.warns(UserWarning, match=r"At step 32 the cuda-graph .* disagree"):
         fit(Stateful(), torch.randn(200, 3), on_epoch=change)
+
+
+def test_a_program_that_was_dropped_is_freed(recorder, replayed):
+    """Its graph, its recordings and all, without the help of Python's collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        vae, run = fit()
+        assert replayed
+        dropped = [weakref.ref(parameter) for parameter in vae.parameters()]
+        replayed.clear()
+        del vae, run
+        assert [of() for of in dropped] == [None] * len(dropped)
+    finally:
+        gc.enable()
 
 
 def test_what_cannot_be_recorded_as_one_is_taken_step_by_step(recorder, replayed, monkeypatch):

@@ -5,7 +5,7 @@ recorded one behind the other, on arguments that lie there for all of them; whet
 finite, and the learning rates, are read on the device.
 """
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "can_be_replayed", "replay_of"]
 
 from collections.abc import Callable, Sequence
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrovae.capture import CaptureError
 from pyrovae.recording import addresses, device_of, record
 from pyrovae.svi.backends import Recorded, restored
+from pyrovae.svi.faithfulness import is_checked
 from pyrovae.svi.passes import Call, Outcome
 from pyrovae.svi.plans import Plan
 from pyrovae.svi.sentinel import Sentinel
@@ -23,6 +24,35 @@ from pyrovae.svi.updates import Update
 
 # What becomes of a step once its pass is over, given what its buffers were before.
 Finish = Callable[[Outcome, Copies], None]
+
+
+def can_be_replayed(plan: Plan, calls: Sequence[Call], update: Update) -> bool:
+    """Whether steps of a plan may be taken as one, none of them to be compared with Python."""
+    return (
+        isinstance(plan.run, Recorded)
+        and all(call.kind == calls[0].kind for call in calls)
+        and not any(is_checked(plan.taken + number + 1) for number in range(len(calls)))
+        and update.can_be_frozen(list(plan.parameters.values()))
+    )
+
+
+def replay_of(
+    plan: Plan, calls: Sequence[Call], update: Update, sentinel: Sentinel, finish: Finish
+) -> "Replay | None":
+    """What replays so many steps of a plan, recorded where it is not yet, or no longer valid.
+
+    Returns:
+        None where it was found before that they cannot be.
+
+    Raises:
+        CaptureError: As of a `Replay`.
+    """
+    count = len(calls)
+    found = plan.replays.get(count)
+    if count not in plan.replays or (found is not None and not found.is_current):
+        plan.replays[count] = None
+        plan.replays[count] = Replay(plan, calls, update, sentinel, finish)
+    return plan.replays[count]
 
 
 class Replay:
@@ -43,7 +73,6 @@ class Replay:
         self,
         plan: Plan,
         calls: Sequence[Call],
-        *,
         update: Update,
         sentinel: Sentinel,
         finish: Finish,
@@ -52,7 +81,8 @@ class Replay:
         graph = self._graph = plan.run.graph
         if not all(tensor.is_contiguous() for call in calls for tensor in call.tensors):
             raise CaptureError("the entries of an argument are in another order in memory.")
-        self._plan = plan
+        # Not the plan itself, which this is a part of.
+        self._buffers, self._parameters = plan.buffers, list(plan.parameters.values())
         self._update = update
         self._rooms = [torch.stack(tensors) for tensors in _by_argument(calls)]
         self._addresses = addresses(self._memory)
@@ -71,8 +101,8 @@ class Replay:
 
     @property
     def _memory(self) -> list[Tensor]:
-        parameters = list(self._plan.parameters.values())
-        return [*self._graph.closed_over, *self._plan.buffers, *self._update.memory(parameters)]
+        updated = self._update.memory(self._parameters)
+        return [*self._graph.closed_over, *self._buffers, *updated]
 
     @property
     def is_current(self) -> bool:

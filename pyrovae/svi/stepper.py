@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from pyrovae.capture import OPTIONS, CaptureError
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import unvalidated
-from pyrovae.svi.backends import Recorded
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.exchange import Exchange
 from pyrovae.svi.faithfulness import difference, is_checked
@@ -35,7 +34,7 @@ from pyrovae.svi.passes import (
 from pyrovae.svi.planner import Planner
 from pyrovae.svi.plans import Plan, make_plan
 from pyrovae.svi.precision import arithmetic, check_device, in_precision
-from pyrovae.svi.replays import Replay
+from pyrovae.svi.replays import Replay, can_be_replayed, replay_of
 from pyrovae.svi.sentinel import Sentinel, Suspect
 from pyrovae.svi.state import Copies, State, put_back
 from pyrovae.svi.updates import Optimizer, Update
@@ -297,30 +296,11 @@ class Stepper:
 
     def _replay_of(self, plan: Plan, calls: Sequence[Call]) -> Replay | None:
         """What replays steps as one; None where they have to be taken one by one."""
-        count, parameters = len(calls), list(plan.parameters.values())
-        if not isinstance(plan.run, Recorded) or self.exchange is not None:
+        if self.exchange is not None or not can_be_replayed(plan, calls, self.update):
             return None
-        if any(is_checked(plan.taken + number) for number in range(1, count + 1)):
-            return None
-        if any(call.kind != calls[0].kind for call in calls):
-            return None
-        if not self.update.can_be_frozen(parameters):
-            return None
-        replay = plan.replays.get(count)
-        if count not in plan.replays or (replay is not None and not replay.is_current):
-            plan.replays[count] = self._recorded(plan, calls)
-        return plan.replays[count]
-
-    def _recorded(self, plan: Plan, calls: Sequence[Call]) -> Replay | None:
-        device = next(iter(plan.parameters.values())).device
+        sentinel = self._watch(next(iter(plan.parameters.values())).device)
         try:
-            return Replay(
-                plan,
-                calls,
-                update=self.update,
-                sentinel=self._watch(device),
-                finish=self._finish,
-            )
+            return replay_of(plan, calls, self.update, sentinel, self._finish)
         except CaptureError as error:
             self._warn(f"{len(calls)} steps cannot be recorded as one: {error}")
             return None
