@@ -137,22 +137,23 @@ def test_a_step_that_is_not_finite_is_named_and_undone(
         monkeypatch.setattr(sentinel, "MOST_BYTES", 1000)
     x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     x[7, 1] = 9.0
-
-    def broken():
-        program = Normalised()
-        with pytest.raises(NonFiniteError, match="'z'") as raised:
-            fit(program, x, seed=seed)
-        return str(raised.value), program.state_dict()
-
-    found, ours = broken()
+    found, ours = broken(x, seed=seed)
     assert replayed
     batches = Examples(x, preprocessing=AsIs()).shuffled(8, seed=seed, epoch=1)
     number = next(n for n, raw in enumerate(batches) if 7 in raw.rows)
     assert f"In epoch 1, batch {number} (step {number}): " in found
     one_by_one()
-    expected, theirs = broken()
+    expected, theirs = broken(x, seed=seed)
     assert found == expected
     assert same(ours, theirs)
+
+
+def broken(x, **options):
+    """What is said of a step that is not finite, and the weights after it."""
+    program = Normalised()
+    with pytest.raises(NonFiniteError, match="'z'") as raised:
+        fit(program, x, **options)
+    return str(raised.value), program.state_dict()
 
 
 def test_a_run_goes_on_to_the_same_bits(tmp_path, recorder, replayed):
@@ -301,3 +302,16 @@ def test_a_gpu_takes_several_steps_by_one_launch(replayed, one_by_one):
     expected, expected_run = fit(**options)
     assert same(weights(found), weights(expected))
     assert metrics(run) == metrics(expected_run)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gpu_names_the_step_that_is_not_finite(seed, replayed, one_by_one):
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    x[7, 1] = 9.0
+    found, ours = broken(x, seed=seed, device="cuda")
+    assert replayed
+    one_by_one()
+    expected, theirs = broken(x, seed=seed, device="cuda")
+    assert found == expected
+    assert same(ours, theirs)
