@@ -200,7 +200,18 @@ def test_weights_that_have_moved_are_trained_where_they_are(recorder, replayed, 
     assert same(weights(found), weights(expected))
 
 
-def test_an_optimizer_that_was_loaded_is_the_one_that_updates(recorder, replayed, one_by_one):
+def load(optimizer):
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def decay(optimizer):
+    optimizer.param_groups[0]["weight_decay"] += 0.1
+
+
+@pytest.mark.parametrize("change", [load, decay])
+def test_an_optimizer_that_has_changed_is_the_one_that_updates(
+    change, recorder, replayed, one_by_one
+):
     """Also where it keeps nothing but its learning rate."""
 
     def train():
@@ -210,10 +221,8 @@ def test_an_optimizer_that_was_loaded_is_the_one_that_updates(recorder, replayed
             made.append(torch.optim.SGD(parameters, lr=0.01))
             return made[0]
 
-        def load(run):
-            made[0].load_state_dict(made[0].state_dict())
-
-        return fit(optimizer=make, on_epoch=load, lr_schedule=cosine(1.0, 0.0, 75))[0]
+        schedule = cosine(1.0, 0.0, 75)
+        return fit(optimizer=make, on_epoch=lambda run: change(made[0]), lr_schedule=schedule)[0]
 
     found = train()
     assert len(replayed) > 10

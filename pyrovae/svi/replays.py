@@ -86,6 +86,7 @@ class Replay:
         self._update = update
         self._rooms = [torch.stack(tensors) for tensors in _by_argument(calls)]
         self._addresses = addresses(self._memory)
+        self._settings = update.settings(self._parameters)
 
         def run() -> Tensor:
             found = []
@@ -106,8 +107,9 @@ class Replay:
 
     @property
     def is_current(self) -> bool:
-        """Whether all that is read and written still lies where it did."""
-        return addresses(self._memory) == self._addresses
+        """Whether all that is read and written lies where it did, and updates are the same."""
+        settings = self._update.settings(self._parameters)
+        return settings == self._settings and addresses(self._memory) == self._addresses
 
     def __call__(self, calls: Sequence[Call]) -> Tensor:
         """Takes the steps.

@@ -124,6 +124,16 @@ class Update:
         kept = [value for slot in slots for value in (*slot.state.values(), self._rate(slot))]
         return [*parameters, *(value for value in kept if isinstance(value, Tensor))]
 
+    def settings(self, parameters: Sequence[Tensor]) -> list[Any]:
+        """What an update does besides, as by its recording: all but the learning rates."""
+        names = [
+            set(_KERNELS[type(slot.owner)].options) - {"lr"} for slot in self._find(parameters)
+        ]
+        return [
+            {name: slot.group[name] for name in own}
+            for slot, own in zip(self._slots, names, strict=True)
+        ]
+
     def _rate(self, slot: _Slot) -> float | Tensor:
         """The learning rate of a parameter, on its device if it is to be."""
         rates, group = self._rates, slot.group
