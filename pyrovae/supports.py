@@ -29,6 +29,10 @@ _OVER = {
     type(constraints.unit_interval): ("relaxed-bernoulli", "relaxed-bernoulli"),
     type(constraints.simplex): ("relaxed-categorical", "relaxed-categorical"),
 }
+_REMEDY = (
+    "Scale or standardise data of very large numbers, and see that no network of the guide "
+    "divides by zero or takes the logarithm of a negative number."
+)
 
 
 def check_support(program: Program, batches: Iterable[Batch]) -> None:
@@ -36,7 +40,7 @@ def check_support(program: Program, batches: Iterable[Batch]) -> None:
 
     Raises:
         InputError: If a value lies outside its support, naming the site, the example and the
-            entry, or the guide makes NaN of missing entries.
+            entry, or the guide draws NaN.
     """
     with evaluating(program):
         first_row = 0
@@ -127,21 +131,29 @@ def _entry(support: Any, example: Tensor) -> str:
 
 
 def _check_guide(guide_trace: Trace, batch: Batch, first_row: int) -> None:
-    """Refuses a guide that makes NaN of missing entries: its network is not made for them."""
+    """Refuses a guide that draws NaN, of missing entries or of any."""
     missing = batch.x.isnan().reshape(len(batch.x), -1).any(1)
     for name, site in sites(guide_trace, observed=False).items():
-        frame = data_frame(site)
-        if frame is None or not missing.any():
+        is_nan, frame = site["value"].isnan(), data_frame(site)
+        if not is_nan.any():
             continue
-        value = site["value"].isnan().movedim(frame.dim - site["fn"].event_dim, 0)
-        wrong = missing & value.reshape(len(missing), -1).any(1)
-        if wrong.any():
+        if frame is None:
+            raise InputError(f"The guide draws NaN for the latent {name!r}.", _REMEDY)
+        rows = is_nan.movedim(frame.dim - site["fn"].event_dim, 0).reshape(len(missing), -1).any(1)
+        of_missing = rows & missing
+        row = first_row + int((of_missing if of_missing.any() else rows).nonzero()[0])
+        if of_missing.any():
             raise InputError(
-                f"The guide gives NaN for the latent {name!r} of example "
-                f"{first_row + int(wrong.nonzero()[0])}, which has missing entries.",
+                f"The guide gives NaN for the latent {name!r} of example {row}, which has missing "
+                "entries.",
                 "Give the encoder a network that reads them: NanMaskedInput(net), or "
                 "TabularInput for a table.",
             )
+        raise InputError(
+            f"The guide draws NaN for the latent {name!r} of example {row}, which has no missing "
+            "entries.",
+            _REMEDY,
+        )
 
 
 def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:

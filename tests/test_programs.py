@@ -397,6 +397,38 @@ def test_a_guide_that_draws_outside_the_prior_is_refused_before_anything_is_trai
         structure_of(vae, x)
 
 
+def test_a_guide_that_draws_nan_is_refused_by_example(x):
+    vae = small_vae()
+
+    def guide(x):
+        bad = torch.where(torch.arange(len(x)) == 3, torch.nan, 0.0)[:, None]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(vae.encoder(x).mean + bad, 1.0).to_event(1))
+
+    program = functions_over(vae, guide=guide)
+    words = r"draws NaN for the latent 'z' of example 8, which has no missing.*divides by zero"
+    with pytest.raises(InputError, match=words):
+        check_support(program, [Batch(torch.zeros(3, 5)), Batch(torch.zeros(2, 5)), Batch(x[:6])])
+
+
+def test_a_guide_that_draws_nan_outside_the_plate_is_refused():
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0).expand([5]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    def broken(x):
+        pyro.sample("w", dist.Delta(torch.tensor(torch.nan), validate_args=False))
+
+    vae = small_vae()
+    check_support(functions_over(vae, model=model, guide=guide), [Batch(torch.zeros(3, 5))])
+    with pytest.raises(InputError, match=r"draws NaN for the latent 'w'\."):
+        check_support(functions_over(vae, model=model, guide=broken), [Batch(torch.zeros(3, 5))])
+
+
 class Wordless(dist.Normal):
     @property
     def support(self):
