@@ -395,7 +395,18 @@ class _Assembly:
         if kind != "decoder":
             return self._encode(shape)
         # One dimension of a latent that says the size of its example is not for the network.
-        return self._decode(shape, self.latent_dim - bool(given.get("latent_size")))
+        taken = bool(given.get("latent_size"))
+        if taken and self._latents != "real":
+            raise InputError(
+                f"The latent is one of {self._latents}, whose last dimension is no size.",
+                "Leave latent_size out, or take an encoder of real numbers, such as gaussian.",
+            )
+        return self._decode(shape, self.latent_dim - taken)
+
+    @property
+    def _latents(self) -> str:
+        """What the encoder's latents are."""
+        return getattr(self.choices["encoder"].resolve("encoder"), "latents", "real")
 
     def _decode(self, shape: Shape, latent_dim: int) -> nn.Module:
         """A network of the latent, brought to the scale that its weights start for.
@@ -409,7 +420,7 @@ class _Assembly:
                 "Give a latent_dim of 2 or more.",
             )
         net = self.decode((latent_dim,), shape)
-        latents = getattr(self.choices["encoder"].resolve("encoder"), "latents", "real")
+        latents = self._latents
         if latents == "bits":
             return Centred(net, levels=2)
         if latents == "codes":

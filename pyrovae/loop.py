@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
 from pyrovae.stages import Stages
 from pyrovae.svi import Objective, Stepper
+from pyrovae.svi.stepper import LATE_STEPS
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
 # more than the training does.
@@ -123,7 +125,7 @@ class Loop:
                     progress.epoch(record)
                     self.is_whole = False
                     self.epoch, self.seen = self.epoch + 1, 0
-                    self.totals.zero_()
+                    self.totals = torch.zeros_like(self.totals)
                     self.stopped = self._should_stop(record)
                     self.is_whole = True
                     self.stages.take(self.epoch, self.run.program, self.run.splits["train"])
@@ -275,10 +277,12 @@ class Loop:
             together=self.steps_per_replay,
             ranks=self.ranks,
         )
-        scheduled = self.taken - 1
+        # What there was before each of the steps that may not have been asked about yet.
+        sums: deque[tuple[int, Tensor, int]] = deque(maxlen=LATE_STEPS + 1)
 
         for raw in batches:
-            scheduled, before_run = self.taken, self.taken - self.step.begun
+            before_run = self.taken - self.step.begun
+            sums.append((self.taken, self.totals, self.seen))
             self._schedule()
             self._seed_step()
             alike = self._in_steps(raw)
@@ -292,6 +296,8 @@ class Loop:
                     self.step.check()
             except NonFiniteError as error:
                 self.taken = before_run + self.step.begun - 1 - error.steps_ago
+                whole = (s for s in reversed(sums) if s[0] <= self.taken)
+                _, self.totals, self.seen = next(whole, sums[0])
                 where = f"In epoch {epoch}, batch {self.taken - first} (step {self.taken})"
                 where += self.ranks.said
                 raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
@@ -300,6 +306,7 @@ class Loop:
             if due:
                 self._save_together(interrupts, ends)
 
+        scheduled = first + (steps - 1) // self.steps_per_replay * self.steps_per_replay
         loss, grad_norm = (self.totals / self.seen).tolist()
         seconds = time.perf_counter() - start
         return {
@@ -330,7 +337,7 @@ class Loop:
         else:
             found = torch.stack(self.step.together(inputs)).sum(1)
         self.taken += len(inputs)
-        self.totals += found * count
+        self.totals = self.totals + found * count
         self.seen += len(inputs) * count
 
     def _is_due(self, interrupts: Interrupts) -> bool:

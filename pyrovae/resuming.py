@@ -126,7 +126,7 @@ class Earlier:
             InputError: If it is another run, naming what differs; or if it has already taken
                 more epochs than it is to take, or ran on other threads or another torch.
         """
-        if found := differences(compared(self.config), compared(told)):
+        if found := differences(_told(self.config), _told(told)):
             raise InputError(
                 f"The run cannot be resumed with another configuration: {'; '.join(found)}.",
                 "Give what it was trained with, or train another run.",
@@ -153,6 +153,12 @@ class Earlier:
             )
         kept = {key: self.config[key] for key in KEPT if key in self.config}
         return {**told, **kept}
+
+
+def _told(config: dict[str, Any]) -> dict[str, Any]:
+    """What says which run it is, with an option that is left out where it says nothing new."""
+    found = compared(config)
+    return {**found, "training": {"steps_per_replay": 1, **found["training"]}}
 
 
 class Matched(NamedTuple):

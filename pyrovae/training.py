@@ -118,8 +118,9 @@ def fit(
             captured where more than 500 steps are to be taken, and on the CPU compiled where more
             than 5,000 are.
         steps_per_replay: By the engine `cuda-graph`, how many steps are taken by one launch, at
-            most 64. They are seeded, and scheduled, by the first of them, and a run is saved
-            between such groups. It is one of the things that the bits of a run depend on.
+            most 64. They are seeded, and scheduled, by the first of them, and a run is saved,
+            and a signal answered, between such groups. It is one of the things that the bits of a
+            run depend on.
         precision: `float32`, or `bf16` for matrix products of bfloat16 in the networks while
             training; all that is a probability, and every evaluation, stays in float32. On a GPU
             also `tf32`, for all matrix products while training.
@@ -223,7 +224,7 @@ def fit(
         )
         made = optimizer(parameters)
         if steps_per_replay > 1:
-            _check_recordable(made, ranks)
+            _check_recordable(made, ranks, steps_per_replay, len(splits["train"]) // batch_size)
         told = {
             "program": describe_program(program),
             "parameters": sum(p.numel() for p in module.parameters()),
@@ -238,7 +239,7 @@ def fit(
                 "patience": patience,
                 "seed": seed,
                 "engine": engine,
-                "steps_per_replay": steps_per_replay,
+                **({"steps_per_replay": steps_per_replay} if steps_per_replay > 1 else {}),
                 "precision": precision,
             },
             "processes": ranks.size,
@@ -293,12 +294,20 @@ def fit(
     return run
 
 
-def _check_recordable(optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+def _check_recordable(
+    optimizer: torch.optim.Optimizer, ranks: Ranks, steps_per_replay: int, steps: int
+) -> None:
     """Refuses what keeps several steps from being recorded as one.
 
     Raises:
-        InputError: If processes exchange gradients between them, or the optimizer runs in Python.
+        InputError: If processes exchange gradients between them, the optimizer runs in Python, or
+            an epoch has fewer whole batches.
     """
+    if steps < steps_per_replay:
+        raise InputError(
+            f"steps_per_replay is {steps_per_replay}, and an epoch has {steps} whole batches.",
+            "Give fewer, or a smaller batch_size.",
+        )
     if ranks.size > 1:
         raise InputError(
             f"Steps of {ranks.size} processes exchange gradients, and are replayed one by one.",

@@ -1,6 +1,7 @@
 """Likelihoods drawn element by element, against every value that there is, and loops by hand."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pyro
@@ -240,6 +241,41 @@ def test_a_bayesian_decoder_is_scored_by_its_draws(name, num_particles):
     expected = functional_call(make(), weights, z).log_prob(x)
     assert expected.shape == (num_particles, 3)
     torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected)
+
+
+@pytest.mark.parametrize("name", ["text", "colour"])
+def test_weights_may_be_other_than_parameters(name):
+    """A plain tensor, a layer in place of another, or pruned, as they are at the time."""
+    make, symbols = LARGE[name]
+    decoder, z = make(), latents(3)
+    x = torch.randint(symbols, (3, *decoder.x_shape)).float()
+    layer = decoder.read_out if name == "text" else decoder.read_out[3]
+    expected = decoder(z).log_prob(x)
+
+    held = layer.weight.detach()
+    del layer.weight
+    layer.weight = held
+    density = decoder(z)
+    for _ in range(2):
+        torch.testing.assert_close(density.log_prob(x), expected)
+        density.sample()
+    assert layer.weight is held
+    layer.weight = held * 2
+    torch.testing.assert_close(density.log_prob(x), expected)
+    assert layer.weight is not held
+
+    if name == "text":
+        decoder.read_out = nn.Sequential(layer, nn.Softplus())
+        assert not torch.allclose(decoder(z).log_prob(x), expected)
+
+
+def test_several_threads_may_score():
+    decoder, x = SMALL["text"][0](), torch.zeros(2, 4)
+    density = decoder(latents(2))
+    expected = density.log_prob(x)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: density.log_prob(x), range(200)):
+            torch.testing.assert_close(found, expected)
 
 
 @large

@@ -52,6 +52,8 @@ def test_a_latent_size_starts_at_that_of_the_data_and_is_not_for_the_network(nam
     assert decoder.net.in_shape == (2,)
     totals = data.train.head(len(data.train)).x.sum(1)
     assert decoder.size.loc.item() == pytest.approx(totals.log().mean().item(), rel=1e-4)
+    with pytest.raises(InputError, match="one of bits, whose last dimension is no size"):
+        build_vae(data, decoder=choice, encoder=Choice("bernoulli"), prior=Choice("bernoulli"))
     with pytest.raises(InputError, match="latent_dim of 2 or more"):
         build_vae(data, decoder=choice, latent_dim=1)
 

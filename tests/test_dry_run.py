@@ -68,6 +68,7 @@ class Shifted(nn.Module):
         ["--data", "series.npy", "--network", "lstm", "--decoder", "pixelwise-gaussian"],
         ["--data", "counts.npy", "--decoder", "negative-binomial"],
         ["--data", "counts.npy", "--decoder", "poisson", "--decoder.latent-size"],
+        ["--data", "holes.npy", "--missing", "--decoder", "poisson", "--decoder.latent-size"],
         ["--data", "counts.mtx"],
         ["--data", "counts.mtx", "--decoder", "gaussian"],
         ["--data", "people.csv", "--columns", "schema.json"],
@@ -79,6 +80,8 @@ def test_the_script_does_the_same(words, tmp_path, capsys):
     rng = np.random.default_rng(0)
     np.save("numbers.npy", rng.normal(3, 2, (200, 5)).astype(np.float32))
     np.save("counts.npy", rng.poisson(2, (200, 5)))
+    holes = rng.poisson(2, (200, 5)).astype(np.float32)
+    np.save("holes.npy", np.where(rng.uniform(size=holes.shape) < 0.1, np.nan, holes))
     np.save("series.npy", np.random.default_rng(0).normal(3, 2, (200, 4, 3)))
     mmwrite("counts.mtx", csr_matrix(rng.poisson(0.5, (200, 5))))
     rows = [f"{a:.2f},{'no' if b else 'yes'},{c}" for a, b, c in rng.integers(0, 2, (200, 3))]

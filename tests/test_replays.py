@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -18,7 +19,7 @@ from pyrovae.data import AsIs, Examples
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.priors import StandardNormal
 from pyrovae.schedules import cosine
-from pyrovae.svi import replays, sentinel, stepper
+from pyrovae.svi import replays, sentinel, stepper, updates
 from pyrovae.svi.replays import Replay
 
 K = 4
@@ -165,6 +166,45 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, recorder, replayed):
     assert same(weights(whole), weights(resumed))
     with pytest.raises(InputError, match="steps_per_replay is 2, and was 4"):
         fit(epochs=4, run_dir=tmp_path / "run", resume=True, steps_per_replay=2)
+    fit(epochs=1, run_dir=tmp_path / "single", steps_per_replay=1)
+    with pytest.raises(InputError, match="steps_per_replay is 4, and was 1"):
+        fit(epochs=2, run_dir=tmp_path / "single", resume=True)
+
+
+def test_what_is_saved_of_a_step_that_is_not_finite_is_finite(tmp_path, recorder, replayed):
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    x[7, 1] = 9.0
+    broken(x, seed=0, run_dir=tmp_path / "run")
+    assert replayed
+    newest = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    assert newest.step == 25
+    assert newest.state["totals"].isfinite().all()
+    assert newest.state["seen"] == 24 * 8  # behind the last whole group
+
+
+def test_a_first_group_that_is_not_finite_is_named_too(recorder):
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 9.0
+    found, _ = broken(x)
+    assert "In epoch 1, batch 0 (step 0): " in found
+
+
+def test_learning_rates_may_be_of_numpy(recorder, replayed, one_by_one):
+    """On the device they are of float32, as torch's kernels read them."""
+    kinds, update = set(), updates.Update._rate
+
+    def noted(self, slot):
+        kinds.add(update(self, slot).dtype)
+        return update(self, slot)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(updates.Update, "_rate", noted)
+        found, _ = fit(lr_schedule=lambda step: np.float64(1 - step / 100))
+    assert kinds == {torch.float32}
+    assert replayed
+    one_by_one()
+    expected, _ = fit(lr_schedule=lambda step: 1 - step / 100)
+    assert same(weights(found), weights(expected))
 
 
 def test_a_run_that_is_broken_off_is_saved_between_replays(tmp_path, recorder, monkeypatch):
@@ -277,6 +317,7 @@ def test_what_cannot_be_recorded_as_one_is_taken_step_by_step(recorder, replayed
     [
         ({"steps_per_replay": 0}, "Give 1 to 64"),
         ({"steps_per_replay": 65}, "Give 1 to 64"),
+        ({"batch_size": 60}, "an epoch has 3 whole batches"),
         ({"engine": "graph"}, "only the engine cuda-graph"),
         ({"engine": None}, "only the engine cuda-graph"),
         ({"optimizer": torch.optim.Adagrad}, "An update by Adagrad"),

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_NOTHING: Any = object()
+
 
 def weight_ranks(module: nn.Module, *, besides: str) -> dict[str, int]:
     """The number of dimensions of each weight of a module that was just made.
@@ -37,8 +39,10 @@ class DrawnScorer:
 
     def __init__(self, module: Any, ranks: Mapping[str, int]) -> None:
         self._module = module
-        self._weights: dict[str, Tensor] = {name: attrgetter(name)(module) for name in ranks}
-        self._shapes = [self._weights[name].shape[:-rank] for name, rank in ranks.items()]
+        # Layers that were put in place of others have weights of other names.
+        found = {name: _weight(module, name) for name in ranks}
+        self._weights = {name: w for name, w in found.items() if w is not None}
+        self._shapes = [weight.shape[: -ranks[name]] for name, weight in self._weights.items()]
 
     def expand(self, context: Tensor, rank: int) -> tuple[Tensor, torch.Size]:
         """What values are given, under the batch dimensions of the weights too, and all of these.
@@ -64,15 +68,31 @@ class DrawnScorer:
     @contextmanager
     def _in_place(self) -> Iterator[None]:
         # An entry of __dict__ is found before a parameter or a site of that name, whatever the
-        # module has of these in the meantime.
-        places = [_place(self._module, name) for name in self._weights]
-        for (owner, name), weight in zip(places, self._weights.values(), strict=True):
-            owner.__dict__[name] = weight
+        # module has of these in the meantime. Weights that are in their places stay there, so
+        # that several threads may ask for what is no draw.
+        before: list[tuple[dict[str, Any], str, Any]] = []
+        for path, weight in self._weights.items():
+            owner, name = _place(self._module, path)
+            own = owner.__dict__
+            if own.get(name) is not weight and owner._parameters.get(name) is not weight:
+                before.append((own, name, own.get(name, _NOTHING)))
+                own[name] = weight
         try:
             yield
         finally:
-            for owner, name in places:
-                del owner.__dict__[name]
+            for own, name, value in before:
+                if value is _NOTHING:
+                    del own[name]
+                else:
+                    own[name] = value
+
+
+def _weight(module: nn.Module, name: str) -> Tensor | None:
+    """A weight of a module, if it has one of that name."""
+    try:
+        return attrgetter(name)(module)
+    except AttributeError:
+        return None
 
 
 def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:

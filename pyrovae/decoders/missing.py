@@ -2,6 +2,9 @@
 
 __all__ = ["NanMaskedDecoder"]
 
+from collections.abc import Callable
+from typing import Self
+
 import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Independent
@@ -34,6 +37,16 @@ class NanMaskedDecoder(nn.Module):
         super().__init__()
 
         self.decoder = decoder
+
+    @property
+    def start_at(self) -> Callable[[Tensor], Self] | None:
+        """What begins the other decoder at examples, and returns this one, if it begins at any."""
+        start_at = getattr(self.decoder, "start_at", None)
+        return None if start_at is None else self._start_at
+
+    def _start_at(self, x: Tensor) -> Self:
+        self.decoder.start_at(x)  # pyright: ignore[reportCallIssue]
+        return self
 
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""

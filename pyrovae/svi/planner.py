@@ -63,6 +63,11 @@ class Planner:
             for plan in plans:
                 plan.run, plan.engine = None, "eager"
 
+    def known(self, call: Call) -> Plan | None:
+        """The plan of a call, if there is one that still holds."""
+        plans = self._plans.get(call.kind, ()) if call.kind is not None else ()
+        return next((plan for plan in plans if plan.is_current() and plan.is_alive()), None)
+
     def plan_for(
         self, call: Call, make: Callable[[Call], Plan], engine: str | None = None
     ) -> Plan:

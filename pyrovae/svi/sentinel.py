@@ -97,6 +97,8 @@ class Sentinel:
     def read(self) -> tuple[Suspect, int, int] | None:
         """What was not finite, which step of it, and how many ago; it waits for the device."""
         first, recent = int(self._first), self._recent
+        # Should a step have been broken off between being noted and being judged.
+        self._now.fill_(self._step)
         self._recent, self._bytes, self._asked = [], 0, self._step
         if first == 0:
             return None

@@ -140,7 +140,9 @@ class Update:
         if rates is None:
             return group["lr"]
         if id(group) not in rates:
-            rates[id(group)] = group, torch.tensor(group["lr"], device=slot.parameter.device)
+            # Torch's kernels read them as such, whatever the parameters are.
+            rate = torch.tensor(group["lr"], dtype=torch.float32, device=slot.parameter.device)
+            rates[id(group)] = group, rate
         return rates[id(group)][1]
 
     def _kernel(self, parameters: Sequence[Tensor]) -> "_Kernel | None":
