@@ -15,7 +15,16 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
-    {"errors", "progress", "noise", "interrupts", "known_files", "randomness", "memory"},
+    {
+        "drawn",
+        "errors",
+        "interrupts",
+        "known_files",
+        "memory",
+        "noise",
+        "progress",
+        "randomness",
+    },
     {
         "catalogue",
         "ranks",

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyrovae.decoders.drawn import DrawnScorer, weight_ranks
+from pyrovae.decoders.drawn import DrawnScorer
 from pyrovae.distributions import Autoregressive
+from pyrovae.drawn import weight_ranks
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Conv2d
 

@@ -9,13 +9,16 @@ score nothing but their own last draw.
 __all__ = ["Coupling", "Flow", "InverseAutoregressive", "affine_bend", "spline_bend"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.distributions import Transform, constraints
+
+Within = Callable[[], AbstractContextManager[object]]
 
 Bend = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 """From elements (*, d), parameters (*, d, P), and whether to go back: elements, log-slopes."""
@@ -31,17 +34,46 @@ ONE = 0.5413248546129181
 
 
 class Flow(dist.TransformedDistribution):
-    """A distribution pushed through bijections, for values without its batch dimensions too."""
+    """A distribution pushed through bijections, for values without its batch dimensions too.
+
+    Args:
+        base: The distribution.
+        transforms: The bijections.
+        within: What they are used within.
+    """
+
+    def __init__(
+        self,
+        base: dist.Distribution,
+        transforms: Sequence[Transform],
+        within: Within = nullcontext,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.within = within
+        super().__init__(base, list(transforms), validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density, in nats."""
         shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
-        # A value of the right shape is passed on as the object that it is, and recognised.
-        return super().log_prob(value if value.shape == shape else value.expand(shape))
+        with self.within():
+            # A value of the right shape is passed on as the object that it is, and recognised.
+            return super().log_prob(value if value.shape == shape else value.expand(shape))
+
+    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        """Draws without a gradient."""
+        with self.within():
+            return super().sample(sample_shape)
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        """Draws."""
+        with self.within():
+            return super().rsample(sample_shape)
 
     def expand(self, batch_shape: Size, _instance: "Flow | None" = None) -> "Flow":
         """The same distribution over a larger batch."""
-        return super().expand(batch_shape, self._get_checked_instance(Flow, _instance))
+        new = self._get_checked_instance(Flow, _instance)
+        new.within = self.within
+        return super().expand(batch_shape, new)
 
 
 class _Remembering(Transform):

@@ -11,6 +11,7 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from pyrovae.distributions import AutoregressiveNormal
+from pyrovae.drawn import DrawnWeights, weight_ranks
 from pyrovae.errors import InputError
 from pyrovae.networks import smooth_clamp
 
@@ -68,6 +69,7 @@ class AutoregressiveGaussianPrior(nn.Module):
                 permutation=torch.arange(latent_dim),  # pyright: ignore
                 nonlinearity=activation(),
             )
+        self._ranks = weight_ranks(self)
 
     def conditionals(self, z: Tensor) -> dist.Normal:
         r"""The conditionals $p(z_d \mid z_{<d})$, with batch shape $(*, D)$.
@@ -80,5 +82,20 @@ class AutoregressiveGaussianPrior(nn.Module):
         return dist.Normal(loc, smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).exp())
 
     def forward(self) -> dist.Distribution:
-        """The prior, with batch shape $()$ and event shape $(D,)$."""
-        return AutoregressiveNormal(self.conditionals, self.zeros)
+        """The prior, with batch shape $()$ and event shape $(D,)$.
+
+        Raises:
+            InputError: If its weights are draws with batch dimensions.
+        """
+        weights = DrawnWeights(self, self._ranks)
+        if weights.batch_shape:
+            raise InputError(
+                f"Weights drawn {tuple(weights.batch_shape)} at a time fit no masked network.",
+                "Draw them outside of every plate, or take RealNVPPrior.",
+            )
+
+        def conditionals(z: Tensor) -> dist.Normal:
+            with weights.in_place():
+                return self.conditionals(z)
+
+        return AutoregressiveNormal(conditionals, self.zeros)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyrovae.distributions import Coupling, Flow, affine_bend, spline_bend
+from pyrovae.drawn import DrawnWeights, weight_ranks
 from pyrovae.errors import InputError, shorten
 from pyrovae.networks import MLP, near_zero
 
@@ -49,11 +50,11 @@ class FlowPrior(nn.Module):
         self.transforms = _checked(transforms, latent_dim)
         self.trained = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self._ranks = weight_ranks(self)
 
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
-        noise = dist.Normal(self.loc, 1.0).to_event(1)
-        return Flow(noise, self.transforms)
+        return _flow(self.loc, self.transforms, DrawnWeights(self, self._ranks))
 
 
 class RealNVPPrior(nn.Module):
@@ -86,14 +87,14 @@ class RealNVPPrior(nn.Module):
         self.hidden = hidden
         self.nets = _networks(latent_dim, layers, hidden, parameters=2)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self._ranks = weight_ranks(self)
 
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
-        noise = dist.Normal(self.loc, 1.0).to_event(1)
         couplings = [
             Coupling(net, affine_bend, flip=bool(i % 2)) for i, net in enumerate(self.nets)
         ]
-        return Flow(noise, couplings)
+        return _flow(self.loc, couplings, DrawnWeights(self, self._ranks))
 
 
 class SplineFlowPrior(nn.Module):
@@ -131,14 +132,20 @@ class SplineFlowPrior(nn.Module):
         self.hidden = hidden
         self.nets = _networks(latent_dim, layers, hidden, parameters=3 * bins - 1)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self._ranks = weight_ranks(self)
 
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
-        noise = dist.Normal(self.loc, 1.0).to_event(1)
         couplings = [
             Coupling(net, spline_bend, flip=bool(i % 2)) for i, net in enumerate(self.nets)
         ]
-        return Flow(noise, couplings)
+        return _flow(self.loc, couplings, DrawnWeights(self, self._ranks))
+
+
+def _flow(loc: Tensor, transforms: list[Any], weights: DrawnWeights) -> Flow:
+    """Standard normal noise around a location, through bijections that have these weights."""
+    noise = dist.Normal(loc.expand(weights.batch_shape + loc.shape), 1.0).to_event(1)
+    return Flow(noise, transforms, weights.in_place)
 
 
 def _checked(transforms: Iterable[Any], latent_dim: int) -> list[Any]:
