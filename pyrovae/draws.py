@@ -93,7 +93,7 @@ class _Compiled:
 
     def __call__(self, batch: Batch) -> Terms:
         assert self.run is not None
-        log_likelihood, log_prior, log_posterior, *rest = self.run(*_tensors(batch))
+        log_likelihood, log_prior, log_posterior, global_kl, *rest = self.run(*_tensors(batch))
         number = len(self._kl_names)
         return Terms(
             log_likelihood=log_likelihood,
@@ -101,6 +101,7 @@ class _Compiled:
             log_posterior=log_posterior,
             kl_per_dim=dict(zip(self._kl_names, rest[:number], strict=True)),
             latent_means=dict(zip(self._mean_names, rest[number:], strict=True)),
+            global_kl=global_kl,
         )
 
 
@@ -113,6 +114,7 @@ def _flat(terms: Terms) -> list[Tensor]:
         terms.log_likelihood,
         terms.log_prior,
         terms.log_posterior,
+        terms.global_kl,
         *terms.kl_per_dim.values(),
         *terms.latent_means.values(),
     ]

@@ -4,6 +4,14 @@ All of it comes from the same K draws $z_k \sim q(z \mid x)$ and their importanc
 $\log w_k = \log p(x, z_k) - \log q(z_k \mid x)$:
 
 $$\mathrm{ELBO} = \tfrac1K \sum_k \log w_k, \qquad \log \hat p(x) = \log \tfrac1K \sum_k w_k.$$
+
+Latents $g$ that all examples share, those outside the plate such as the weights of a Bayesian
+decoder, are drawn anew for every $w_k$, which is given them: with $g_k \sim q(g)$
+
+$$\log w_k = \log p(x, z_k \mid g_k) - \log q(z_k \mid x, g_k).$$
+
+What is estimated, and bounded, is then the predictive density
+$p(x) = \int q(g) \, p(x \mid g) \, dg$. Their own KL is of no one example.
 """
 
 __all__ = ["Evaluation", "evaluate", "log_evidence", "pareto_k"]
@@ -52,6 +60,8 @@ class Evaluation:
         kl_per_dim: The mean KL of every dimension of each latent vector, (D,), of those whose
             prior and posterior factorise over dimensions.
         latent_means: $E_q[z \mid x]$ of each latent vector, (N, D).
+        global_kl: $\mathrm{KL}(q(g) \,\|\, p(g))$ of the latents that all examples share, in nats
+            in all; None where there are none, or theirs is undefined.
         labels: The labels of the examples, where there are any.
         num_samples: The number K of draws.
         seconds: How long it took.
@@ -69,6 +79,7 @@ class Evaluation:
     pareto_k: Tensor
     kl_per_dim: dict[str, Tensor]
     latent_means: dict[str, Tensor]
+    global_kl: float | None
     labels: Tensor | None
     num_samples: int
     seconds: float
@@ -138,6 +149,7 @@ class Evaluation:
             "elbo_se": standard_error(self.elbo),
             "log_likelihood": self.log_likelihood.mean().item(),
             "kl": self.kl.mean().item(),
+            "global_kl": self.global_kl,
             "log_evidence": self.log_evidence.mean().item(),
             "log_evidence_se": standard_error(self.log_evidence),
             "log_evidence_monte_carlo_se": self.monte_carlo_error,
@@ -183,8 +195,8 @@ def evaluate(
         seed: The seed of the draws. Batching does not change the examples' own noise.
 
     Raises:
-        InputError: If the program has a global latent or no bound on log p(x), an example lies
-            outside the support of its likelihood, or a number is less than 1.
+        InputError: If the program has no bound on log p(x), an example lies outside the support
+            of its likelihood, or a number is less than 1.
     """
     for name, value in (("num_samples", num_samples), ("limit", limit)):
         if value is not None and value < 1:
@@ -215,9 +227,11 @@ def evaluate(
 
     found = _join(parts)
     kl_per_dim = {site: kl.mean(0) for site, kl in found.pop("kl_per_dim").items()}
+    global_kl = found.pop("global_kl").mean().item()
     return Evaluation(
         **found,
         kl_per_dim=kl_per_dim,
+        global_kl=global_kl if structure.has_global_kl else None,
         num_samples=num_samples,
         seconds=time.perf_counter() - start,
         log_cell_volume=log_cell_volume,
@@ -304,6 +318,7 @@ def _measure(draws: Draws, batch: Batch, num_samples: int, rows: int) -> dict[st
     """
     at_once = max(1, rows // len(batch.x))
     log_weights: list[Tensor] = []
+    global_kls: list[Tensor] = []
     log_likelihood = torch.zeros(len(batch.x), dtype=torch.float64, device=batch.x.device)
     kl_per_dim: dict[str, Tensor] = {}
     latent_means: dict[str, Tensor] = {}
@@ -311,6 +326,7 @@ def _measure(draws: Draws, batch: Batch, num_samples: int, rows: int) -> dict[st
         count = min(at_once, num_samples - done)
         terms = draws(batch, count)
         log_weights.append(terms.log_weight.double())
+        global_kls.append(terms.global_kl.double())
         log_likelihood += terms.log_likelihood.double().sum(0) / num_samples
         _add(kl_per_dim, terms.kl_per_dim, share=count / num_samples)
         _add(latent_means, terms.latent_means, share=count / num_samples)
@@ -328,6 +344,7 @@ def _measure(draws: Draws, batch: Batch, num_samples: int, rows: int) -> dict[st
         "pareto_k": pareto_k(log_weight),
         "kl_per_dim": kl_per_dim,
         "latent_means": latent_means,
+        "global_kl": torch.cat(global_kls),
         "labels": batch.y,
     }
 

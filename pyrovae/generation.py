@@ -17,6 +17,7 @@ __all__ = [
     "posterior_means",
     "reconstruct",
     "sample",
+    "shared_latents",
     "traverse",
 ]
 
@@ -26,6 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyrovae.data import Batch
@@ -35,12 +38,15 @@ from pyrovae.handlers import fill_improper
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import (
     Program,
+    Site,
+    at_weight_one,
     data_frame,
     evaluating,
     is_auxiliary,
     labels,
     mean_of,
     observation_site,
+    sample_sites,
     sites,
     trace_pair,
 )
@@ -80,6 +86,8 @@ def sample(
 ) -> Generated:
     r"""New examples: $z \sim p(z)$, and then the mean of $p(x \mid z)$, or a draw from it.
 
+    Latents that all examples share, those outside the plate `data`, are one draw of the guide's.
+
     Args:
         program: Any program of `pyrovae.programs`.
         template: A batch of at least one row, for its shapes and device; its values are not
@@ -93,7 +101,7 @@ def sample(
     """
     rows = _repeat(template, count)
     with evaluating(program), seeded(seed, "sample", device=rows.x.device):
-        return _run_model(program, rows, {}, draw=draw)
+        return _run_model(program, rows, {}, draw=draw, draw_shared=True)
 
 
 def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> Generated:
@@ -101,7 +109,8 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
 
     Args:
         program: Any program of `pyrovae.programs`.
-        latents: A value for each latent site, (N, D); those left out are drawn from the prior.
+        latents: A value for each latent site, (N, D); those left out are drawn from the prior,
+            but that all examples share are the guide's, see `shared_latents`.
         template: As in `sample`.
 
     Raises:
@@ -114,19 +123,54 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
 
 
 def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
-    """The mean of every latent site under the guide, or a draw where it has none: (N, D).
+    """The mean of every latent site of examples under the guide, or a draw where it has none.
 
     Below another latent of the guide it is the mean given a draw of that, the same every time.
+
+    Returns:
+        For each latent site inside the plate `data` a tensor (N, D).
     """
     with evaluating(program), seeded(0, "encode", device=batch.x.device):
         _, guide_trace = trace_pair(program, batch)
+    return {
+        name: _mean_or_draw(site)
+        for name, site in sites(guide_trace, observed=False).items()
+        if data_frame(site) and not is_auxiliary(site)
+    }
 
-    means = {}
-    for name, site in sites(guide_trace, observed=False).items():
-        if not is_auxiliary(site):
-            mean = mean_of(site)
-            means[name] = site["value"] if mean is None else mean
-    return means
+
+def shared_latents(program: Program, batch: Batch, *, draw: bool = False) -> dict[str, Tensor]:
+    """What the guide says of the latents that all examples share: those outside the plate.
+
+    Args:
+        program: Any program of `pyrovae.programs`, within `evaluating`.
+        batch: Examples, for their shapes.
+        draw: Whether to draw them, rather than to take their means. What is made of auxiliary
+            sites, as by Pyro's automatic guides, is that of their means, and what has no mean is
+            drawn.
+    """
+    means: dict[str, Tensor] = {}
+    if not draw:
+        found = _shared_sites(program, batch, {})
+        means = {n: _mean_or_draw(site) for n, site in found.items() if is_auxiliary(site)}
+    found = _shared_sites(program, batch, means)
+    return {
+        name: site["value"] if draw else _mean_or_draw(site)
+        for name, site in found.items()
+        if not is_auxiliary(site)
+    }
+
+
+def _shared_sites(program: Program, batch: Batch, given: Mapping[str, Tensor]) -> dict[str, Site]:
+    """The sites of the guide outside the plate, some of them given."""
+    guide = poutine.condition(program.guide, data=dict(given))
+    trace = at_weight_one(poutine.trace(guide).get_trace(batch.x, **labels(program.guide, batch)))
+    return {name: site for name, site in sample_sites(trace).items() if not data_frame(site)}
+
+
+def _mean_or_draw(site: Site) -> Tensor:
+    mean = mean_of(site)
+    return site["value"] if mean is None else mean
 
 
 def encode(program: Program, batches: Iterable[Batch]) -> Encoded:
@@ -198,8 +242,8 @@ def impute(
     structure = inspect_program(program, batch)
     if structure.global_latents:
         raise InputError(
-            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data': no "
-            "one example has a weight for it.",
+            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "
+            "imputation chooses latents example by example.",
             "Move it inside the plate, or impute with pyro.infer.Predictive.",
         )
     check_support(program, [batch])
@@ -341,13 +385,22 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
 
 
 def _run_model(
-    program: Program, template: Batch, latents: Mapping[str, Tensor], *, draw: bool
+    program: Program,
+    template: Batch,
+    latents: Mapping[str, Tensor],
+    *,
+    draw: bool,
+    draw_shared: bool = False,
 ) -> Generated:
     """The model with its observation freed and its latents given."""
-    model = poutine.condition(poutine.uncondition(program.model), data=dict(latents))
-    extra = labels(program.model, template)
-    with fill_improper(template.x):
-        trace = poutine.trace(model).get_trace(template.x, **extra)
+    trace = _free_trace(program, template, latents)
+    left = {n for n, site in sites(trace, observed=False).items() if not data_frame(site)}
+    if left:
+        # What was learned of them is in the guide.
+        shared = shared_latents(program, template, draw=draw_shared)
+        latents = {**{name: shared[name] for name in shared if name in left}, **latents}
+        trace = _free_trace(program, template, latents)
+
     for name, latent_site in sites(trace, observed=False).items():
         if is_improper(latent_site["fn"]):
             raise InputError(
@@ -361,6 +414,13 @@ def _run_model(
     # A program may observe its images flattened.
     same_size = found.x[0].numel() == template.x[0].numel()
     return found._replace(x=found.x.reshape(template.x.shape)) if same_size else found
+
+
+def _free_trace(program: Program, template: Batch, latents: Mapping[str, Tensor]) -> Trace:
+    model = poutine.condition(poutine.uncondition(program.model), data=dict(latents))
+    with fill_improper(template.x):
+        trace = poutine.trace(model).get_trace(template.x, **labels(program.model, template))
+    return prune_subsample_sites(trace)
 
 
 def _repeat(template: Batch, count: int) -> Batch:

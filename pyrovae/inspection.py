@@ -45,14 +45,17 @@ class Structure:
 
     Attributes:
         latents: The latent sites that the guide samples inside the plate, in its order.
-        global_latents: The latent sites outside the plate.
+        global_latents: The latent sites outside the plate, which all examples share.
         observed: The observed sites.
         full_size: The plate's traced size: what a loss summed by Pyro is divided by to get nats
             per example. It is None where the plate has the size of the batch.
         depth: The number of batch dimensions that the program's plates take up.
         vectorizes: Whether the program runs under particles as one more dimension on the left.
-        improper: The latent sites whose prior is improper, so that the model draws no examples.
-        points: The latent sites that the guide puts at a single point, without a density.
+        improper: The latent sites whose prior is improper, so that the model draws no examples,
+            but for global ones that the guide samples.
+        points: The latent sites that the guide puts at a single point, without a density, but
+            for global ones.
+        has_global_kl: Whether there are global latents, and their KL is defined.
     """
 
     latents: tuple[str, ...]
@@ -63,10 +66,14 @@ class Structure:
     vectorizes: bool
     improper: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
+    has_global_kl: bool = False
 
     @property
     def has_bound(self) -> bool:
-        """Whether log p(x) exists, and the guide's draws have densities that bound it."""
+        """Whether log p(x) exists, and the guide's draws have densities that bound it.
+
+        Given the global latents, which are the guide's wherever it samples them.
+        """
         return not (self.improper or self.points)
 
 
@@ -84,9 +91,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         check_values(model_trace, guide_trace, few)
-        vectorizes = not structure.global_latents and _vectorizes(program, few, structure)
-
-    return replace(structure, vectorizes=vectorizes)
+        return replace(structure, vectorizes=_vectorizes(program, few, structure))
 
 
 def check_parameters(program: Program, batch: Batch) -> None:
@@ -128,7 +133,15 @@ def _check_sizes(program: Program, batch: Batch) -> None:
 
 def _check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
     priors = sample_sites(model_trace)
-    for name, q in sites(guide_trace, observed=False).items():
+    latents = sites(guide_trace, observed=False)
+    for name, p in priors.items():
+        if name not in latents and is_improper(p["fn"]):
+            raise InputError(
+                f"The latent {name!r} has an improper prior, and the guide does not sample it: "
+                "nothing can draw it.",
+                "Sample it in the guide, or give it a proper prior.",
+            )
+    for name, q in latents.items():
         p = priors.get(name)
         if p is not None and p["fn"].event_shape != q["fn"].event_shape:
             raise InputError(
@@ -199,19 +212,23 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
 
     drawn = sites(model_trace, observed=False)
     everything = {**drawn, **latents}
+    improper = [name for name, site in drawn.items() if is_improper(site["fn"])]
+    local = {name: site for name, site in latents.items() if data_frame(site)}
+    shared = {name: site for name, site in latents.items() if name not in local}
     frame = data_frame(next(iter(observed.values())))
     full_size = getattr(frame, "full_size", None) or frame.size
     stacks = [s["cond_indep_stack"] for s in (*everything.values(), *observed.values())]
 
     return Structure(
-        latents=tuple(name for name, site in latents.items() if data_frame(site)),
+        latents=tuple(local),
         global_latents=tuple(name for name, site in everything.items() if not data_frame(site)),
         observed=tuple(observed),
         full_size=None if full_size == batch_size else full_size,
         depth=max(-f.dim for stack in stacks for f in stack if f.vectorized),
         vectorizes=False,
-        improper=tuple(name for name, site in drawn.items() if is_improper(site["fn"])),
-        points=_points(latents),
+        improper=tuple(name for name in improper if name not in shared),
+        points=_points(local),
+        has_global_kl=bool(shared) and not _points(shared) and not set(improper) & set(shared),
     )
 
 
@@ -252,13 +269,12 @@ def _agrees(
     dim: int,
 ) -> bool:
     """Whether a model or guide gives one particle's log-probabilities without the other, too."""
-    values = {n: s["value"].select(dim - s["fn"].event_dim, index) for n, s in latents.items()}
+    drawn = {**latents, **sites(together, observed=False)}
+    values = {n: s["value"].select(dim - s["fn"].event_dim, index) for n, s in drawn.items()}
     given = poutine.condition(function, data=values)
     trace = poutine.trace(given).get_trace(batch.x, **labels(function, batch))
     alone = sample_sites(at_weight_one(trace))
     for name, site in sample_sites(together).items():
-        if name not in latents and not site["is_observed"]:
-            continue  # drawn from the model anew, and so another value
         found = site["fn"].log_prob(site["value"])
         found = found.select(dim, index) if found.dim() >= -dim else found
         expected = alone[name]["fn"].log_prob(alone[name]["value"])

@@ -46,27 +46,30 @@ class Monitor:
     def measure(self, program: Program, structure: Structure, epoch: int) -> dict[str, float]:
         """The ELBO at weight 1 by one draw for each example, and its terms, held-out if can be.
 
-        Without a bound on log p(x) there is the log-likelihood alone, and of a program with
-        global latents nothing.
+        Without a bound on log p(x) there is the log-likelihood alone. Of latents that all
+        examples share one draw is taken for each batch, and their KL, of no one example, is a
+        number of its own.
 
         Raises:
             NonFiniteError: If the bound is NaN, or infinite for data that a stream has made so,
                 naming the epoch and the data.
         """
         found: dict[str, float] = {}
-        for name, batches in self._batches.items() if not structure.global_latents else ():
+        for name, batches in self._batches.items():
             with (
                 evaluating(program),
                 seeded(self.seed, "monitor", name, *self.ranks.key, device=self.device),
             ):
                 sums = sum_terms(program, batches(), structure)
             *totals, count = self.ranks.sum(sums).tolist()
-            elbo, log_likelihood, kl = (total / count for total in totals)
+            elbo, log_likelihood, kl, global_kl = (total / count for total in totals)
             if not math.isfinite(elbo):
                 self._check(program, name, elbo, epoch)
             found["log_likelihood"] = log_likelihood
             if structure.has_bound:
                 found |= {"kl": kl, f"{name}_elbo": elbo}
+            if structure.has_global_kl:
+                found["global_kl"] = global_kl
         return found
 
     def _check(self, program: Program, name: str, elbo: float, epoch: int) -> None:

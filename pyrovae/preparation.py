@@ -4,6 +4,7 @@ __all__ = [
     "as_splits",
     "check_bound",
     "check_options",
+    "check_plate",
     "check_program",
     "describe_data",
     "describe_program",
@@ -88,18 +89,41 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
     # Supports first: the log-probability of a code that is none would fail in words of torch's.
     structure = inspect_program(program, train.head(3))
     check_parameters(program, train.head(3))
-    if structure.global_latents and "valid" in splits:
-        raise InputError(
-            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "
-            "the validation of programs with global latents is not supported yet.",
-            "Move it inside the plate, or train without validation data.",
-        )
     for split in splits.values():
         # Of binary values the first examples show all that there is.
         limit = 1000 if isinstance(split.preprocessing, Binarize) else None
         if not split.streams:
             check_support(program, split.in_order(split.block, limit=limit))
     return structure
+
+
+def check_plate(structure: Structure, size: int, batch_size: int, processes: int) -> None:
+    """Refuses a plate of a wrong size round latents that all examples share.
+
+    Args:
+        structure: The structure of the program.
+        size: The number of training examples.
+        batch_size: How many of them make a step.
+        processes: How many processes share a batch.
+
+    Raises:
+        InputError: If their KL would be counted in another proportion than once for all examples.
+    """
+    if not structure.global_latents:
+        return
+    outside = f"The latent {structure.global_latents[0]!r} is outside the plate 'data', whose size"
+    remedy = f"Give the plate that of the data: pyro.plate('data', {size}, subsample=x)."
+    if structure.full_size is None and (processes > 1 or batch_size < size):
+        which = "process" if processes > 1 else "batch"
+        raise InputError(
+            f"{outside} is that of a batch: every {which} would count its KL.", remedy
+        )
+    if structure.full_size not in (None, size):
+        raise InputError(
+            f"{outside} is {structure.full_size:,}, and the training data are {size:,}: its KL "
+            "would count in another proportion.",
+            remedy,
+        )
 
 
 def check_bound(

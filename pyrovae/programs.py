@@ -10,6 +10,10 @@ modules that they use.
 - Where a signature has `y`, labels are passed.
 - Which sites are latent or observed, local (inside the plate `data`) or global, is read from
   the trace. The site `"x"`, or else the only observed one, is the observation.
+- Global latents, which all examples share, want a plate of the size of the training data,
+  `pyro.plate("data", N, subsample=x)`: their KL counts once in it. What is measured of an example
+  is an average over their draws by the guide, see `pyrovae.evaluation`, and what is generated is
+  of one of these draws, or of their mean.
 - A latent whose prior is improper, or that the guide puts at a single point, leaves no bound on
   log p(x): such a program is trained and shown, and not evaluated.
 - Whatever `poutine.scale`, beta or a warm-up do enters the training loss alone. Everything

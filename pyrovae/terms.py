@@ -2,6 +2,9 @@ r"""The terms of the bound, one number per example, read from a program's traces
 
 Everything is at weight 1 and in nats: `poutine.scale`, beta and warm-ups, which shape the
 training loss, are left out; `poutine.mask`, which says what was observed, counts.
+
+Latents g outside the plate `data`, such as the weights of a Bayesian decoder, are of no one
+example. Every particle has a draw of theirs from the guide, which the terms of examples are given.
 """
 
 __all__ = ["Terms", "draw_terms", "read_terms", "sum_terms"]
@@ -16,7 +19,6 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.distributions import exact_kl, factorizes
-from pyrovae.errors import InputError
 from pyrovae.inspection import Structure
 from pyrovae.programs import PLATE, Program, Site, data_frame, is_auxiliary, sites, trace_pair
 
@@ -26,12 +28,13 @@ class Terms:
     r"""The terms of the bound for K draws from the guide and N examples, in nats.
 
     Attributes:
-        log_likelihood: $\log p(x \mid z)$, with shape (K, N).
-        log_prior: $\log p(z)$ of the guide's latents under the model, with shape (K, N).
-        log_posterior: $\log q(z \mid x)$, with shape (K, N).
+        log_likelihood: $\log p(x \mid z, g)$, with shape (K, N).
+        log_prior: $\log p(z \mid g)$ of the guide's latents under the model, with shape (K, N).
+        log_posterior: $\log q(z \mid x, g)$, with shape (K, N).
         kl_per_dim: For each latent vector whose prior and posterior both factorise, the KL of
             every dimension, averaged over the draws, with shape (N, D).
         latent_means: For each latent vector $E_q[z \mid x]$, with shape (N, D).
+        global_kl: $\log q(g) - \log p(g)$ of the latents outside the plate, with shape (K,).
     """
 
     log_likelihood: Tensor
@@ -39,10 +42,11 @@ class Terms:
     log_posterior: Tensor
     kl_per_dim: dict[str, Tensor]
     latent_means: dict[str, Tensor]
+    global_kl: Tensor
 
     @property
     def log_weight(self) -> Tensor:
-        r"""The importance weights $\log p(x, z) - \log q(z \mid x)$, with shape (K, N)."""
+        r"""The importance weights $\log p(x, z \mid g) - \log q(z \mid x, g)$: (K, N)."""
         return self.log_likelihood + self.log_prior - self.log_posterior
 
 
@@ -54,17 +58,7 @@ def draw_terms(program: Program, batch: Batch, num_particles: int, structure: St
         batch: N examples.
         num_particles: The number K of draws.
         structure: What `inspect_program` found.
-
-    Raises:
-        InputError: If the program has a global latent: its terms belong to no one example.
     """
-    if structure.global_latents:
-        raise InputError(
-            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "
-            "the evaluation of programs with global latents is not supported yet.",
-            "Move it inside the plate, or evaluate with pyro.infer.Predictive.",
-        )
-
     if not structure.vectorizes:
         runs = [read_terms(*trace_pair(program, batch), None) for _ in range(num_particles)]
         return _join(runs)
@@ -77,16 +71,18 @@ def draw_terms(program: Program, batch: Batch, num_particles: int, structure: St
 def sum_terms(program: Program, batches: Iterable[Batch], structure: Structure) -> Tensor:
     r"""The ELBO, $E_q[\log p(x \mid z)]$ and $\mathrm{KL}(q \,\|\, p)$ over batches, by one draw.
 
-    Sums over examples, and behind them how many examples these were: a tensor (4,) in float64
-    on the CPU. Within `evaluating`, as `draw_terms`.
+    Sums over examples, behind them that of the global KL, counted for every example, and how many
+    examples these were: a tensor (5,) in float64 on the CPU. Within `evaluating`, as
+    `draw_terms`.
     """
-    totals = torch.zeros(4, dtype=torch.float64)
+    totals = torch.zeros(5, dtype=torch.float64)
     for batch in batches:
         terms = draw_terms(program, batch, 1, structure)
         kl = terms.log_posterior - terms.log_prior
         each = (terms.log_weight, terms.log_likelihood, kl)
         totals[:3] += torch.stack([term.sum() for term in each]).double().cpu()
-        totals[3] += len(batch.x)
+        totals[3] += terms.global_kl.item() * len(batch.x)
+        totals[4] += len(batch.x)
     return totals
 
 
@@ -99,15 +95,16 @@ def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None)
 
     zero = next(iter(observed.values()))["value"].new_zeros((), dtype=torch.float32)
 
-    def total(group: list[Site]) -> Tensor:
+    def total(group: dict[str, Site]) -> Tensor:
         # A site that no particle reaches has no particle dimension: broadcasting restores it.
-        return sum((_per_example(site, *dims) for site in group), zero)
+        return sum((_keep(_log_prob(site), *dims) for site in group.values()), zero)
 
     # A latent that the guide leaves to the model is drawn from p(z), and cancels in the weights.
     shared = {n: model_trace.nodes[n] for n in latents if n in model_trace}
     log_likelihood, log_prior, log_posterior = torch.broadcast_tensors(
-        total(list(observed.values())), total(list(shared.values())), total(list(latents.values()))
+        total(observed), total(_local(shared)), total(_local(latents))
     )
+    global_kl = _outside(latents, particle_dim, zero) - _outside(shared, particle_dim, zero)
     vectors = {n: s for n, s in latents.items() if _is_vector(s)}
     # An exact KL at a draw of p's parents needs them drawn before z, as a guide against the
     # model's order does not.
@@ -120,13 +117,28 @@ def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None)
         log_posterior=log_posterior,
         kl_per_dim={name: kl for name, kl in kls.items() if kl is not None},
         latent_means={n: _average(_mean(site), *dims) for n, site in vectors.items()},
+        global_kl=global_kl.expand(len(log_likelihood)),
     )
+
+
+def _local(group: dict[str, Site]) -> dict[str, Site]:
+    """The sites inside the plate `data`."""
+    return {name: site for name, site in group.items() if data_frame(site)}
+
+
+def _outside(group: dict[str, Site], particle_dim: int | None, zero: Tensor) -> Tensor:
+    """The log-probability of the sites outside the plate `data`: (K,) or (1,)."""
+    each = [_log_prob(site) for site in group.values() if not data_frame(site)]
+    dim = None if particle_dim is None else particle_dim - 1
+    # As if they were of a single example.
+    return sum((_keep(log_prob[..., None], dim, -1)[:, 0] for log_prob in each), zero)
 
 
 def _is_vector(site: Site) -> bool:
     """Whether a site holds one vector for each example, no further plate inside `data`."""
     inner = {frame.name for frame in site["cond_indep_stack"]} - {PLATE, "particles"}
-    return site["fn"].event_dim == 1 and not inner and not is_auxiliary(site)
+    own = data_frame(site) is not None and not is_auxiliary(site)
+    return own and site["fn"].event_dim == 1 and not inner
 
 
 def _join(runs: list[Terms]) -> Terms:
@@ -139,16 +151,16 @@ def _join(runs: list[Terms]) -> Terms:
         log_posterior=torch.cat([run.log_posterior for run in runs]),
         kl_per_dim=mean(lambda run: run.kl_per_dim),
         latent_means=mean(lambda run: run.latent_means),
+        global_kl=torch.cat([run.global_kl for run in runs]),
     )
 
 
-def _per_example(site: Site, particle_dim: int | None, data_dim: int) -> Tensor:
-    """A site's log-probability, summed over all but particles and examples: (K or 1, N)."""
+def _log_prob(site: Site) -> Tensor:
+    """A site's log-probability, with its batch shape."""
     log_prob = site["fn"].log_prob(site["value"])
     if site["mask"] is not None:
         log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, 0.0)
-
-    return _keep(log_prob, particle_dim, data_dim)
+    return log_prob
 
 
 def _keep(value: Tensor, particle_dim: int | None, data_dim: int) -> Tensor:

@@ -26,6 +26,7 @@ from pyrovae.preparation import (
     as_splits,
     check_bound,
     check_options,
+    check_plate,
     check_program,
     check_replays,
     describe_data,
@@ -198,12 +199,7 @@ def fit(
         path, before = _place(run_dir, resume, ranks)
         structure = check_program(program, splits)
         check_bound(program, structure, bound or Trace_ELBO(), splits["train"].head(3))
-        if ranks.size > 1 and structure.global_latents and structure.full_size is None:
-            raise InputError(
-                f"The latent {structure.global_latents[0]!r} is outside the plate 'data', whose "
-                "size is that of a batch, so that every process would count its KL.",
-                "Give the plate that of the data: pyro.plate('data', N, subsample_size=len(x)).",
-            )
+        check_plate(structure, len(splits["train"]), batch_size, ranks.size)
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise InputError(

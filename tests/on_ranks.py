@@ -46,7 +46,7 @@ def numbers(run):
 
 
 class WithGlobal(nn.Module):
-    """A program with a global latent, which notes what it draws."""
+    """A program with a global latent, which notes what it draws in training."""
 
     def __init__(self):
         super().__init__()
@@ -65,8 +65,9 @@ class WithGlobal(nn.Module):
         with pyro.plate("data", ROWS, subsample_size=len(x)):
             z = pyro.sample("z", dist.Normal(self.net(x), 1.0).to_event(1))
         w = pyro.sample("w", dist.Normal(self.loc, 1.0).to_event(1))
-        with torch.no_grad():
-            self.drawn.copy_(torch.stack([w[0], (z - self.net(x))[0, 0]]))
+        if self.training:
+            with torch.no_grad():
+                self.drawn.copy_(torch.stack([w[0], (z - self.net(x))[0, 0]]))
 
 
 def in_step(number, act):

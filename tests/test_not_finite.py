@@ -288,7 +288,9 @@ def bounds_of(monkeypatch, *elbos):
     """Has the bounds of epochs be these."""
     found = iter(elbos)
     monkeypatch.setattr(
-        monitoring, "sum_terms", lambda *_: torch.tensor([next(found), -1.0, 0.5, 1.0]).double()
+        monitoring,
+        "sum_terms",
+        lambda *_: torch.tensor([next(found), -1.0, 0.5, 0.0, 1.0]).double(),
     )
 
 

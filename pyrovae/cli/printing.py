@@ -88,6 +88,8 @@ def print_numbers(found: "Evaluation", run: "Run") -> None:
         error = "" if numbers[f"{key}_se"] is None else f"+- {numbers[f'{key}_se']:.2f} "
         print(f"{label:12} {numbers[key]:10.2f} {error}nats per {noun}")
     print(f"{'active units':12} {found.active_units:7d} of {found.latent_dims}")
+    if found.global_kl is not None:
+        print(f"{'shared KL':12} {found.global_kl:10.2f} nats in all, of what all {noun}s share")
     if found.collapsed:
         print(f"             warning: {COLLAPSE}")
     if found.bits_per_dim is not None:

@@ -36,7 +36,7 @@ from pyrovae.data.raw import Raw, data_folder
 from pyrovae.data.rows import Rows, blocks
 from pyrovae.data.sparse import SparseRows, is_sparse
 from pyrovae.data.tables import Column
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 from pyrovae.randomness import generator
 
 # The seed of splits and of fixed noise is one for all runs, so that their numbers compare.
@@ -317,7 +317,7 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         dtype: The floating point type that a tensor or an array is turned into.
 
     Raises:
-        InputError: If data are empty, complex, or hold NaN or infinity.
+        InputError: If data are no array, empty, complex, or hold NaN or infinity.
     """
     if isinstance(given, Data):
         return given.splits[split]
@@ -335,7 +335,13 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         kind = torch.uint8 if given.dtype == np.uint8 else dtype or torch.float32
         return Examples(MappedRows(given, dtype=kind), split=split)
     # Of a small memmap a copy: torch warns of arrays that cannot be written to.
-    x = torch.as_tensor(np.array(given) if isinstance(given, np.memmap) else given)
+    try:
+        x = torch.as_tensor(np.array(given) if isinstance(given, np.memmap) else given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The {split} data are a {type(given).__name__} that is no array ({shorten(error)}).",
+            "Give a tensor or an array, or torch.utils.data.TensorDataset(x, y) with labels.",
+        ) from error
     if x.dtype.is_complex:
         raise InputError(f"The {split} data are complex.", "Give real numbers.")
     if x.is_floating_point() and dtype is not None:

@@ -69,12 +69,11 @@ def look_at(program: Program, examples: Examples, structure: Structure) -> dict[
         model_trace, guide_trace = trace_pair(program, batch)
     drawn = sites(guide_trace, observed=False)
     kls: dict[str, Tensor] = {}
-    if structure.has_bound and not structure.global_latents:
+    if structure.has_bound:
         kls = evaluate(program, examples, num_samples=1, limit=len(batch.x)).kl_per_dim
 
     model_sites = sites(model_trace, observed=False)
     local = {name: means[name] for name in model_sites if name in structure.latents}
-    shared = {name: value for name, value in means.items() if name not in local}
     return {
         name: _latent(
             name,
@@ -82,7 +81,7 @@ def look_at(program: Program, examples: Examples, structure: Structure) -> dict[
             value.flatten(1).cpu().float(),
             drawn[name]["value"].flatten(1).cpu().float(),
             kls.get(name),
-            direct=_is_direct(program, local, shared, name, batch),
+            direct=_is_direct(program, local, name, batch),
         )
         for name, value in local.items()
     }
@@ -123,13 +122,11 @@ def _range(prior: Any, draws: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(still, low - 1, low), torch.where(still, high + 1, high)
 
 
-def _is_direct(
-    program: Program, local: dict[str, Tensor], shared: dict[str, Tensor], name: str, batch: Batch
-) -> bool:
+def _is_direct(program: Program, local: dict[str, Tensor], name: str, batch: Batch) -> bool:
     """Whether the latent of another example, the others held, gives another x."""
     held = {site: value[[0, 0]] for site, value in local.items()}
     moved = local[name][[0, -1]]
     # Of several rows of the template, the same labels.
     one = Batch(batch.x[:1], None if batch.y is None else batch.y[:1])
-    found = decode(program, {**held, name: moved, **shared}, one).x.float()
+    found = decode(program, {**held, name: moved}, one).x.float()
     return not torch.allclose(found[0], found[1], rtol=1e-6, atol=1e-7)

@@ -20,7 +20,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.explore.inputs import Inputs
 from pyrovae.explore.latents import Latent, look_at
-from pyrovae.generation import decode, posterior_means
+from pyrovae.generation import decode, posterior_means, shared_latents
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import evaluating, labels, sites, takes_labels
 from pyrovae.randomness import seeded
@@ -57,8 +57,6 @@ class Session:
         template = run.measured.head(1)
         means = posterior_means(run.program, template)
         self._dtypes = {name: means[name].dtype for name in self.latents}
-        # The same for all examples: they are not moved.
-        self._globals = {n: v for n, v in means.items() if n not in self.latents}
         self._kept: OrderedDict[str, Batch] = OrderedDict()
         self._number = 0
         self._template = template
@@ -100,8 +98,6 @@ class Session:
     @property
     def _why_not_measured(self) -> str | None:
         """Why there are no numbers of an input, or None."""
-        if self.structure.global_latents:
-            return "latents outside the plate 'data' belong to no one example"
         if not self.structure.has_bound:
             return "this program leaves no bound on log p(x)"
         return None
@@ -245,8 +241,9 @@ class Session:
                 "Start from an example.",
             )
         rows = self._rows(count, label)
-        model = poutine.condition(poutine.uncondition(self.program.model), data=self._globals)
         with evaluating(self.program), seeded(seed, "sample", device=rows.x.device):
+            shared = self._shared(rows)
+            model = poutine.condition(poutine.uncondition(self.program.model), data=shared)
             trace = poutine.trace(model).get_trace(rows.x, **labels(self.program.model, rows))
         drawn = sites(trace, observed=False)
         latents = {name: drawn[name]["value"].flatten(1).cpu().float() for name in self.latents}
@@ -257,13 +254,17 @@ class Session:
             "latents": [{n: v[row].tolist() for n, v in latents.items()} for row in range(count)],
         }
 
+    def _shared(self, rows: Batch) -> dict[str, Tensor]:
+        """The latents that all examples share, which are not moved."""
+        return shared_latents(self.program, rows) if self.structure.global_latents else {}
+
     # ── What they share ──
 
     def _decode(self, latents: Mapping[str, Tensor], label: Any) -> tuple[list[Any], str]:
         """Pictures of latents (N, D), laid out in a row for each example."""
         rows = self._rows(len(next(iter(latents.values()))), label)
         whole = {name: self._laid_out(name, value) for name, value in latents.items()}
-        found = decode(self.program, {**whole, **self._globals}, rows)
+        found = decode(self.program, whole, rows)
         return [self.inputs.shown(x) for x in found.x], found.shown_by
 
     def _laid_out(self, name: str, values: Tensor) -> Tensor:

@@ -1,0 +1,357 @@
+"""Latents outside the plate, which all examples share: a shift g of the linear-Gaussian VAE.
+
+With g ~ N(0, I) added to x, and q(g) = N(m, t²), x is predicted by N(b + m, W Wᵀ + (s² + t²) I).
+"""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from linear_gaussian import LATENT_DIM, SCALE, X_DIM, float64, linear_gaussian
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+from torch.distributions import MultivariateNormal
+from torch.utils.data import TensorDataset
+
+import pyrovae
+from pyrovae import draws, generation
+from pyrovae.data import Batch
+from pyrovae.distributions import ImproperUniform
+from pyrovae.errors import InputError
+from pyrovae.evaluation import evaluate, log_evidence
+from pyrovae.generation import posterior_means, shared_latents
+from pyrovae.inspection import inspect_program
+from pyrovae.programs import evaluating
+
+LOC, WIDTH = 0.1, 0.1
+N = 40
+
+
+class Shifted(nn.Module):
+    """The linear-Gaussian VAE with a shift that all examples share.
+
+    Args:
+        guided: What the guide says of the shift: "normal", "point" or nothing.
+        spread: The scale of its prior.
+        size: The size of the plate; else that of the batch.
+        flat: Whether the shift's prior is improper.
+        one_at_a_time: Whether to run for one particle alone.
+    """
+
+    def __init__(self, guided="normal", *, spread=1.0, size=None, flat=False, one_at_a_time=False):
+        super().__init__()
+        self.case = linear_gaussian(N)
+        self.vae = self.case.vae
+        self.guided, self.spread, self.size = guided, spread, size
+        self.flat, self.one_at_a_time = flat, one_at_a_time
+        self.loc = nn.Parameter(torch.full((X_DIM,), LOC, dtype=torch.float64))
+        self.log_width = nn.Parameter(torch.full_like(self.loc, math.log(WIDTH)))
+
+    def plate(self, x):
+        if self.size is None:
+            return pyro.plate("data", len(x), dim=-1)
+        return pyro.plate("data", self.size, subsample=x, dim=-1)
+
+    def model(self, x):
+        prior = dist.Normal(torch.zeros_like(self.loc), self.spread).to_event(1)
+        if self.flat:
+            prior = ImproperUniform(prior.support, (), (X_DIM,))
+        g = pyro.sample("g", prior)
+        if self.one_at_a_time:
+            assert g.shape == (X_DIM,)
+        with self.plate(x):
+            z = pyro.sample("z", self.vae.prior())
+            p = self.vae.decoder(z)
+            pyro.sample("x", dist.Normal(p.mean + g, SCALE).to_event(1), obs=x)
+
+    def guide(self, x):
+        if self.guided == "normal":
+            pyro.sample("g", dist.Normal(self.loc, self.log_width.exp()).to_event(1))
+        elif self.guided == "point":
+            pyro.sample("g", dist.Delta(self.loc, event_dim=1))
+        with self.plate(x):
+            pyro.sample("z", self.vae.encoder(x))
+
+    @property
+    def x(self):
+        return self.case.x
+
+    @property
+    def examples(self):
+        return self.case.examples
+
+    def predictive(self, loc, variance):
+        """log p(x) of each example for g ~ N(loc, variance)."""
+        p = self.vae.decoder.net
+        W, b = p.weight.detach(), p.bias.detach()
+        covariance = W @ W.T + (SCALE**2 + variance) * torch.eye(X_DIM, dtype=W.dtype)
+        return MultivariateNormal(b + loc, covariance).log_prob(self.x)
+
+    def elbo(self, loc, variance):
+        """The bound of each example, given a draw of g."""
+        p = self.vae.decoder.net
+        W, b = p.weight.detach(), p.bias.detach()
+        off = self.x - self.case.loc @ W.T - b - loc
+        square = off**2 + variance + self.case.scale.square() @ W.T.square()
+        each = -0.5 * square / SCALE**2 - math.log(SCALE) - 0.5 * math.log(2 * math.pi)
+        return each.sum(-1) - self.case.kl_per_dim.sum(-1)
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with float64():
+        yield
+
+
+def agrees(found, expected, error):
+    """Whether estimates of examples are those expected, within five standard errors of each."""
+    return bool(((found - expected).abs() <= 5 * error + 1e-9).all())
+
+
+# ── Measuring ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_what_is_measured_is_the_predictive_density_of_the_guides_draws(one_at_a_time):
+    program = Shifted(one_at_a_time=one_at_a_time)
+    structure = inspect_program(program, Batch(program.x[:3]))
+    assert structure.global_latents == ("g",)
+    assert structure.latents == ("z",)
+    assert structure.vectorizes is not one_at_a_time
+
+    samples = 2000 if one_at_a_time else 50_000
+    found = evaluate(program, program.examples, num_samples=samples, limit=6)
+    expected = program.predictive(LOC, WIDTH**2)[:6]
+    assert agrees(found.log_evidence, expected, found.log_evidence_error)
+
+    bound = program.elbo(LOC, WIDTH**2)[:6]
+    torch.testing.assert_close(found.elbo, bound, rtol=0, atol=0.2 if one_at_a_time else 0.05)
+    assert (found.elbo < found.log_evidence).all()
+    kl = program.case.kl_per_dim[:6].mean(0)
+    torch.testing.assert_close(found.kl_per_dim, {"z": kl})
+    torch.testing.assert_close(found.latent_means, {"z": program.case.loc[:6]})
+    assert found.latent_dims == LATENT_DIM
+
+    prior = dist.Normal(torch.zeros(X_DIM), 1.0)
+    exact = torch.distributions.kl_divergence(dist.Normal(program.loc, WIDTH), prior).sum()
+    assert found.global_kl == pytest.approx(exact.item(), rel=0.05)
+    assert found.summary()["global_kl"] == found.global_kl
+
+
+def test_of_examples_alone_it_is_the_same():
+    program = Shifted()
+    found = log_evidence(program, program.x[:3], num_samples=50_000)
+    expected = program.predictive(LOC, WIDTH**2)[:3]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
+
+
+def test_a_latent_that_the_guide_leaves_out_is_drawn_from_its_prior():
+    program = Shifted(None, spread=WIDTH)
+    assert inspect_program(program, Batch(program.x[:3])).vectorizes
+    found = evaluate(program, program.examples, num_samples=50_000, limit=4)
+    expected = program.predictive(0.0, WIDTH**2)[:4]
+    assert agrees(found.log_evidence, expected, found.log_evidence_error)
+    assert found.global_kl is None
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_point_is_as_good_as_a_posterior_for_what_all_share(flat):
+    program = Shifted("point", flat=flat)
+    structure = inspect_program(program, Batch(program.x[:3]))
+    assert structure.has_bound
+    found = evaluate(program, program.examples, num_samples=20_000, limit=4)
+    assert agrees(found.log_evidence, program.predictive(LOC, 0.0)[:4], found.log_evidence_error)
+    assert found.global_kl is None
+    assert found.summary()["global_kl"] is None
+
+
+def test_a_flat_prior_that_the_guide_says_nothing_of_leaves_no_bound():
+    program = Shifted(None, flat=True)
+    with pytest.raises(InputError, match=r"'g' has an improper prior.*Sample it in the guide"):
+        evaluate(program, program.examples, num_samples=2)
+
+
+def test_compiled_draws_are_the_programs_own(monkeypatch):
+    program = Shifted()
+    expected = evaluate(program, program.examples, num_samples=4, limit=6)
+    monkeypatch.setattr(draws, "OFTEN", 1)
+    used = []
+    compile_graph = draws.compile_graph
+    monkeypatch.setattr(draws, "compile_graph", lambda *a: used.append(a) or compile_graph(*a))
+    found = evaluate(program, program.examples, num_samples=4, limit=6)
+    assert used
+    for name in ("elbo", "log_evidence", "kl"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    assert found.global_kl == pytest.approx(expected.global_kl)
+
+
+# ── Training ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_training_finds_the_posterior_of_what_all_share():
+    """Every step sees an eighth of the data, and counts its share of the KL."""
+    program = Shifted(size=N)
+    for parameter in program.vae.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        program.loc.zero_()
+    run = pyrovae.fit(
+        program,
+        program.x,
+        valid=program.x[:10],
+        epochs=400,
+        batch_size=5,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
+        progress=False,
+    )
+    W, b = (p.detach() for p in program.vae.decoder.net.parameters())
+    # The guide of z is told nothing of g, and is right for g = 0: of what it leaves, x - W z - b,
+    # g is the mean.
+    off = (program.x - program.case.loc @ W.T - b).sum(0) / SCALE**2
+    precision = 1 + N / SCALE**2
+    torch.testing.assert_close(program.loc.detach(), off / precision, rtol=0, atol=0.03)
+    width = program.log_width.detach().exp()
+    torch.testing.assert_close(width, torch.full_like(width, precision**-0.5), rtol=0.25, atol=0)
+
+    last = run.metrics[-1]
+    posterior = dist.Normal(program.loc, width)
+    exact = torch.distributions.kl_divergence(posterior, dist.Normal(0.0, 1.0)).sum().item()
+    assert last["global_kl"] == pytest.approx(exact, rel=0.2)
+    bound = program.elbo(program.loc, width**2).detach()
+    assert last["valid_elbo"] == pytest.approx(bound[:10].mean().item(), rel=0.1, abs=0.5)
+    assert last["loss"] == pytest.approx(-bound.mean().item() + exact / N, rel=0.1, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (None, "is that of a batch: every batch would count its KL"),
+        (N + 1, "is 41, and the training data are 40: its KL would count in another proportion"),
+    ],
+)
+def test_a_plate_of_another_size_is_refused(size, words):
+    program = Shifted(size=size)
+    match = rf"'g' is outside the plate 'data', whose size {words}.*\('data', 40, subsample=x\)"
+    with pytest.raises(InputError, match=match):
+        pyrovae.fit(program, program.x, epochs=1, batch_size=8, progress=False)
+
+
+def test_a_whole_batch_is_a_plate_of_the_right_size():
+    program = Shifted()
+    run = pyrovae.fit(program, program.x, epochs=1, batch_size=N, progress=False)
+    assert math.isfinite(run.metrics[-1]["train_elbo"])
+
+
+# ── Pictures ─────────────────────────────────────────────────────────────────────────────────
+
+
+class FarAway(Shifted):
+    """A shift that the prior gives no chance, and labels that nothing depends on."""
+
+    def __init__(self, guided="normal"):
+        super().__init__(guided)
+        with torch.no_grad():
+            self.loc.fill_(100.0)
+        self.of_x = AutoNormal(poutine.block(self.model, expose=["g"]))
+
+    def guide(self, x):
+        if self.guided != "auto":
+            super().guide(x)
+            return
+        self.of_x(x)
+        with self.plate(x):
+            pyro.sample("z", self.vae.encoder(x))
+
+
+def test_what_is_made_is_made_of_what_the_guide_has_learned():
+    program = FarAway()
+    few = Batch(program.x[:4])
+    b = program.vae.decoder.net.bias.detach() + 100.0
+
+    made = {
+        "samples": generation.sample(program, few, 5).x,
+        "draws": generation.sample(program, few, 5, draw=True).x,
+        "reconstructions": generation.reconstruct(program, few).x,
+        "latents": generation.decode(program, {"z": torch.zeros(3, LATENT_DIM)}, few).x,
+        "lines": generation.interpolate(program, few, few, steps=2).x.flatten(0, 1),
+        "traversals": generation.traverse(program, few, steps=2).x.flatten(0, 1),
+    }
+    for name, x in made.items():
+        assert ((x - b).abs() < 20).all(), name
+    torch.testing.assert_close(made["latents"], b.expand(3, -1))
+    given = {"z": torch.zeros(3, LATENT_DIM), "g": torch.full((X_DIM,), 7.0)}
+    torch.testing.assert_close(generation.decode(program, given, few).x, (b - 93.0).expand(3, -1))
+
+
+def test_samples_are_by_one_draw_and_reconstructions_by_the_mean():
+    program = FarAway()
+    few = Batch(program.x[:4])
+    with evaluating(program):
+        drawn = [shared_latents(program, few, draw=True)["g"] for _ in range(2)]
+        means = [shared_latents(program, few)["g"] for _ in range(2)]
+    assert not torch.equal(*drawn)
+    assert torch.equal(*means)
+    torch.testing.assert_close(means[0], program.loc.detach())
+    one, other = (generation.sample(program, few, 200, seed=seed).x.mean(0) for seed in (0, 1))
+    assert (one - other).abs().max() > 0.2, "another draw moves all of them"
+
+
+def test_latents_are_encoded_example_by_example_without_what_all_share():
+    program = FarAway()
+    assert posterior_means(program, Batch(program.x)).keys() == {"z"}
+    found = generation.encode(program, [Batch(x) for x in program.x.split(15)])
+    assert found.means["z"].shape == (N, LATENT_DIM)
+
+
+def test_an_automatic_guide_has_the_mean_that_it_says():
+    program = FarAway("auto")
+    program.guide(program.x[:3])  # makes its parameters
+    with torch.no_grad():
+        program.of_x.locs.g.fill_(50.0)
+    with evaluating(program):
+        found = shared_latents(program, Batch(program.x[:3]))
+    assert found.keys() == {"g"}
+    torch.testing.assert_close(found["g"], program.of_x.median()["g"].detach())
+    torch.testing.assert_close(found["g"], torch.full((X_DIM,), 50.0))
+    scale = program.of_x.scales.g.detach()[0].item()
+    assert evaluate(program, program.examples, num_samples=2000, limit=3).global_kl == (
+        pytest.approx(X_DIM * ((50.0**2 + scale**2 - 1) / 2 - math.log(scale)), rel=0.01)
+    )
+
+
+def test_the_model_draws_what_the_guide_leaves_out():
+    program = FarAway(None)
+    x = generation.sample(program, Batch(program.x[:2]), 5).x
+    assert (x.abs() < 50).all()
+
+
+# ── The rest of what there is ────────────────────────────────────────────────────────────────
+
+
+def test_a_run_is_reported_explored_and_printed(tmp_path, capsys):
+    from pyrovae.cli.printing import print_numbers
+    from pyrovae.explore.session import Session
+
+    program = Shifted(size=N)
+    data = TensorDataset(program.x.reshape(N, X_DIM), torch.arange(N) % 2)
+    run = pyrovae.fit(program, data, epochs=2, progress=False, run_dir=tmp_path / "run")
+    found = run.evaluate(run.splits["train"], num_samples=10)
+    print_numbers(found, run)
+    printed = capsys.readouterr().out
+    assert f"shared KL {found.global_kl:13.2f} nats in all, of what all examples share" in printed
+
+    session = Session(run)
+    assert session.describe()["measured"] is None
+    assert [site["name"] for site in session.describe()["sites"]] == ["z"]
+    assert len(session.draw(3, 0)["pictures"]) == 3
+    assert (tmp_path / "run" / "report.html") == run.report()
+    assert run.evaluation is not None
+
+
+@pytest.mark.parametrize("given", [(torch.zeros(3, 2), torch.zeros(3)), {"x": 1}, "no"])
+def test_what_is_no_array_is_refused(given):
+    with pytest.raises(InputError, match=r"train data are a \w+ that is no array.*TensorDataset"):
+        pyrovae.fit(Shifted(), given, epochs=1, progress=False)
