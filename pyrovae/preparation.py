@@ -1,6 +1,7 @@
 """Preparation: what is checked and made ready before the first step of training."""
 
 __all__ = [
+    "PlateSizeWarning",
     "as_splits",
     "check_bound",
     "check_options",
@@ -57,6 +58,10 @@ def check_replays(steps: int, engine: str | None) -> None:
         )
 
 
+class PlateSizeWarning(UserWarning):
+    """A plate round shared latents that has another size than the training data."""
+
+
 def as_splits(
     train: Given, valid: Given | None, test: Given | None, *, dtype: torch.dtype
 ) -> dict[str, Examples]:
@@ -98,7 +103,9 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
 
 
 def check_plate(structure: Structure, size: int, batch_size: int, processes: int) -> None:
-    """Refuses a plate of a wrong size round latents that all examples share.
+    """Refuses a plate of the size of a batch round latents that all examples share.
+
+    One of another size that is not that of the training data is warned of.
 
     Args:
         structure: The structure of the program.
@@ -107,7 +114,7 @@ def check_plate(structure: Structure, size: int, batch_size: int, processes: int
         processes: How many processes share a batch.
 
     Raises:
-        InputError: If their KL would be counted in another proportion than once for all examples.
+        InputError: If every batch, or every process, would count their KL.
     """
     if not structure.global_latents:
         return
@@ -119,10 +126,11 @@ def check_plate(structure: Structure, size: int, batch_size: int, processes: int
             f"{outside} is that of a batch: every {which} would count its KL.", remedy
         )
     if structure.full_size not in (None, size):
-        raise InputError(
+        warnings.warn(
             f"{outside} is {structure.full_size:,}, and the training data are {size:,}: its KL "
-            "would count in another proportion.",
-            remedy,
+            f"counts in another proportion than once for all. {remedy}",
+            PlateSizeWarning,
+            stacklevel=3,
         )
 
 

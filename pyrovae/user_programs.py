@@ -1,6 +1,14 @@
 """Programs of the user's own: `my_model.py:build`, a callable that takes the data's shape."""
 
-__all__ = ["build", "describe", "keyword_arguments", "load_builder", "make"]
+__all__ = [
+    "NUM_DATA",
+    "build",
+    "describe",
+    "keyword_arguments",
+    "load_builder",
+    "make",
+    "supplied",
+]
 
 from collections.abc import Callable, Mapping
 from dataclasses import field
@@ -12,6 +20,10 @@ from pyrovae import user_files
 from pyrovae.programs import Program, as_module
 
 Builder = Callable[..., Program]
+
+# An argument that is no option: the number of training examples, which is the size of the plate
+# round latents that all of them share.
+NUM_DATA = "num_data"
 
 
 def load_builder(spec: str) -> Builder:
@@ -26,12 +38,13 @@ def load_builder(spec: str) -> Builder:
 def keyword_arguments(builder: Builder) -> list[tuple[str, type, Any]]:
     """The arguments of a builder behind the data's shape, as fields of a dataclass.
 
-    A type that is not annotated is that of the default.
+    A type that is not annotated is that of the default. What is `supplied` is left out.
     """
     hints = get_type_hints(builder)
     found = []
     for parameter in list(signature(builder).parameters.values())[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if variadic or parameter.name == NUM_DATA:
             continue
         optional = parameter.default is not parameter.empty
         kind = hints.get(parameter.name, type(parameter.default) if optional else str)
@@ -39,6 +52,11 @@ def keyword_arguments(builder: Builder) -> list[tuple[str, type, Any]]:
             (parameter.name, kind, field(default=parameter.default) if optional else field())
         )
     return found
+
+
+def supplied(spec: str, num_data: int) -> dict[str, Any]:
+    """The arguments of a builder that the data give: `num_data`, where it has one of that name."""
+    return {NUM_DATA: num_data} if NUM_DATA in signature(load_builder(spec)).parameters else {}
 
 
 def describe(spec: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

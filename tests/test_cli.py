@@ -267,6 +267,43 @@ def test_a_users_program_trains_and_its_keywords_are_options(capsys, without_dra
     assert "has changed" in capsys.readouterr().err
 
 
+SHARED = (
+    PROGRAM.replace('plate("data", len(x))', 'plate("data", self.num_data, subsample=x)')
+    .replace(
+        "    def model(self, x):\n",
+        """    def shift(self):
+        pyro.sample("shift", dist.Normal(0 * self.decoder.bias, 1.0).to_event(1))
+
+    def model(self, x):
+        self.shift()
+""",
+    )
+    .replace("    def guide(self, x):\n", "    def guide(self, x):\n        self.shift()\n")
+    .replace(
+        "def build(shape, *, latent_dim=3, scale=0.5):", "def build(shape, num_data, scale=0.5):"
+    )
+    .replace(
+        "return Mine(shape[0] * shape[1] * shape[2], latent_dim, scale)",
+        """
+    program = Mine(shape[0] * shape[1] * shape[2], 3, scale)
+    program.num_data = num_data
+    return program""",
+    )
+)
+
+
+def test_a_users_program_is_given_the_number_of_training_examples(capsys, without_drawing):
+    Path("mine.py").write_text(SHARED)
+    assert run("train", "mine.py", "--epochs", 1, "--run-dir", "r") == 0
+    assert re.search(r"shared KL +-?\d+\.\d\d nats in all, of what", capsys.readouterr().out)
+    told = json.loads(Path("r/config.json").read_text())
+    assert told["program"]["arguments"] == {"scale": 0.5, "num_data": 1437}
+    assert run("resume", "r", "--epochs", 2) == 0
+    assert run("evaluate", "r", "--num-samples", 10, "--limit", 5) == 0
+    assert run("train", "mine.py", "--dry-run") == 0
+    assert "build(data.x_shape, scale=0.5, num_data=len(data.train))" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "spec", "words"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 
 from pyrovae.cli.planning import KINDS, Plan
 from pyrovae.user_files import defined_in, split
+from pyrovae.user_programs import supplied
 
 # What `fit` does where it is told nothing.
 DEFAULTS = {
@@ -82,6 +83,7 @@ class _Script:
     def _own_program(self, spec: str) -> None:
         path, name = split(spec, "build")
         options = {k: self._code(v) for k, v in asdict(self.plan.options.build).items()}
+        options |= dict.fromkeys(supplied(spec, 0), "len(data.train)")
         self._import_own(path, name)
         self._write("program = ", name, ["data.x_shape"], options)
 

@@ -251,7 +251,8 @@ def _build(
 
     from pyrovae import user_programs
 
-    record = user_programs.describe(spec, asdict(options.build))
+    arguments = asdict(options.build) | user_programs.supplied(spec, len(data.train))
+    record = user_programs.describe(spec, arguments)
     program = user_programs.make(record, data.x_shape, Path(record["file"]))
     about = f"{spec}, {_count(user_programs.as_module(program))} parameters"
     return program, about, {"program": record}

@@ -3,6 +3,7 @@
 __all__ = ["rehearse"]
 
 import time
+import warnings
 from typing import TYPE_CHECKING
 
 from pyrovae.cli.as_python import as_python
@@ -31,6 +32,7 @@ def rehearse(plan: Plan) -> None:
 
 def _timed(plan: Plan) -> tuple[float, float]:
     """The seconds until the first step, and those of an epoch with its validation."""
+    from pyrovae.preparation import PlateSizeWarning
     from pyrovae.training import engine_for, fit
 
     train = plan.data.train
@@ -40,14 +42,17 @@ def _timed(plan: Plan) -> tuple[float, float]:
     told = plan.for_fit() | {"epochs": 3, "patience": None}
     told["engine"] = told["engine"] or engine_for(plan.epochs * plan.steps, plan.device)
     start = time.perf_counter()
-    fit(
-        plan.program,
-        _first(train, rows),
-        valid=_first(plan.data.valid, max(1, round(share * len(plan.data.valid)))),
-        progress=False,
-        on_epoch=lambda _: ends.append(time.perf_counter()),
-        **told,
-    )
+    with warnings.catch_warnings():
+        # These are not all of the training data.
+        warnings.simplefilter("ignore", PlateSizeWarning)
+        fit(
+            plan.program,
+            _first(train, rows),
+            valid=_first(plan.data.valid, max(1, round(share * len(plan.data.valid)))),
+            progress=False,
+            on_epoch=lambda _: ends.append(time.perf_counter()),
+            **told,
+        )
     # The first epoch is slow, of memory that is not there yet.
     first, *_, last = ends
     short = (last - first) / (len(ends) - 1)
