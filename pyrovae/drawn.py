@@ -53,8 +53,8 @@ class DrawnWeights:
         )
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Puts these weights where the module looks for them."""
+    def in_place(self) -> Iterator[bool]:
+        """Puts these weights where the module looks for them: whether it had others there."""
         # An entry of __dict__ is found before a parameter or a site of that name, whatever the
         # module has of these in the meantime. Weights that are in their places stay there, so
         # that several threads may ask for what is no draw.
@@ -66,7 +66,7 @@ class DrawnWeights:
                 before.append((own, name, own.get(name, _NOTHING)))
                 own[name] = weight
         try:
-            yield
+            yield bool(before)
         finally:
             for own, name, value in before:
                 if value is _NOTHING:

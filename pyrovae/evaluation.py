@@ -60,8 +60,8 @@ class Evaluation:
         kl_per_dim: The mean KL of every dimension of each latent vector, (D,), of those whose
             prior and posterior factorise over dimensions.
         latent_means: $E_q[z \mid x]$ of each latent vector, (N, D).
-        global_kl: $\mathrm{KL}(q(g) \,\|\, p(g))$ of the latents that all examples share, in nats
-            in all; None where there are none, or theirs is undefined.
+        global_kl: $\mathrm{KL}(q(g) \,\|\, p(g))$ of the latents that all examples share, by their
+            draws, in nats in all; None where there are none, or theirs is undefined.
         labels: The labels of the examples, where there are any.
         num_samples: The number K of draws.
         seconds: How long it took.
@@ -69,6 +69,8 @@ class Evaluation:
             dimension of x: 0 for a discrete likelihood, and None where there is no such thing,
             or where examples have missing entries and so no one number of dimensions.
         dims: The number of dimensions of x.
+        shared_error: The Monte Carlo error of the mean log-evidence where examples share draws,
+            and None where they do not.
     """
 
     elbo: Tensor
@@ -85,6 +87,7 @@ class Evaluation:
     seconds: float
     log_cell_volume: float | None
     dims: int
+    shared_error: float | None = None
 
     @property
     def num_examples(self) -> int:
@@ -100,7 +103,8 @@ class Evaluation:
     @property
     def collapsed(self) -> bool:
         """Whether the posterior says nothing of x: no active unit, and a KL below 0.1 nats."""
-        return self.active_units == 0 and self.kl.mean().item() < COLLAPSED_KL
+        says_nothing = self.active_units == 0 and self.kl.mean().item() < COLLAPSED_KL
+        return says_nothing and self.latent_dims > 0
 
     @property
     def latent_dims(self) -> int:
@@ -118,6 +122,8 @@ class Evaluation:
     @property
     def monte_carlo_error(self) -> float:
         """The part of the error of the mean log-evidence that more draws would remove."""
+        if self.shared_error is not None:
+            return self.shared_error
         return self.log_evidence_error.square().sum().sqrt().item() / self.num_examples
 
     @property
@@ -149,7 +155,7 @@ class Evaluation:
             "elbo_se": standard_error(self.elbo),
             "log_likelihood": self.log_likelihood.mean().item(),
             "kl": self.kl.mean().item(),
-            "global_kl": self.global_kl,
+            **({} if self.global_kl is None else {"global_kl": self.global_kl}),
             "log_evidence": self.log_evidence.mean().item(),
             "log_evidence_se": standard_error(self.log_evidence),
             "log_evidence_monte_carlo_se": self.monte_carlo_error,
@@ -213,7 +219,9 @@ def evaluate(
     dims = first.x[0].numel()
     rows = _most_rows(program, structure, first)
     count = min(len(examples), limit or len(examples))
-    batch_size = max(1, min(rows, 500, WEIGHTS // num_samples, count))
+    # No more than the plate has, lest one that is told its subsample's size be too small.
+    most = structure.full_size or count
+    batch_size = max(1, min(rows, 500, WEIGHTS // num_samples, count, most))
     parts: list[dict[str, Any]] = []
     calls = max(1, count // batch_size) * -(-num_samples // max(1, rows // batch_size))
     with evaluating(program):
@@ -228,6 +236,7 @@ def evaluate(
     found = _join(parts)
     kl_per_dim = {site: kl.mean(0) for site, kl in found.pop("kl_per_dim").items()}
     global_kl = found.pop("global_kl").mean().item()
+    errors = found.pop("shared_errors")
     return Evaluation(
         **found,
         kl_per_dim=kl_per_dim,
@@ -236,6 +245,7 @@ def evaluate(
         seconds=time.perf_counter() - start,
         log_cell_volume=log_cell_volume,
         dims=dims,
+        shared_error=errors.norm().item() / count if structure.global_latents else None,
     )
 
 
@@ -275,6 +285,9 @@ def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: 
 
 def _most_rows(program: Program, structure: Structure, batch: Batch) -> int:
     """How many draws of examples such as these can be made at a time."""
+    if structure.global_latents:
+        # Each draw has its own, whatever the number of examples.
+        batch = Batch(batch.x[:1], None if batch.y is None else batch.y[:1])
     most = max(1, CHUNK.get(batch.x.device.type, CHUNK["cpu"]) // batch.x[0].numel())
     at_hand = available(batch.x.device)
     if at_hand is None or not structure.vectorizes:
@@ -345,6 +358,7 @@ def _measure(draws: Draws, batch: Batch, num_samples: int, rows: int) -> dict[st
         "kl_per_dim": kl_per_dim,
         "latent_means": latent_means,
         "global_kl": torch.cat(global_kls),
+        "shared_errors": len(batch.x) * _error_of_mean(log_weight, log_evidence),
         "labels": batch.y,
     }
 
@@ -360,6 +374,14 @@ def _delta_error(log_weight: Tensor, log_evidence: Tensor) -> Tensor:
     if len(relative) < 2:
         return torch.full_like(log_evidence, math.nan)
     return relative.std(0) / math.sqrt(len(relative))
+
+
+def _error_of_mean(log_weight: Tensor, log_evidence: Tensor) -> Tensor:
+    """The standard error of the mean log-evidence of examples whose draws are the same, (1,)."""
+    relative = (log_weight - log_evidence).exp().mean(1)
+    if len(relative) < 2:
+        return torch.full_like(relative, math.nan)
+    return relative.std(0, keepdim=True) / math.sqrt(len(relative))
 
 
 def _log_cell_volume(program: Program, examples: Examples, first: Batch) -> float | None:

@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyrovae.data import Batch
@@ -38,8 +38,6 @@ from pyrovae.handlers import fill_improper
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import (
     Program,
-    Site,
-    at_weight_one,
     data_frame,
     evaluating,
     is_auxiliary,
@@ -91,7 +89,8 @@ def sample(
     Args:
         program: Any program of `pyrovae.programs`.
         template: A batch of at least one row, for its shapes and device; its values are not
-            used, except labels, which are repeated.
+            used, except labels, which are repeated, and by guides that infer what all examples
+            share from x.
         count: How many.
         draw: Whether to draw x from its likelihood where it has a mean.
         seed: The seed of the draws.
@@ -101,7 +100,8 @@ def sample(
     """
     rows = _repeat(template, count)
     with evaluating(program), seeded(seed, "sample", device=rows.x.device):
-        return _run_model(program, rows, {}, draw=draw, draw_shared=True)
+        shared = shared_latents(program, rows, draw_by=seed)
+        return _run_model(program, rows, shared, draw=draw)
 
 
 def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> Generated:
@@ -109,68 +109,85 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
 
     Args:
         program: Any program of `pyrovae.programs`.
-        latents: A value for each latent site, (N, D); those left out are drawn from the prior,
-            but that all examples share are the guide's, see `shared_latents`.
-        template: As in `sample`.
+        latents: A value for each latent site of examples, (N, D); those left out are drawn from
+            the prior. Those that all examples share are the guide's, see `shared_latents`, unless
+            they are given too, in their own shape.
+        template: As in `sample`, and N rows of it where no latent of examples is given.
 
     Raises:
         InputError: If the prior of one that is left out is improper.
     """
-    count = len(next(iter(latents.values())))
-    rows = _repeat(template, count)
-    with evaluating(program), seeded(0, "decode", device=rows.x.device):
-        return _run_model(program, rows, latents, draw=False)
+    with evaluating(program), seeded(0, "decode", device=template.x.device):
+        shared = shared_latents(program, template)
+        of_examples = [value for name, value in latents.items() if name not in shared]
+        count = len(of_examples[0]) if of_examples else len(template.x)
+        return _run_model(program, _repeat(template, count), {**shared, **latents}, draw=False)
 
 
 def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
     """The mean of every latent site of examples under the guide, or a draw where it has none.
 
-    Below another latent of the guide it is the mean given a draw of that, the same every time.
+    Below another latent of the guide it is the mean given a draw of that, the same every time,
+    and below one that all examples share, given `shared_latents`.
 
     Returns:
         For each latent site inside the plate `data` a tensor (N, D).
     """
     with evaluating(program), seeded(0, "encode", device=batch.x.device):
-        _, guide_trace = trace_pair(program, batch)
-    return {
-        name: _mean_or_draw(site)
-        for name, site in sites(guide_trace, observed=False).items()
-        if data_frame(site) and not is_auxiliary(site)
-    }
+        _, guide_trace = trace_pair(program, batch, within=_Shared(batch.x.device))
+
+    means: dict[str, Tensor] = {}
+    for name, site in sites(guide_trace, observed=False).items():
+        if data_frame(site) and not is_auxiliary(site):
+            mean = mean_of(site)
+            means[name] = site["value"] if mean is None else mean
+    return means
 
 
-def shared_latents(program: Program, batch: Batch, *, draw: bool = False) -> dict[str, Tensor]:
+def shared_latents(
+    program: Program, batch: Batch, *, draw_by: int | None = None
+) -> dict[str, Tensor]:
     """What the guide says of the latents that all examples share: those outside the plate.
 
     Args:
         program: Any program of `pyrovae.programs`, within `evaluating`.
-        batch: Examples, for their shapes.
-        draw: Whether to draw them, rather than to take their means. What is made of auxiliary
-            sites, as by Pyro's automatic guides, is that of their means, and what has no mean is
-            drawn.
+        batch: Examples. Guides that infer these latents from x do so from them.
+        draw_by: The seed by which they are drawn, each as a function of it and of its name.
+            Without one they are their means, one given those of the others; of a number that is a
+            code, its probability, and where there is no mean, a draw.
     """
-    means: dict[str, Tensor] = {}
-    if not draw:
-        found = _shared_sites(program, batch, {})
-        means = {n: _mean_or_draw(site) for n, site in found.items() if is_auxiliary(site)}
-    found = _shared_sites(program, batch, means)
+    one = Batch(batch.x[:1], None if batch.y is None else batch.y[:1])
+    if not _outside(program, one, draw_by):
+        return {}  # without the work of a whole batch
+    return _outside(program, batch, draw_by)
+
+
+def _outside(program: Program, batch: Batch, draw_by: int | None) -> dict[str, Tensor]:
+    with seeded(0, "shared", device=batch.x.device), _Shared(batch.x.device, draw_by):
+        trace = poutine.trace(program.guide).get_trace(batch.x, **labels(program.guide, batch))
     return {
-        name: site["value"] if draw else _mean_or_draw(site)
-        for name, site in found.items()
-        if not is_auxiliary(site)
+        name: site["value"]
+        for name, site in sample_sites(prune_subsample_sites(trace)).items()
+        if not data_frame(site) and not is_auxiliary(site)
     }
 
 
-def _shared_sites(program: Program, batch: Batch, given: Mapping[str, Tensor]) -> dict[str, Site]:
-    """The sites of the guide outside the plate, some of them given."""
-    guide = poutine.condition(program.guide, data=dict(given))
-    trace = at_weight_one(poutine.trace(guide).get_trace(batch.x, **labels(program.guide, batch)))
-    return {name: site for name, site in sample_sites(trace).items() if not data_frame(site)}
+class _Shared(Messenger):
+    """Gives the sites outside the plate `data` their means, or draws by a seed of their own."""
 
+    def __init__(self, device: torch.device, draw_by: int | None = None) -> None:
+        super().__init__()
+        self.device = device
+        self.draw_by = draw_by
 
-def _mean_or_draw(site: Site) -> Tensor:
-    mean = mean_of(site)
-    return site["value"] if mean is None else mean
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is not None or site_is_subsample(msg) or data_frame(msg):
+            return
+        mean = mean_of(msg) if self.draw_by is None else None
+        if mean is None:
+            with seeded(self.draw_by or 0, "shared", msg["name"], device=self.device):
+                mean = msg["fn"](*msg["args"], **msg["kwargs"])
+        msg["value"] = mean
 
 
 def encode(program: Program, batches: Iterable[Batch]) -> Encoded:
@@ -197,6 +214,11 @@ def latent(means: Mapping[str, Tensor], site: str) -> Tensor:
     Raises:
         InputError: If there is no such site, or it is not a vector for each example.
     """
+    if not means:
+        raise InputError(
+            "The program has no latent of examples: all are outside the plate 'data'.",
+            "Look at samples, or give the model a latent inside the plate.",
+        )
     if site not in means:
         raise InputError(f"There is no latent site {site!r}.", f"Take one of {', '.join(means)}.")
     if means[site].dim() != 2:
@@ -385,22 +407,13 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
 
 
 def _run_model(
-    program: Program,
-    template: Batch,
-    latents: Mapping[str, Tensor],
-    *,
-    draw: bool,
-    draw_shared: bool = False,
+    program: Program, template: Batch, latents: Mapping[str, Tensor], *, draw: bool
 ) -> Generated:
     """The model with its observation freed and its latents given."""
-    trace = _free_trace(program, template, latents)
-    left = {n for n, site in sites(trace, observed=False).items() if not data_frame(site)}
-    if left:
-        # What was learned of them is in the guide.
-        shared = shared_latents(program, template, draw=draw_shared)
-        latents = {**{name: shared[name] for name in shared if name in left}, **latents}
-        trace = _free_trace(program, template, latents)
-
+    model = poutine.condition(poutine.uncondition(program.model), data=dict(latents))
+    extra = labels(program.model, template)
+    with fill_improper(template.x):
+        trace = poutine.trace(model).get_trace(template.x, **extra)
     for name, latent_site in sites(trace, observed=False).items():
         if is_improper(latent_site["fn"]):
             raise InputError(
@@ -414,13 +427,6 @@ def _run_model(
     # A program may observe its images flattened.
     same_size = found.x[0].numel() == template.x[0].numel()
     return found._replace(x=found.x.reshape(template.x.shape)) if same_size else found
-
-
-def _free_trace(program: Program, template: Batch, latents: Mapping[str, Tensor]) -> Trace:
-    model = poutine.condition(poutine.uncondition(program.model), data=dict(latents))
-    with fill_improper(template.x):
-        trace = poutine.trace(model).get_trace(template.x, **labels(program.model, template))
-    return prune_subsample_sites(trace)
 
 
 def _repeat(template: Batch, count: int) -> Batch:

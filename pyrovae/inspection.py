@@ -4,7 +4,7 @@ The structure is read from the traces of a few examples: nothing is told, and wh
 before the first step.
 """
 
-__all__ = ["Structure", "check_parameters", "inspect_program"]
+__all__ = ["FEW", "Structure", "check_parameters", "inspect_program"]
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
@@ -19,7 +20,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyrovae.data import Batch
-from pyrovae.distributions import is_improper, is_point
+from pyrovae.distributions import innermost, is_improper, is_point
 from pyrovae.errors import InputError
 from pyrovae.handlers import fill_improper
 from pyrovae.programs import (
@@ -38,6 +39,9 @@ from pyrovae.programs import (
 )
 from pyrovae.supports import check_values
 
+# How many examples it is read from.
+FEW = 3
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -55,7 +59,9 @@ class Structure:
             but for global ones that the guide samples.
         points: The latent sites that the guide puts at a single point, without a density, but
             for global ones.
-        has_global_kl: Whether there are global latents, and their KL is defined.
+        charged: The global latents that the loss has a term of: it should count once for all
+            examples.
+        has_global_kl: Whether the KL of the global latents that the guide samples is defined.
     """
 
     latents: tuple[str, ...]
@@ -66,6 +72,7 @@ class Structure:
     vectorizes: bool
     improper: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
+    charged: tuple[str, ...] = ()
     has_global_kl: bool = False
 
     @property
@@ -85,13 +92,17 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
             guide that the model lacks, has in another size or cannot have drawn, or cannot
             explain these examples.
     """
-    few = Batch(batch.x[:3], None if batch.y is None else batch.y[:3])
+    few = Batch(batch.x[:FEW], None if batch.y is None else batch.y[:FEW])
     with evaluating(program):
         _check_sizes(program, few)
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         check_values(model_trace, guide_trace, few)
-        return replace(structure, vectorizes=_vectorizes(program, few, structure))
+        return replace(
+            structure,
+            vectorizes=_vectorizes(program, few, structure),
+            has_global_kl=_has_global_kl(program, few, model_trace, guide_trace),
+        )
 
 
 def check_parameters(program: Program, batch: Batch) -> None:
@@ -212,24 +223,54 @@ def _structure(model_trace: Trace, guide_trace: Trace, batch_size: int) -> Struc
 
     drawn = sites(model_trace, observed=False)
     everything = {**drawn, **latents}
-    improper = [name for name, site in drawn.items() if is_improper(site["fn"])]
+    improper = {name for name, site in drawn.items() if is_improper(site["fn"])}
     local = {name: site for name, site in latents.items() if data_frame(site)}
-    shared = {name: site for name, site in latents.items() if name not in local}
+    shared = {
+        name: site
+        for name, site in everything.items()
+        if not data_frame(site) and not is_auxiliary(site)
+    }
+    flat_points = improper & set(_points(_outside(guide_trace)))
     frame = data_frame(next(iter(observed.values())))
     full_size = getattr(frame, "full_size", None) or frame.size
     stacks = [s["cond_indep_stack"] for s in (*everything.values(), *observed.values())]
 
     return Structure(
         latents=tuple(local),
-        global_latents=tuple(name for name, site in everything.items() if not data_frame(site)),
+        global_latents=tuple(shared),
         observed=tuple(observed),
         full_size=None if full_size == batch_size else full_size,
         depth=max(-f.dim for stack in stacks for f in stack if f.vectorized),
         vectorizes=False,
-        improper=tuple(name for name in improper if name not in shared),
+        improper=tuple(n for n in drawn if n in improper and not (n in shared and n in latents)),
         points=_points(local),
-        has_global_kl=bool(shared) and not _points(shared) and not set(improper) & set(shared),
+        charged=tuple(name for name in shared if name in latents and name not in flat_points),
     )
+
+
+def _has_global_kl(program: Program, batch: Batch, model_trace: Trace, guide_trace: Trace) -> bool:
+    """Whether the guide's draws of global latents have densities under the guide and the model."""
+    shared, priors = _outside(guide_trace), sample_sites(model_trace)
+    if not shared or any(is_improper(priors[n]["fn"]) for n in shared if n in priors):
+        return False
+    passed_on = {n: site for n, site in shared.items() if not is_auxiliary(site)}
+    if len(passed_on) == len(shared):
+        return not _points(passed_on)
+    # Of auxiliary sites the density is known where all that is made of them are points that move.
+    again = _outside(
+        poutine.trace(program.guide).get_trace(batch.x, **labels(program.guide, batch))
+    )
+    return all(
+        isinstance(innermost(site["fn"]), dist.Delta)
+        and not torch.equal(site["value"], again[name]["value"])
+        for name, site in passed_on.items()
+    )
+
+
+def _outside(guide_trace: Trace) -> dict[str, Site]:
+    """The latent sites of a guide outside the plate `data`."""
+    drawn = sites(prune_subsample_sites(guide_trace), observed=False)
+    return {name: site for name, site in drawn.items() if not data_frame(site)}
 
 
 def _points(latents: dict[str, Site]) -> tuple[str, ...]:

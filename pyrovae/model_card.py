@@ -93,6 +93,8 @@ def _numbers(config: Mapping[str, Any]) -> str:
     if found.get("bits_per_dim") is not None:
         rows["bits per dim"] = f"{found['bits_per_dim']:.3f}"
     rows["active units"] = found["active_units"]
+    if "global_kl" in found:
+        rows["KL of what all examples share"] = f"{found['global_kl']:.2f} in all"
     count, samples = found["num_examples"], found["num_samples"]
     examples = f"{found.get('split') or 'given'} examples"
     if found.get("of"):

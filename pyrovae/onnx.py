@@ -25,11 +25,14 @@ from torch import Tensor, nn
 from pyrovae.data import Batch
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.extras import require
+from pyrovae.generation import shared_latents
 from pyrovae.models import VAE
 from pyrovae.programs import (
     Program,
     as_module,
+    data_frame,
     evaluating,
+    is_auxiliary,
     observation_site,
     sites,
     takes_labels,
@@ -138,11 +141,15 @@ class _Halves:
                 "Export one whose model and guide are functions of x alone.",
             )
         model_trace, guide_trace = trace_pair(program, Batch(x))
-        latents = sites(guide_trace, observed=False)
+        latents = {
+            name: site
+            for name, site in sites(guide_trace, observed=False).items()
+            if data_frame(site) and not is_auxiliary(site)
+        }
         if len(latents) != 1:
             raise InputError(
-                f"The program has the latent sites {', '.join(latents) or 'none'}.",
-                "Export a program with one latent site.",
+                f"The latent sites of an example are {', '.join(latents) or 'none'}.",
+                "Export a program with one latent site inside the plate 'data'.",
             )
         name, site = next(iter(latents.items()))
         observed = observation_site(model_trace)
@@ -150,10 +157,13 @@ class _Halves:
         _check_mean(observed["fn"], "observation")
         outputs = ("mean", "scale") if _has_scale(site["fn"]) else ("mean",)
 
-        if isinstance(program, VAE):
+        shared = shared_latents(program, Batch(x))
+        if isinstance(program, VAE) and not shared:
             return cls(_Part(program.encoder, outputs), _Part(program.decoder), outputs)
         return cls(
-            _Guide(program, name, outputs), _Model(program, name, observed["name"], x[:1]), outputs
+            _Guide(program, name, outputs),
+            _Model(program, name, observed["name"], x[:1], shared),
+            outputs,
         )
 
 
@@ -227,7 +237,14 @@ class _Guide(nn.Module):
 class _Model(nn.Module):
     """The likelihood of a model, one latent at a time."""
 
-    def __init__(self, program: Program, name: str, observed: str, x: Tensor) -> None:
+    def __init__(
+        self,
+        program: Program,
+        name: str,
+        observed: str,
+        x: Tensor,
+        shared: Mapping[str, Tensor],
+    ) -> None:
         super().__init__()
 
         self.module = as_module(program)
@@ -235,6 +252,9 @@ class _Model(nn.Module):
         self.name = name
         self.observed = observed
         self.register_buffer("x", torch.zeros_like(x))
+        self.shared = list(shared)
+        for number, value in enumerate(shared.values()):
+            self.register_buffer(f"shared_{number}", value)
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         return torch.vmap(self._one)(z)
@@ -242,7 +262,8 @@ class _Model(nn.Module):
     def _one(self, z: Tensor) -> tuple[Tensor, ...]:
         free = poutine.uncondition(self.program.model)
         with _Means():
-            model = poutine.condition(free, {self.name: z[None]})
+            shared = {n: getattr(self, f"shared_{i}") for i, n in enumerate(self.shared)}
+            model = poutine.condition(free, {self.name: z[None], **shared})
             trace = poutine.trace(model).get_trace(self.x)
         return (_sampled(trace, self.observed).mean[0],)
 

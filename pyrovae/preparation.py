@@ -21,7 +21,7 @@ from pyro.infer import ELBO
 from pyrovae.data import Batch, Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError
-from pyrovae.inspection import Structure, check_parameters, inspect_program
+from pyrovae.inspection import FEW, Structure, check_parameters, inspect_program
 from pyrovae.parts import to_config
 from pyrovae.programs import Program, evaluating
 from pyrovae.supports import check_support
@@ -92,8 +92,8 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
     """
     train = splits["train"]
     # Supports first: the log-probability of a code that is none would fail in words of torch's.
-    structure = inspect_program(program, train.head(3))
-    check_parameters(program, train.head(3))
+    structure = inspect_program(program, train.head(FEW))
+    check_parameters(program, train.head(FEW))
     for split in splits.values():
         # Of binary values the first examples show all that there is.
         limit = 1000 if isinstance(split.preprocessing, Binarize) else None
@@ -116,9 +116,9 @@ def check_plate(structure: Structure, size: int, batch_size: int, processes: int
     Raises:
         InputError: If every batch, or every process, would count their KL.
     """
-    if not structure.global_latents:
-        return
-    outside = f"The latent {structure.global_latents[0]!r} is outside the plate 'data', whose size"
+    if not structure.charged or size <= FEW:
+        return  # of so few it is not told whether the plate has the size of a batch
+    outside = f"The latent {structure.charged[0]!r} is outside the plate 'data', whose size"
     remedy = f"Give the plate that of the data: pyro.plate('data', {size}, subsample=x)."
     if structure.full_size is None and (processes > 1 or batch_size < size):
         which = "process" if processes > 1 else "batch"

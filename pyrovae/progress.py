@@ -35,7 +35,12 @@ class Progress:
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """One more epoch."""
-        names = {"train_elbo": "train ELBO", "valid_elbo": "valid ELBO", "kl": "KL"}
+        names = {
+            "train_elbo": "train ELBO",
+            "valid_elbo": "valid ELBO",
+            "kl": "KL",
+            "global_kl": "shared KL",
+        }
         words = [f"{name} {record[key]:.2f}" for key, name in names.items() if key in record]
         line = ", ".join(words) or f"loss {record['loss']:.2f}"
         self.bar.set_postfix_str(line)

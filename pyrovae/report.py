@@ -82,6 +82,8 @@ def _likelihood(
     kept = metrics[config.get("best_epoch", len(metrics)) - 1]
     of = "Validation" if "valid" in splits else "Training"
     note = "nats per example; there is no bound on log p(x)"
+    if "log_likelihood" not in kept:
+        return []  # a run of before there was one
     return [(f"{of} log p(x | z)", f"{kept['log_likelihood']:.2f}", note)]
 
 
@@ -95,6 +97,9 @@ def _numbers(found: Evaluation, measured: str) -> list[tuple[str, str, str]]:
         note = "of {} latent dimensions" + (": posterior collapse" if found.collapsed else "")
         active = (str(found.active_units), note.format(found.latent_dims))
         numbers.append(("Active units", *active))
+    if found.global_kl is not None:
+        note = "nats in all, of what all examples share"
+        numbers.append(("Shared KL", f"{found.global_kl:.2f}", note))
     if found.bits_per_dim is not None:
         kind = "discrete data" if found.log_cell_volume == 0 else "dequantised: an upper bound"
         numbers.append(("Bits per dim", f"{found.bits_per_dim:.3f}", kind))

@@ -388,7 +388,7 @@ class Run:
     @property
     def _main_site(self) -> str:
         means = generation.posterior_means(self.program, self.measured.head(1))
-        return "z" if "z" in means else next(iter(means))
+        return "z" if "z" in means else next(iter(means), "z")
 
     def _informative(self, site: str, count: int) -> list[int]:
         """The dimensions whose posterior means vary most over examples."""
@@ -408,8 +408,8 @@ class Run:
             pictures["Samples"] = self.sample(60)
             pictures["Samples as training went"] = self._forming()
         means = generation.posterior_means(self.program, self.measured.head(1))
-        main = means[self._main_site]
-        if main.dim() == 2:
+        main = means.get(self._main_site)
+        if main is not None and main.dim() == 2:
             pictures["Latent traversals"] = self.traverse()
             # The plane is laid out by the prior.
             if main.shape[-1] == 2 and not improper:

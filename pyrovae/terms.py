@@ -100,16 +100,16 @@ def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None)
         return sum((_keep(_log_prob(site), *dims) for site in group.values()), zero)
 
     # A latent that the guide leaves to the model is drawn from p(z), and cancels in the weights.
-    shared = {n: model_trace.nodes[n] for n in latents if n in model_trace}
+    matched = {n: model_trace.nodes[n] for n in latents if n in model_trace}
     log_likelihood, log_prior, log_posterior = torch.broadcast_tensors(
-        total(observed), total(_local(shared)), total(_local(latents))
+        total(observed), total(_local(matched)), total(_local(latents))
     )
-    global_kl = _outside(latents, particle_dim, zero) - _outside(shared, particle_dim, zero)
+    global_kl = _outside(latents, particle_dim, zero) - _outside(matched, particle_dim, zero)
     vectors = {n: s for n, s in latents.items() if _is_vector(s)}
     # An exact KL at a draw of p's parents needs them drawn before z, as a guide against the
     # model's order does not.
-    in_order = list(shared) == [name for name in model_trace.nodes if name in shared]
-    kls = {n: _kl_per_dim(shared[n], q, *dims, exact=in_order) for n, q in vectors.items()}
+    in_order = list(matched) == [name for name in model_trace.nodes if name in matched]
+    kls = {n: _kl_per_dim(matched[n], q, *dims, exact=in_order) for n, q in vectors.items()}
 
     return Terms(
         log_likelihood=log_likelihood,

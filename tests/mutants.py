@@ -279,8 +279,8 @@ MUTANTS = [
     Mutant(
         "the likelihood is averaged over pixels",
         "terms.py",
-        "return _keep(log_prob, particle_dim, data_dim)",
-        'return _keep(log_prob / site["fn"].event_shape.numel(), particle_dim, data_dim)',
+        'log_prob = site["fn"].log_prob(site["value"])',
+        'log_prob = site["fn"].log_prob(site["value"]) / site["fn"].event_shape.numel()',
         "test_exact.py::test_every_particle_weighs_the_evidence_at_the_exact_posterior",
     ),
     Mutant(
@@ -307,8 +307,12 @@ MUTANTS = [
     Mutant(
         "a short last batch counts as much as the others",
         "terms.py",
-        "[term.sum() for term in each]).double().cpu()\n        totals[3] += len(batch.x)",
-        "[term.mean() for term in each]).double().cpu()\n        totals[3] += 1",
+        "[term.sum() for term in each]).double().cpu()\n"
+        "        totals[3] += terms.global_kl.item() * len(batch.x)\n"
+        "        totals[4] += len(batch.x)",
+        "[term.mean() for term in each]).double().cpu()\n"
+        "        totals[3] += terms.global_kl.item()\n"
+        "        totals[4] += 1",
         "test_exact.py::test_means_over_batches_are_means_over_examples[5]",
     ),
     Mutant(

@@ -157,6 +157,23 @@ def test_a_bayesian_prior_is_trained_as_by_pyro(engine):
     torch.testing.assert_close(losses(CompiledSVI, engine=engine), losses(SVI))
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_one_value_is_scored_anew_by_other_weights(name):
+    """Pyro's transforms know a value that they have mapped by its object."""
+    prior, z = made(name), torch.randn(5, D)
+    draws = [
+        {key: w + 0.3 * torch.randn_like(w) for key, w in prior.named_parameters()}
+        for _ in range(2)
+    ]
+    own = prior().log_prob(z)
+    found = [functional_call(prior, drawn, ()).log_prob(z) for drawn in draws]
+    torch.testing.assert_close(prior().log_prob(z), own)
+    for drawn, scored in zip(draws, found, strict=True):
+        expected = functional_call(made(name), drawn, ()).log_prob(z.clone())
+        torch.testing.assert_close(scored, expected)
+        assert not torch.allclose(scored, own)
+
+
 def test_a_masked_network_has_one_draw_of_its_weights():
     prior = made("autoregressive")
     drawn = {key: w.expand(4, 1, *w.shape) for key, w in prior.named_parameters()}

@@ -120,6 +120,41 @@ def test_a_program_of_plain_pyro_is_exported():
     assert check_parity(run, run.export_onnx("files"), binary(20)) == ["mean", "scale"]
 
 
+class WithShift(nn.Module):
+    """A shift that all examples share, far from where its prior has it, and z if there is one."""
+
+    def __init__(self, *, has_z=True):
+        super().__init__()
+        self.has_z = has_z
+        self.encode, self.decode = nn.Linear(6, 2), nn.Linear(2, 6)
+
+    def model(self, x):
+        mean = pyro.sample("shift", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            if self.has_z:
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                mean = mean + self.decode(z)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.sample("shift", dist.Normal(torch.arange(6.0) + self.decode.bias, 0.1).to_event(1))
+        if self.has_z:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.encode(x), 0.5).to_event(1))
+
+
+def test_what_all_examples_share_is_in_the_file():
+    x = torch.randn(30, 6)
+    run = pyrovae.fit(WithShift(), x, epochs=1, batch_size=30, progress=False)
+    assert check_parity(run, run.export_onnx("files"), x) == ["mean", "scale"]
+
+
+def test_a_program_without_latents_of_examples_is_refused():
+    x = torch.randn(30, 6)
+    run = pyrovae.fit(WithShift(has_z=False), x, epochs=1, batch_size=30, progress=False)
+    refused(run, "latent sites of an example are none")
+
+
 def test_a_code_without_a_scale_has_its_mean_alone():
     vae = small_vae()
     run = trained(pyrovae.Autoencoder(2, vae.decoder, vae.encoder), binary())
@@ -196,7 +231,9 @@ class Own(nn.Module):
 
 
 def test_several_latents_are_refused():
-    refused(trained(Own(nn.Linear(6, 2), ("a", "b")), binary()), "latent sites a, b")
+    refused(
+        trained(Own(nn.Linear(6, 2), ("a", "b")), binary()), "latent sites of an example are a, b"
+    )
 
 
 def test_labels_are_refused():

@@ -39,6 +39,7 @@ __all__ = [
     "check_temperature",
     "exact_kl",
     "factorizes",
+    "innermost",
     "is_improper",
     "is_point",
     "spline_bend",
@@ -60,7 +61,12 @@ from pyrovae.distributions.bijections import (
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyrovae.distributions.counts import Multinomial, NegativeBinomial, Poisson, ZeroInflated
-from pyrovae.distributions.degenerate import ImproperUniform, is_improper, is_point
+from pyrovae.distributions.degenerate import (
+    ImproperUniform,
+    innermost,
+    is_improper,
+    is_point,
+)
 from pyrovae.distributions.discretized_logistic import (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,

@@ -1,6 +1,6 @@
 """What stands where a distribution is asked for and has no density: the flat, and points."""
 
-__all__ = ["ImproperUniform", "is_improper", "is_point"]
+__all__ = ["ImproperUniform", "innermost", "is_improper", "is_point"]
 
 from typing import Any
 
@@ -27,16 +27,16 @@ class ImproperUniform(dist.ImproperUniform):
 
 def is_improper(distribution: Any) -> bool:
     """Whether a distribution is an improper uniform."""
-    return isinstance(_innermost(distribution), dist.ImproperUniform)
+    return isinstance(innermost(distribution), dist.ImproperUniform)
 
 
 def is_point(distribution: Any) -> bool:
     """Whether a distribution is a point, without the density of what drew it."""
-    base = _innermost(distribution)
+    base = innermost(distribution)
     return isinstance(base, dist.Delta) and not torch.as_tensor(base.log_density).any()
 
 
-def _innermost(distribution: Any) -> Any:
+def innermost(distribution: Any) -> Any:
     """A distribution under whatever independence and masks are wrapped round it."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist

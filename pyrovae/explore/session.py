@@ -242,7 +242,7 @@ class Session:
             )
         rows = self._rows(count, label)
         with evaluating(self.program), seeded(seed, "sample", device=rows.x.device):
-            shared = self._shared(rows)
+            shared = shared_latents(self.program, rows)
             model = poutine.condition(poutine.uncondition(self.program.model), data=shared)
             trace = poutine.trace(model).get_trace(rows.x, **labels(self.program.model, rows))
         drawn = sites(trace, observed=False)
@@ -253,10 +253,6 @@ class Session:
             "by": shown_by,
             "latents": [{n: v[row].tolist() for n, v in latents.items()} for row in range(count)],
         }
-
-    def _shared(self, rows: Batch) -> dict[str, Tensor]:
-        """The latents that all examples share, which are not moved."""
-        return shared_latents(self.program, rows) if self.structure.global_latents else {}
 
     # ── What they share ──
 

@@ -6,7 +6,9 @@ the one that counts. Coupling layers are as fast in either direction.
 
 __all__ = ["FlowPrior", "RealNVPPrior", "SplineFlowPrior"]
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyrovae.distributions import Coupling, Flow, affine_bend, spline_bend
+from pyrovae.distributions.bijections import Within
 from pyrovae.drawn import DrawnWeights, weight_ranks
 from pyrovae.errors import InputError, shorten
 from pyrovae.networks import MLP, near_zero
@@ -54,7 +57,20 @@ class FlowPrior(nn.Module):
 
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
-        return _flow(self.loc, self.transforms, DrawnWeights(self, self._ranks))
+        weights = DrawnWeights(self, self._ranks)
+        return _flow(self.loc, self.transforms, weights, partial(self._in_place, weights))
+
+    @contextmanager
+    def _in_place(self, weights: DrawnWeights) -> Iterator[None]:
+        """Puts weights in place of others, and has the transforms forget what those mapped."""
+        with weights.in_place() as are_others:
+            if are_others:
+                _forget(self.transforms)
+            try:
+                yield
+            finally:
+                if are_others:
+                    _forget(self.transforms)
 
 
 class RealNVPPrior(nn.Module):
@@ -142,10 +158,20 @@ class SplineFlowPrior(nn.Module):
         return _flow(self.loc, couplings, DrawnWeights(self, self._ranks))
 
 
-def _flow(loc: Tensor, transforms: list[Any], weights: DrawnWeights) -> Flow:
+def _flow(
+    loc: Tensor, transforms: list[Any], weights: DrawnWeights, within: Within | None = None
+) -> Flow:
     """Standard normal noise around a location, through bijections that have these weights."""
     noise = dist.Normal(loc.expand(weights.batch_shape + loc.shape), 1.0).to_event(1)
-    return Flow(noise, transforms, weights.in_place)
+    return Flow(noise, transforms, weights.in_place if within is None else within)
+
+
+def _forget(transforms: Iterable[Any]) -> None:
+    """Has bijections forget the last pair that they mapped: they know it by its objects alone."""
+    for transform in transforms:
+        if isinstance(transform, Transform):
+            transform._cached_x_y = None, None
+            _forget(getattr(transform, "parts", ()))
 
 
 def _checked(transforms: Iterable[Any], latent_dim: int) -> list[Any]:
