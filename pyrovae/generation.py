@@ -157,12 +157,12 @@ def shared_latents(
             code, its probability, and where there is no mean, a draw.
     """
     one = Batch(batch.x[:1], None if batch.y is None else batch.y[:1])
-    if not _outside(program, one, draw_by):
+    if not _read_shared(program, one, draw_by):
         return {}  # without the work of a whole batch
-    return _outside(program, batch, draw_by)
+    return _read_shared(program, batch, draw_by)
 
 
-def _outside(program: Program, batch: Batch, draw_by: int | None) -> dict[str, Tensor]:
+def _read_shared(program: Program, batch: Batch, draw_by: int | None) -> dict[str, Tensor]:
     with seeded(0, "shared", device=batch.x.device), _Shared(batch.x.device, draw_by):
         trace = poutine.trace(program.guide).get_trace(batch.x, **labels(program.guide, batch))
     return {

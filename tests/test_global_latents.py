@@ -4,6 +4,7 @@ With g ~ N(0, I) added to x, and q(g) = N(m, t²), x is predicted by N(b + m, W 
 """
 
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -14,6 +15,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
 from torch import nn
 from torch.distributions import MultivariateNormal
+from torch.func import functional_call
 from torch.utils.data import TensorDataset
 
 import pyrovae
@@ -26,6 +28,7 @@ from pyrovae.generation import posterior_means, shared_latents
 from pyrovae.inspection import inspect_program
 from pyrovae.preparation import PlateSizeWarning
 from pyrovae.programs import evaluating
+from pyrovae.terms import draw_terms
 
 LOC, WIDTH = 0.1, 0.1
 N = 40
@@ -488,6 +491,68 @@ def test_shared_latents_may_be_given_in_any_place():
     for latents in ({"g": g, "z": z}, {"z": z, "g": g}):
         torch.testing.assert_close(generation.decode(program, latents, few).x, z + g)
     assert generation.decode(program, {"g": g}, few).x.shape == (4, 3)
+
+
+class BayesianVAE(pyrovae.VAE):
+    """A VAE with a posterior over its decoder's weights, whose means are the decoder's own."""
+
+    def __init__(self, num_data):
+        super().__init__(
+            pyrovae.RealNVPPrior(2, layers=2, hidden=4),
+            pyrovae.BernoulliDecoder(pyrovae.MLP((2,), (1, 3, 3), hidden=(8,))),
+            pyrovae.GaussianEncoder(pyrovae.MLP((1, 3, 3), (4,), hidden=(8,))),
+        )
+        self.num_data = num_data
+
+    def model(self, x):
+        weights = {
+            name: pyro.sample(f"w.{name}", dist.Normal(0 * w, 1.0).to_event(w.dim()))
+            for name, w in self.decoder.named_parameters()
+        }
+        with pyro.plate("data", self.num_data, subsample=x):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", functional_call(self.decoder, weights, (z,)), obs=x)
+
+    def guide(self, x):
+        for name, w in self.decoder.named_parameters():
+            pyro.sample(f"w.{name}", dist.Normal(w, 0.1).to_event(w.dim()))
+        with pyro.plate("data", self.num_data, subsample=x):
+            pyro.sample("z", self.encoder(x))
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_weights_of_a_decoder_are_latents_like_others(engine, tmp_path):
+    """Many draws at once are measured as one by one, and the means are those of the decoder."""
+    x = (torch.rand(60, 1, 3, 3) < 0.4).double()
+    program = BayesianVAE(60)
+    run = pyrovae.fit(
+        program,
+        x,
+        epochs=3,
+        batch_size=20,
+        engine=engine,
+        progress=False,
+        run_dir=tmp_path / "run",
+    )
+    assert run.structure.vectorizes
+    found = run.evaluate(x, num_samples=2000)
+    one_by_one = replace(run.structure, vectorizes=False)
+    with evaluating(program), torch.random.fork_rng():
+        terms = [draw_terms(program, Batch(x), 1, one_by_one) for _ in range(300)]
+    elbo = torch.cat([term.log_weight for term in terms]).mean(0)
+    assert elbo.mean().item() == pytest.approx(found.elbo.mean().item(), abs=0.1)
+    kls = torch.cat([term.global_kl for term in terms])
+    exact = sum(
+        ((w.square() + 0.1**2 - 1) / 2 - math.log(0.1)).sum().item()
+        for w in program.decoder.parameters()
+    )
+    assert kls.mean().item() == pytest.approx(exact, rel=0.05)
+    assert found.global_kl == pytest.approx(exact, rel=0.05)
+
+    again = pyrovae.load(tmp_path / "run", program=BayesianVAE(60))
+    shown = generation.reconstruct(again.program, Batch(x[:2])).x
+    means = program.decoder(program.encoder(x[:2]).mean).mean
+    torch.testing.assert_close(shown, means.detach())
 
 
 class Alone(Inverse):
