@@ -12,7 +12,6 @@ from typing import Any
 
 from pyrovae.cli.planning import KINDS, Plan
 from pyrovae.user_files import defined_in, split
-from pyrovae.user_programs import supplied
 
 # What `fit` does where it is told nothing.
 DEFAULTS = {
@@ -81,6 +80,8 @@ class _Script:
         self._write("program = ", "pyrovae.VAE", [], {**parts, **beta})
 
     def _own_program(self, spec: str) -> None:
+        from pyrovae.user_programs import supplied
+
         path, name = split(spec, "build")
         options = {k: self._code(v) for k, v in asdict(self.plan.options.build).items()}
         options |= dict.fromkeys(supplied(spec, 0), "len(data.train)")
