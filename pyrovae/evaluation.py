@@ -347,18 +347,19 @@ def _measure(draws: Draws, batch: Batch, num_samples: int, rows: int) -> dict[st
     log_weight = torch.cat(log_weights)
     log_evidence = log_weight.logsumexp(0) - math.log(num_samples)
     elbo = log_weight.mean(0)
+    relative = (log_weight - log_evidence).exp()
 
     return {
         "elbo": elbo,
         "log_likelihood": log_likelihood,
         "kl": log_likelihood - elbo,
         "log_evidence": log_evidence,
-        "log_evidence_error": _delta_error(log_weight, log_evidence),
+        "log_evidence_error": _delta_error(relative),
         "pareto_k": pareto_k(log_weight),
         "kl_per_dim": kl_per_dim,
         "latent_means": latent_means,
         "global_kl": torch.cat(global_kls),
-        "shared_errors": len(batch.x) * _error_of_mean(log_weight, log_evidence),
+        "shared_errors": len(batch.x) * _delta_error(relative.mean(1, keepdim=True)),
         "labels": batch.y,
     }
 
@@ -368,20 +369,11 @@ def _add(totals: dict[str, Tensor], found: dict[str, Tensor], *, share: float) -
         totals[site] = totals.get(site, 0) + share * value
 
 
-def _delta_error(log_weight: Tensor, log_evidence: Tensor) -> Tensor:
-    r"""The standard error of $\log \tfrac1K \sum_k w_k$: that of the mean weight over the mean."""
-    relative = (log_weight - log_evidence).exp()
+def _delta_error(relative: Tensor) -> Tensor:
+    r"""The standard error of $\log \tfrac1K \sum_k w_k$, by weights over their mean, (K, n)."""
     if len(relative) < 2:
-        return torch.full_like(log_evidence, math.nan)
+        return torch.full_like(relative[0], math.nan)
     return relative.std(0) / math.sqrt(len(relative))
-
-
-def _error_of_mean(log_weight: Tensor, log_evidence: Tensor) -> Tensor:
-    """The standard error of the mean log-evidence of examples whose draws are the same, (1,)."""
-    relative = (log_weight - log_evidence).exp().mean(1)
-    if len(relative) < 2:
-        return torch.full_like(relative, math.nan)
-    return relative.std(0, keepdim=True) / math.sqrt(len(relative))
 
 
 def _log_cell_volume(program: Program, examples: Examples, first: Batch) -> float | None:
