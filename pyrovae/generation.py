@@ -244,6 +244,9 @@ def impute(
     $p(x_o, z) / q(z \mid x_o)$, and then $x_m \sim p(x_m \mid z)$: exact in the limit of many
     samples. Of several copies, take the mean of a number, and the most frequent of a code.
 
+    Latents that all examples share are, in each copy, one draw of the guide's, as in multiple
+    imputation: how far copies differ then tells what is not known of these, too.
+
     Args:
         program: Any program of `pyrovae.programs` that takes a NaN for a missing entry.
         batch: N examples. Entries that were observed stay as they are.
@@ -255,30 +258,40 @@ def impute(
         x of shape (count, N, x).
 
     Raises:
-        InputError: If the program has a global latent, or does not take missing entries.
+        InputError: If the program does not take missing entries.
 
     References:
         MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei &
         Frellsen, 2019), arXiv:1812.02633.
     """
     structure = inspect_program(program, batch)
-    if structure.global_latents:
-        raise InputError(
-            f"The latent site {structure.global_latents[0]!r} is outside the plate 'data', and "
-            "imputation chooses latents example by example.",
-            "Move it inside the plate, or impute with pyro.infer.Predictive.",
-        )
     check_support(program, [batch])
-    rows = _repeat(batch, count * len(batch.x))
     with evaluating(program), seeded(seed, "impute", device=batch.x.device):
-        latents = _resample(program, batch, count, num_samples)
-        drawn = _run_model(program, rows, latents, draw=True)
+        if structure.global_latents:
+            seeds = torch.randint(2**31, (count,)).tolist()
+            copies = [
+                _complete(program, batch, 1, num_samples, _Shared(batch.x.device, draw_by))
+                for draw_by in seeds
+            ]
+        else:
+            copies = [_complete(program, batch, count, num_samples)]
+    return copies[0]._replace(x=torch.cat([copy.x for copy in copies]))
 
+
+def _complete(
+    program: Program, batch: Batch, count: int, num_samples: int, shared: "_Shared | None" = None
+) -> Generated:
+    """Copies of examples, (count, N, x), under one draw of what all of them share."""
+    latents = _resample(program, batch, count, num_samples, shared)
+    rows = _repeat(batch, count * len(batch.x))
+    drawn = _run_model(program, rows, latents, draw=True)
     whole = torch.where(rows.x.isnan(), drawn.x, rows.x)
     return drawn._replace(x=whole.unflatten(0, (count, len(batch.x))))
 
 
-def _resample(program: Program, batch: Batch, count: int, num_samples: int) -> dict[str, Tensor]:
+def _resample(
+    program: Program, batch: Batch, count: int, num_samples: int, shared: "_Shared | None"
+) -> dict[str, Tensor]:
     """Latents chosen from draws of the guide by their weights, each example `count` times.
 
     One draw after the other takes the place of those chosen so far with the share that it has in
@@ -286,20 +299,25 @@ def _resample(program: Program, batch: Batch, count: int, num_samples: int) -> d
     """
     chosen: dict[str, Tensor] = {}
     dims: dict[str, int] = {}
+    of_all: dict[str, Tensor] = {}
     total = batch.x.new_full((len(batch.x),), -torch.inf)
     for _ in range(num_samples):
-        model_trace, guide_trace = trace_pair(program, batch)
+        model_trace, guide_trace = trace_pair(program, batch, within=shared)
         log_weight = read_terms(model_trace, guide_trace, None).log_weight[0]
         total = torch.logaddexp(total, log_weight)
         share = (log_weight - total).exp()
         replaces = torch.rand(count, len(share), device=share.device) < share
         for name, site in sites(model_trace, observed=False).items():
+            if data_frame(site) is None:
+                of_all[name] = site["value"]
+                continue
             dims[name] = data_frame(site).dim - site["fn"].event_dim
             value = site["value"].movedim(dims[name], 0)
             here = replaces.reshape(*replaces.shape, *[1] * (value.dim() - 1))
             chosen[name] = torch.where(here, value, chosen[name] if name in chosen else value)
 
-    return {name: x.flatten(0, 1).movedim(0, dims[name]) for name, x in chosen.items()}
+    of_examples = {n: x.flatten(0, 1).movedim(0, dims[n]) for n, x in chosen.items()}
+    return {**of_examples, **of_all}
 
 
 def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) -> Generated:

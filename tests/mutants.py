@@ -651,9 +651,24 @@ MUTANTS = [
     Mutant(
         "a subsampled plate multiplies the log-weights",
         "bounds/draws.py",
-        'factor = site["scale"] / self.layout.scale',
+        'factor = site["scale"] / (1.0 if self._is_shared(site) else self.layout.scale)',
         'factor = site["scale"]',
         "test_bounds.py::test_a_subsampled_plate_multiplies_the_bound_and_not_the_weights[<lambda>3]",
+    ),
+    Mutant(
+        "the KL of what all examples share counts for every one of them",
+        "bounds/draws.py",
+        'factor = site["scale"] / (1.0 if self._is_shared(site) else self.layout.scale)',
+        'factor = site["scale"] / self.layout.scale',
+        "test_shared_bounds.py::test_what_pyro_has_too_is_the_same[ours0-theirs0-Shifted-None]",
+    ),
+    Mutant(
+        "importance weights of an example by draws of what all of them share",
+        "bounds/importance.py",
+        "    needs_gradients = True\n    holds_shared = True",
+        "    needs_gradients = True\n    holds_shared = False",
+        "test_shared_bounds.py::test_draws_one_after_the_other_are_as_good_as_together"
+        "[IWAE-normal]",
     ),
     # Flows.
     Mutant(

@@ -187,6 +187,33 @@ def global_latents(loss):
     return Entry(model, AutoNormal(model), loss, (torch.arange(0, 40, 3),))
 
 
+class Shift(nn.Module):
+    """A VAE whose means are shifted, all alike: a latent outside the plate of its examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.vae = vae()
+        self.loc, self.log_scale = (nn.Parameter(-torch.ones(6)) for _ in range(2))
+
+    def model(self, x):
+        shift = pyro.sample("shift", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+        with pyro.plate("data", 50, subsample=x):
+            z = pyro.sample("z", self.vae.prior())
+            logits = self.vae.decoder(z).base_dist.logits + shift
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("shift", self)
+        pyro.sample("shift", dist.Normal(self.loc, self.log_scale.exp()).to_event(1))
+        with pyro.plate("data", 50, subsample=x):
+            pyro.sample("z", self.vae.encoder(x))
+
+
+def shared_shift(loss):
+    program = Shift()
+    return Entry(program.model, program.guide, loss, (binary(10, 6),))
+
+
 def correlated_guide(loss):
     def model(x):
         loc = pyro.sample("loc", dist.Normal(torch.zeros(3), 10.0).to_event(1))
@@ -432,6 +459,10 @@ TABLE = {
     "ELBO, balanced KL": lambda: hierarchical(pyrovae.ELBO(kl=pyrovae.BalancedKL())),
     "ELBO of a mixture prior": lambda: mixture_prior(pyrovae.ELBO(num_particles=3)),
     "ELBO of masks and scales": lambda: masks_and_scales(pyrovae.ELBO()),
+    "ELBO of global latents": lambda: global_latents(pyrovae.ELBO(3, exact_kl=True)),
+    "ELBO, a latent that all share": lambda: shared_shift(pyrovae.ELBO(3)),
+    "IWAE, a latent that all share": lambda: shared_shift(pyrovae.IWAE(3)),
+    "DReG, a latent that all share": lambda: shared_shift(pyrovae.DReG(3)),
     "IWAE": lambda: hierarchical(pyrovae.IWAE(5)),
     "DReG": lambda: flow_prior(pyrovae.DReG(5)),
     "sticking the landing": lambda: flow_prior(pyrovae.StickingTheLanding()),

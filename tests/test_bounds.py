@@ -410,21 +410,17 @@ def test_a_discrete_latent_is_refused_where_draws_need_gradients(bound):
 class Subsampled(nn.Module):
     """A batch out of a larger data set."""
 
-    def __init__(self, full_size, *, weight_outside=False):
+    def __init__(self, full_size):
         super().__init__()
         self.loc = nn.Parameter(torch.tensor(0.3))
-        self.full_size, self.weight_outside = full_size, weight_outside
+        self.full_size = full_size
 
     def model(self, x):
-        if self.weight_outside:
-            pyro.sample("w", dist.Normal(0.0, 1.0))
         with pyro.plate("data", self.full_size or len(x), subsample=torch.arange(len(x))):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 0.5), obs=x)
 
     def guide(self, x):
-        if self.weight_outside:
-            pyro.sample("w", dist.Normal(self.loc, 1.0))
         with pyro.plate("data", self.full_size or len(x), subsample=torch.arange(len(x))):
             pyro.sample("z", dist.Normal(self.loc * x, 0.6))
 
@@ -514,11 +510,6 @@ def test_a_mask_is_refused_where_examples_are_compared(make):
     loss_and_gradients(make(), OneLatent(), torch.randn(2, 3))
     with pytest.raises(InputError, match="mask leaves out 'z' of some"):
         loss_and_gradients(make(), OneLatent(seen), torch.randn(2, 3))
-
-
-def test_a_site_outside_the_plate_is_refused_by_name():
-    with pytest.raises(InputError, match="'w' is outside the plate"):
-        loss_and_gradients(IWAE(3), Subsampled(None, weight_outside=True), torch.zeros(2))
 
 
 # ── Control of the KL ────────────────────────────────────────────────────────────────────────

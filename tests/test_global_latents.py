@@ -1,7 +1,4 @@
-"""Latents outside the plate, which all examples share: a shift g of the linear-Gaussian VAE.
-
-With g ~ N(0, I) added to x, and q(g) = N(m, t²), x is predicted by N(b + m, W Wᵀ + (s² + t²) I).
-"""
+"""Latents outside the plate, which all examples share: measured, trained, shown."""
 
 import math
 from dataclasses import replace
@@ -10,18 +7,18 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import LATENT_DIM, SCALE, X_DIM, float64, linear_gaussian
+from linear_gaussian import LATENT_DIM, SCALE, X_DIM, float64
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
+from shared_shift import LOC, WIDTH, N, Shifted
 from torch import nn
-from torch.distributions import MultivariateNormal
 from torch.func import functional_call
 from torch.utils.data import TensorDataset
 
 import pyrovae
 from pyrovae import draws, evaluation, generation
 from pyrovae.data import Batch
-from pyrovae.distributions import ImproperUniform
+from pyrovae.distributions import NanMasked
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate, log_evidence
 from pyrovae.generation import posterior_means, shared_latents
@@ -29,79 +26,6 @@ from pyrovae.inspection import inspect_program
 from pyrovae.preparation import PlateSizeWarning
 from pyrovae.programs import evaluating
 from pyrovae.terms import draw_terms
-
-LOC, WIDTH = 0.1, 0.1
-N = 40
-
-
-class Shifted(nn.Module):
-    """The linear-Gaussian VAE with a shift that all examples share.
-
-    Args:
-        guided: What the guide says of the shift: "normal", "point" or nothing.
-        spread: The scale of its prior.
-        size: The size of the plate; else that of the batch.
-        flat: Whether the shift's prior is improper.
-        one_at_a_time: Whether to run for one particle alone.
-    """
-
-    def __init__(self, guided="normal", *, spread=1.0, size=None, flat=False, one_at_a_time=False):
-        super().__init__()
-        self.case = linear_gaussian(N)
-        self.vae = self.case.vae
-        self.guided, self.spread, self.size = guided, spread, size
-        self.flat, self.one_at_a_time = flat, one_at_a_time
-        self.loc = nn.Parameter(torch.full((X_DIM,), LOC, dtype=torch.float64))
-        self.log_width = nn.Parameter(torch.full_like(self.loc, math.log(WIDTH)))
-
-    def plate(self, x):
-        if self.size is None:
-            return pyro.plate("data", len(x), dim=-1)
-        return pyro.plate("data", self.size, subsample=x, dim=-1)
-
-    def model(self, x):
-        prior = dist.Normal(torch.zeros_like(self.loc), self.spread).to_event(1)
-        if self.flat:
-            prior = ImproperUniform(prior.support, (), (X_DIM,))
-        g = pyro.sample("g", prior)
-        if self.one_at_a_time:
-            assert g.shape == (X_DIM,)
-        with self.plate(x):
-            z = pyro.sample("z", self.vae.prior())
-            p = self.vae.decoder(z)
-            pyro.sample("x", dist.Normal(p.mean + g, SCALE).to_event(1), obs=x)
-
-    def guide(self, x):
-        if self.guided == "normal":
-            pyro.sample("g", dist.Normal(self.loc, self.log_width.exp()).to_event(1))
-        elif self.guided == "point":
-            pyro.sample("g", dist.Delta(self.loc, event_dim=1))
-        with self.plate(x):
-            pyro.sample("z", self.vae.encoder(x))
-
-    @property
-    def x(self):
-        return self.case.x
-
-    @property
-    def examples(self):
-        return self.case.examples
-
-    def predictive(self, loc, variance):
-        """log p(x) of each example for g ~ N(loc, variance)."""
-        p = self.vae.decoder.net
-        W, b = p.weight.detach(), p.bias.detach()
-        covariance = W @ W.T + (SCALE**2 + variance) * torch.eye(X_DIM, dtype=W.dtype)
-        return MultivariateNormal(b + loc, covariance).log_prob(self.x)
-
-    def elbo(self, loc, variance):
-        """The bound of each example, given a draw of g."""
-        p = self.vae.decoder.net
-        W, b = p.weight.detach(), p.bias.detach()
-        off = self.x - self.case.loc @ W.T - b - loc
-        square = off**2 + variance + self.case.scale.square() @ W.T.square()
-        each = -0.5 * square / SCALE**2 - math.log(SCALE) - 0.5 * math.log(2 * math.pi)
-        return each.sum(-1) - self.case.kl_per_dim.sum(-1)
 
 
 @pytest.fixture(autouse=True)
@@ -281,12 +205,8 @@ def test_training_finds_the_posterior_of_what_all_share():
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
         progress=False,
     )
-    W, b = (p.detach() for p in program.vae.decoder.net.parameters())
-    # The guide of z is told nothing of g, and is right for g = 0: of what it leaves, x - W z - b,
-    # g is the mean.
-    off = (program.x - program.case.loc @ W.T - b).sum(0) / SCALE**2
     precision = 1 + N / SCALE**2
-    torch.testing.assert_close(program.loc.detach(), off / precision, rtol=0, atol=0.03)
+    torch.testing.assert_close(program.loc.detach(), program.shift_of_data, rtol=0, atol=0.03)
     width = program.log_width.detach().exp()
     torch.testing.assert_close(width, torch.full_like(width, precision**-0.5), rtol=0.25, atol=0)
 
@@ -579,6 +499,49 @@ def test_a_program_whose_latents_are_all_shared(tmp_path):
     with pytest.raises(InputError, match="no latent of examples: all are outside"):
         run.traverse()
     run.report()
+
+
+class Halves(nn.Module):
+    """x = (s, s) and a little noise, for a sum s of z, of g and of an h that the guide leaves out.
+
+    What is missing of x is told by the rest of it, and not by g or h alone.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(1.0))
+
+    def model(self, x):
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 2.0))
+            p = dist.Normal((z + g + h)[..., None].expand(*z.shape, 2), 0.1)
+            pyro.sample("x", NanMasked(p).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.sample("g", dist.Normal(self.loc, 0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 2.0))
+
+
+def test_what_is_missing_is_drawn_under_one_draw_of_what_all_share():
+    program = Halves()
+    x = torch.tensor([[0.5, math.nan], [math.nan, math.nan], [-1.0, 2.0], [math.nan, math.nan]])
+    found = generation.impute(program, Batch(x), count=10, num_samples=60, seed=1).x
+    assert found.shape == (10, 4, 2)
+    assert (found[:, 2] == x[2]).all()
+    # A z that was chosen under other draws of g and h would be off by their spread.
+    assert (found[:, 0, 1] - 0.5).abs().max() < 1.0
+    assert (found[:, 0, 1] - 0.5).abs().mean() < 0.3
+
+    # Of rows of which nothing is seen z is a draw, and what is left of their mean is g + h.
+    many = Batch(torch.full((400, 2), math.nan))
+    means = generation.impute(program, many, count=40, num_samples=1, seed=1).x.mean((1, 2))
+    assert means.std().item() == pytest.approx(math.hypot(0.5, 1.0), rel=0.3)
+    assert means.mean().item() == pytest.approx(1.0, abs=0.6)
+    again = generation.impute(program, many, count=2, num_samples=1, seed=2).x.mean((1, 2))
+    assert (again[:, None] - means).abs().min() > 1e-3, "another seed has other draws"
 
 
 # ── The rest of what there is ────────────────────────────────────────────────────────────────

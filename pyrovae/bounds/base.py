@@ -31,6 +31,11 @@ class Bound(PyroELBO):
     theirs it never waits for the device, and a subsampled plate multiplies each example's bound
     rather than its log-weights. One object belongs to one program.
 
+    Latents g that all examples share, outside their plate, have a term of their own. What is
+    bounded is the evidence of all N examples together,
+    $E_{q(g)}[\sum_n \mathcal{L}_n(g)] - \mathrm{KL}(q(g) \,\|\, p(g))$, by draws of the examples
+    given g. Controls of the KL weigh that of examples alone; beta and a warm-up both.
+
     Args:
         num_particles: The number K of draws for each example.
         kl: What is made of the latents' KL: `FreeBits`, `Capacity`, `BalancedKL`, or a function
@@ -40,14 +45,17 @@ class Bound(PyroELBO):
         max_plate_nesting: The depth of the program's plates, if it is not to be found out.
 
     Raises:
-        InputError: If there are fewer draws than the bound needs; at the first step, if a site
-            stands outside the plate of the examples, or a draw carries no gradient and the bound
-            needs it.
+        InputError: If there are fewer draws than the bound needs; at the first step, if no plate
+            tells examples apart, or a draw carries no gradient and the bound needs it.
     """
 
     least_particles = 1
     needs_gradients = False
-    """Whether the latents' draws must carry gradients, reparametrised."""
+    """Whether the draws of an example's latents must carry gradients, reparametrised."""
+    needs_shared_gradients = True
+    """And those of latents that all examples share."""
+    holds_shared = False
+    """Whether an example's draws have one draw of these latents in common, or one each."""
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class Bound(PyroELBO):
             max_plate_nesting=max_plate_nesting,
         )
         self.kl = kl
+        self._layout: Layout | None = None
 
     def __repr__(self) -> str:
         own = {k: v for k, v in vars(self).items() if k not in _OF_PYRO and v is not None}
@@ -86,11 +95,12 @@ class Bound(PyroELBO):
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         """The negative bound, summed over examples; its gradient is the estimator's."""
-        draws = [self._draw(pair) for pair in self._pairs(model, guide, args, kwargs)]
-        self._check_gradients(draws[0])
+        draws = self._draws(Pair(model, guide, args, kwargs))
+        self._check(draws[0])
         constant = self._control(draws)
         bounds = self._estimate(draws)
-        return -draws[0].layout.scale * (bounds - constant).sum()
+        examples = draws[0].layout.scale * (bounds - constant).sum()
+        return -examples - self._estimate_shared(draws)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The negative bound, summed over examples, as a number."""
@@ -104,17 +114,35 @@ class Bound(PyroELBO):
             loss.backward()
         return loss.item()
 
-    def _pairs(self, model: Any, guide: Any, args: Any, kwargs: Any) -> list[Pair]:
+    def _estimate_shared(self, draws: list[Draw]) -> Tensor | float:
+        r"""$-\mathrm{KL}(q(g) \,\|\, p(g))$ of the latents that all examples share."""
+        if not draws[0].shared:
+            return 0.0
+        return -joined([draw.kl_of(draw.shared, exact=False) for draw in draws]).mean()
+
+    def _draws(self, pair: Pair) -> list[Draw]:
         """The program once, under a plate of particles, or as often as there are particles."""
-        if not self.vectorize_particles or self.num_particles == 1:
-            return [Pair(model, guide, args, kwargs)] * self.num_particles
+        if self.num_particles == 1:
+            return [self._draw(pair)]
+        if not self.vectorize_particles:
+            first = self._draw(pair)
+            again = pair.holding(first.shared_values) if self.holds_shared else pair
+            return [first, *(self._draw(again) for _ in range(self.num_particles - 1))]
+        layout = self._layout
+        if layout is None or self.max_plate_nesting == math.inf:
+            layout = self._look(pair)
+        shared = layout.shared if self.holds_shared else ()
+        wide = pair.of_particles(self.num_particles, -int(self.max_plate_nesting), but=shared)
+        return [self._draw(wide)]
+
+    def _look(self, pair: Pair) -> Layout:
+        """Finds out how the program is laid out, and leaves the noise as it was."""
+        devices = {a.device for a in pair.args if isinstance(a, Tensor) and a.is_cuda}
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            layout = self._layout = self._draw(pair).layout
         if self.max_plate_nesting == math.inf:
-            devices = {a.device for a in args if isinstance(a, Tensor) and a.is_cuda}
-            with torch.no_grad(), torch.random.fork_rng(devices=devices):
-                found = self._draw(Pair(model, guide, args, kwargs))
-            self.max_plate_nesting = found.layout.depth
-        wrap = self._vectorized_num_particles
-        return [Pair(wrap(model), wrap(guide), args, kwargs)]
+            self.max_plate_nesting = layout.depth
+        return layout
 
     def _draw(self, pair: Pair) -> Draw:
         guide_trace = pair.run_guide()
@@ -126,16 +154,19 @@ class Bound(PyroELBO):
         draw = self._draw(Pair(model, guide, args, kwargs))
         return draw.model_trace, draw.guide_trace
 
-    def _check_gradients(self, draw: Draw) -> None:
-        if not self.needs_gradients:
-            return
+    def _check(self, draw: Draw) -> None:
+        """Refuses draws that the bound cannot be had of."""
         for name, site in draw.without_gradient.items():
+            shared = name in draw.layout.shared
+            needed = self.needs_shared_gradients if shared else self.needs_gradients
             # One whose distribution is not learned has none to carry.
-            if draw.log_density([site]).requires_grad:
+            if needed and draw.log_density([site]).requires_grad:
                 raise InputError(
                     f"{type(self).__name__} needs draws that carry gradients, and those of the "
                     f"latent {name!r} are discrete or not reparametrised.",
-                    "Take VIMCO, ReweightedWakeSleep or ELBO (--bound vimco, "
+                    "Take ELBO (--bound elbo), which does not, or a guide whose draws do."
+                    if shared
+                    else "Take VIMCO, ReweightedWakeSleep or ELBO (--bound vimco, "
                     "reweighted-wake-sleep or elbo), which do not, or an encoder whose draws do.",
                 )
 

@@ -2,13 +2,16 @@ r"""Draws of a program's latents by its guide, and their log-weights, example by
 
 The log-weight of a draw is $\log w = \log p(x, z) - \log q(z \mid x)$. Every bound here is a
 function of the log-weights of one example's K draws. They are laid out as (K, plates): the
-dimensions of the plates that all sites stand in are kept, and all others summed.
+dimensions of the plates that all sites of an example stand in are kept, and all others summed.
+
+Latents g outside these plates, such as the weights of a Bayesian decoder, are shared by all
+examples: $\log w = \log p(x, z \mid g) - \log q(z \mid x, g)$, and theirs is a term of its own.
 """
 
 __all__ = ["Draw", "Layout", "Pair", "Weights"]
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,13 +19,15 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyrovae.distributions import Weighted, exact_kl, factorizes, unweighted
 from pyrovae.errors import InputError
-from pyrovae.programs import Site, sample_sites, sites
+from pyrovae.programs import PLATE, Site, sample_sites, sites
 
 PARTICLES = "num_particles_vectorized"
 # A share of no examples, to be divided by.
@@ -46,6 +51,15 @@ class Pair(NamedTuple):
     def run_model(self, guide_trace: Trace) -> Trace:
         """A trace of the model on the guide's draws."""
         return _run(poutine.replay(self.model, trace=guide_trace), self)
+
+    def of_particles(self, count: int, dim: int, *, but: Collection[str]) -> "Pair":
+        """The two within a plate of particles, in which some sites do not stand."""
+        model, guide = (_Particles(count, dim, but)(f) for f in (self.model, self.guide))
+        return self._replace(model=model, guide=guide)
+
+    def holding(self, values: Mapping[str, Tensor]) -> "Pair":
+        """The two with latents that are not drawn again."""
+        return self._replace(model=_Held(values)(self.model), guide=_Held(values)(self.guide))
 
     def dream(self) -> Trace:
         """A trace of the model by itself, x drawn with the rest, and nothing with a gradient."""
@@ -72,28 +86,56 @@ def _run(function: Callable[..., Any], pair: Pair) -> Trace:
     return prune_subsample_sites(trace)
 
 
+class _Particles(PlateMessenger):
+    """A plate of particles round all sites but some."""
+
+    def __init__(self, count: int, dim: int, but: Collection[str]) -> None:
+        super().__init__(PARTICLES, count, dim=dim)
+        self.but = but
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["name"] not in self.but:
+            super()._process_message(msg)
+
+
+class _Held(Messenger):
+    """Gives latents the values that they had."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which dimensions of a log-probability tell examples apart.
 
     Attributes:
         depth: The number of batch dimensions, that of particles included.
-        kept: Those dimensions, counted from the right, that every site has.
+        kept: Those dimensions, counted from the right, that every site of an example has.
         scale: What the kept plates multiply log-probabilities by: their size over that of the
             batch drawn from them.
+        shared: The latents that all examples share.
     """
 
     depth: int
     kept: frozenset[int]
     scale: float
+    shared: frozenset[str]
 
     @staticmethod
     def of(model_trace: Trace, guide_trace: Trace) -> "Layout":
         """The layout of a program's traces.
 
+        Examples are told apart by the plates that all observed sites stand in, and a latent in
+        none of these is shared by all. Where the plate `data` is one of them, it decides.
+
         Raises:
-            InputError: If a site stands outside the plate that tells examples apart: then a
-                bound of each example's own does not exist.
+            InputError: If no plate tells examples apart.
         """
         stacks = {
             name: {f.name: f for f in site["cond_indep_stack"] if f.vectorized}
@@ -101,31 +143,46 @@ class Layout:
             for name, site in sample_sites(trace).items()
         }
         everything = {name: frame for stack in stacks.values() for name, frame in stack.items()}
-        shared = [n for n in everything if all(n in stack for stack in stacks.values())]
-        plates = [name for name in shared if name != PARTICLES]
+        plates = [
+            name
+            for name in everything
+            if name != PARTICLES and all(name in stacks[x] for x in _observed(model_trace))
+        ]
+        telling = {PLATE} & set(plates) or set(plates)
+        own = [stack for stack in stacks.values() if telling & stack.keys()]
+        plates = [name for name in plates if all(name in stack for stack in own)]
         if not plates and everything.keys() - {PARTICLES}:
             outside = min(stacks, key=lambda name: len(stacks[name]))
             raise InputError(
                 f"The site {outside!r} is outside the plate of the examples, so no example has a "
                 "bound of its own.",
-                "Move it inside the plate, or take pyro.infer.Trace_ELBO.",
+                "Let all that is observed stand in one plate, or take pyro.infer.Trace_ELBO.",
             )
 
+        shared = [n for n, stack in stacks.items() if plates and not telling & stack.keys()]
         frames = [everything[name] for name in plates]
         depth = max((-frame.dim for frame in everything.values()), default=0)
         if PARTICLES not in everything:
             depth += 1
         kept = frozenset({-depth, *(frame.dim for frame in frames)})
-        return Layout(depth, kept, _subsampling(frames))
+        return Layout(depth, kept, _subsampling(frames), frozenset(shared))
 
-    def arrange(self, value: Tensor, rank: int = 0) -> Tensor:
+    def arrange(self, value: Tensor, rank: int = 0, *, shared: bool = False) -> Tensor:
         """A log-probability, summed over all dimensions but the kept ones: (K or 1, plates).
 
-        The last `rank` dimensions are those of an event, and stay.
+        The last `rank` dimensions are those of an event, and stay. One of a latent that all
+        examples share is summed over all but the particles: (K or 1, 1, ...).
         """
         padded = value.reshape((1,) * (self.depth + rank - value.dim()) + value.shape)
-        others = [dim - rank for dim in range(-self.depth, 0) if dim not in self.kept]
+        kept = {-self.depth} if shared else self.kept
+        others = [dim - rank for dim in range(-self.depth, 0) if dim not in kept]
         return padded.sum(others, keepdim=True) if others else padded
+
+
+def _observed(model_trace: Trace) -> list[str]:
+    """The observed sites of a model, also of one that has dreamt them."""
+    found = sample_sites(model_trace).items()
+    return [n for n, s in found if s["is_observed"] or s["infer"].get("was_observed")]
 
 
 def _subsampling(frames: Iterable[Any]) -> float:
@@ -150,9 +207,24 @@ class Draw:
     weights: Weights = field(default_factory=dict)
 
     @cached_property
-    def latents(self) -> dict[str, Site]:
-        """The guide's latent sites by name."""
+    def _guided(self) -> dict[str, Site]:
         return sites(self.guide_trace, observed=False)
+
+    @cached_property
+    def latents(self) -> dict[str, Site]:
+        """The guide's latent sites of examples by name."""
+        return {n: site for n, site in self._guided.items() if n not in self.layout.shared}
+
+    @cached_property
+    def shared(self) -> dict[str, Site]:
+        """The guide's latent sites that all examples share by name."""
+        return {n: site for n, site in self._guided.items() if n in self.layout.shared}
+
+    @property
+    def shared_values(self) -> dict[str, Tensor]:
+        """The draws of all latents that examples share, of the guide's and of the model's own."""
+        drawn = self.left_to_model | self._guided
+        return {name: drawn[name]["value"] for name in self.layout.shared}
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -180,7 +252,7 @@ class Draw:
 
     @cached_property
     def matched(self) -> list[str]:
-        """The latents that model and guide both sample, in the guide's order."""
+        """The latents of examples that model and guide both sample, in the guide's order."""
         return [name for name in self.latents if name in self.model_trace.nodes]
 
     @cached_property
@@ -191,20 +263,34 @@ class Draw:
         drawn without knowing it: what may be a parent in the model, because it stands before
         it there, must stand before it in the guide.
         """
-        model_order = [name for name in self.model_trace.nodes if name in self.matched]
+        guide_order = [name for name in self._guided if name in self.model_trace.nodes]
+        model_order = [name for name in self.model_trace.nodes if name in self._guided]
         before = {name: set(model_order[:i]) for i, name in enumerate(model_order)}
-        return {n for i, n in enumerate(self.matched) if before[n] <= set(self.matched[:i])}
+        return {n for i, n in enumerate(guide_order) if before[n] <= set(guide_order[:i])}
 
     def prior_site(self, name: str) -> Site:
         """The model's site of a latent."""
         return self.model_trace.nodes[name]
 
+    def kl_of(self, latents: Mapping[str, Site], *, exact: bool) -> Tensor:
+        r"""$\mathrm{KL}(q \,\|\, p)$ of some of the guide's latents together, laid out.
+
+        Those that the model does not have, which only help to make others, count with their
+        $\log q$.
+        """
+        return self._total(
+            [
+                self.kl(name, exact=exact) if name in self.model_trace else self.log_prob(site)
+                for name, site in latents.items()
+            ]
+        )
+
     def kl(self, name: str, *, exact: bool) -> Tensor:
-        r"""$\mathrm{KL}(q \,\|\, p)$ of a latent, (K, plates): exact where known, else sampled.
+        r"""$\mathrm{KL}(q \,\|\, p)$ of a latent, laid out: exact where known, else sampled.
 
         Under different weights on the two sides it is what these make of the two terms.
         """
-        q, p = self.latents[name], self.prior_site(name)
+        q, p = self._guided[name], self.prior_site(name)
         known = None
         if exact and name in self.in_order:
             dims = self.dim_weights(q)
@@ -217,7 +303,7 @@ class Draw:
         return kl + self.log_prob(p, like=q) - self.log_prob(p)
 
     def mean_kl(self, name: str) -> Tensor:
-        r"""$\mathrm{KL}(q \,\|\, p)$ of a latent at weight 1, the mean over draws and examples.
+        r"""$\mathrm{KL}(q \,\|\, p)$ of an example's latent at weight 1, its mean over all draws.
 
         Examples in which it is masked count as none. It is summed over all that one example
         has of the latent: its elements in plates within, and its dimensions, unless prior and
@@ -262,20 +348,33 @@ class Draw:
     def left_to_model(self) -> dict[str, Site]:
         """The model's latents that the guide does not draw."""
         latents = sites(self.model_trace, observed=False)
-        return {name: site for name, site in latents.items() if name not in self.latents}
+        return {name: site for name, site in latents.items() if name not in self._guided}
 
     @cached_property
     def without_gradient(self) -> dict[str, Site]:
         """The latents whose draws carry no gradient."""
-        everything = self.latents | self.left_to_model
+        everything = self._guided | self.left_to_model
         return {name: site for name, site in everything.items() if not site["fn"].has_rsample}
 
     @cached_property
     def score(self) -> Tensor | None:
-        """The log-probability of all draws that carry no gradient, or None if all carry one."""
-        if not self.without_gradient:
-            return None
-        return self.log_density(self.without_gradient.values())
+        """The log-probability of the draws of examples that carry no gradient, or None if all
+        carry one.
+        """
+        return self._score(shared=False)
+
+    @cached_property
+    def shared_score(self) -> Tensor | None:
+        """The same, of what all examples share."""
+        return self._score(shared=True)
+
+    def _score(self, *, shared: bool) -> Tensor | None:
+        group = [
+            site
+            for name, site in self.without_gradient.items()
+            if (name in self.layout.shared) == shared
+        ]
+        return self.log_density(group) if group else None
 
     def log_density(self, group: Iterable[Site]) -> Tensor:
         """The log-probability of the draws of latents, as they were made: without weights."""
@@ -289,7 +388,7 @@ class Draw:
     def factor(self, site: Site) -> Any:
         """What multiplies a site as a whole, the subsampling of the kept plates left out."""
         weight = self._weight(site)
-        factor = site["scale"] / self.layout.scale
+        factor = site["scale"] / (1.0 if self._is_shared(site) else self.layout.scale)
         return factor if weight is None or weight.dim() else factor * weight
 
     def dim_weights(self, site: Site) -> Tensor | None:
@@ -299,6 +398,9 @@ class Draw:
         if weight is None or weight.dim() == 0:
             return own
         return weight if own is None else own * weight
+
+    def _is_shared(self, site: Site) -> bool:
+        return site["name"] in self.layout.shared
 
     def _weight(self, site: Site) -> Tensor | None:
         return None if site["is_observed"] else self.weights.get(site["name"])
@@ -323,7 +425,8 @@ class Draw:
         mask = site["mask"]
         if isinstance(mask, Tensor):
             mask = mask[(...,) + (None,) * rank]
-        return self.layout.arrange(scale_and_mask(value, mask=mask), rank)  # pyright: ignore
+        seen: Any = scale_and_mask(value, mask=mask)  # pyright: ignore
+        return self.layout.arrange(seen, rank, shared=self._is_shared(site))
 
     def _plain(self, distribution: Any, site: Site) -> Tensor:
         return self.masked(distribution.log_prob(site["value"]), site)

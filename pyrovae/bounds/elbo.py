@@ -5,6 +5,7 @@ __all__ = ["ELBO"]
 import math
 import warnings
 
+import torch
 from torch import Tensor
 
 from pyrovae.bounds.base import Bound, joined, with_gradient
@@ -36,6 +37,8 @@ class ELBO(Bound):
         Buy 4 REINFORCE Samples, Get a Baseline for Free! (Kool et al., 2019).
     """
 
+    needs_shared_gradients = False
+
     def __init__(
         self,
         num_particles: int = 1,
@@ -55,13 +58,30 @@ class ELBO(Bound):
 
     def _estimate(self, draws: list[Draw]) -> Tensor:
         value = joined([self._value(draw) for draw in draws])
-        bound = value.mean(0)
-        if draws[0].score is None:
+        return self._with_scores(value.mean(0), value, [draw.score for draw in draws])
+
+    def _estimate_shared(self, draws: list[Draw]) -> Tensor:
+        kls = [draw.kl_of(draw.shared, exact=self.exact_kl) for draw in draws]
+        bound = -torch.stack(kls).mean()
+        if draws[0].shared_score is None:
             return bound
-        score = joined([draw.score for draw in draws if draw.score is not None])
+        # What all examples share is weighed by what all of them have of it.
+        whole = joined([self._of_all(draw) - kl for draw, kl in zip(draws, kls, strict=True)])
+        return self._with_scores(bound, whole, [draw.shared_score for draw in draws]).sum()
+
+    def _with_scores(self, bound: Tensor, value: Tensor, scores: list[Tensor | None]) -> Tensor:
+        """The bound with the gradient of draws by their score, of which each has its value."""
+        known = [score for score in scores if score is not None]
+        if not known:
+            return bound
         baseline = (value.sum(0) - value) / max(1, self.num_particles - 1)
         signal = (value - baseline).detach()
-        return with_gradient(bound, bound + (signal * score).mean(0))
+        return with_gradient(bound, bound + (signal * joined(known)).mean(0))
+
+    def _of_all(self, draw: Draw) -> Tensor:
+        """The bound of all examples by each draw: (K, 1, ...)."""
+        value = self._value(draw)
+        return draw.layout.scale * value.sum(list(range(1, value.dim())), keepdim=True)
 
     def _value(self, draw: Draw) -> Tensor:
         """The bound by each draw, (K, plates)."""
@@ -73,7 +93,4 @@ class ELBO(Bound):
                 "KL is sampled.",
                 stacklevel=2,
             )
-        unmatched = [draw.log_prob(s) for n, s in draw.latents.items() if n not in draw.matched]
-        return draw.log_likelihood - sum(
-            [*unmatched, *(draw.kl(name, exact=True) for name in draw.matched)]
-        )
+        return draw.log_likelihood - draw.kl_of(draw.latents, exact=True)

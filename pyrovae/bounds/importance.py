@@ -23,6 +23,7 @@ class IWAE(Bound):
     """
 
     needs_gradients = True
+    holds_shared = True
 
     def __init__(self, num_particles: int = 50, **options: Any) -> None:
         super().__init__(num_particles, **options)
@@ -44,6 +45,7 @@ class VIMCO(Bound):
     """
 
     least_particles = 2
+    holds_shared = True
 
     def __init__(self, num_particles: int = 10, **options: Any) -> None:
         super().__init__(num_particles, **options)

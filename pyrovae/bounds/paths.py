@@ -9,10 +9,12 @@ is scored there once more.
 __all__ = ["DReG", "StickingTheLanding"]
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -26,16 +28,23 @@ class _Shares:
     """What the gradients along the paths of draws are multiplied by, known after the draws."""
 
     value: Tensor | None = None
+    shared: frozenset[str] = frozenset()
 
     def watch(self, site: Site) -> Tensor:
-        """The value of a site, whose gradient will be multiplied by its draw's share."""
+        """The value of a site, whose gradient will be multiplied by its draw's share.
+
+        What all examples share has no share of one draw in it.
+        """
         value: Tensor = site["value"].view_as(site["value"])
         if value.requires_grad:
-            value.register_hook(partial(self._multiply, rank=site["fn"].event_dim))
+            hook = partial(self._multiply, name=site["name"], rank=site["fn"].event_dim)
+            value.register_hook(hook)
         return value
 
-    def _multiply(self, gradient: Tensor, *, rank: int) -> Tensor:
+    def _multiply(self, gradient: Tensor, *, name: str, rank: int) -> Tensor:
         assert self.value is not None
+        if name in self.shared:
+            return gradient
         batch_rank = gradient.dim() - rank
         # A draw that is alone has no dimension of particles; that of its share is one.
         share = self.value.reshape(self.value.shape[self.value.dim() - batch_rank :])
@@ -44,7 +53,7 @@ class _Shares:
 
 @dataclass
 class _PathDraw(Draw):
-    """Draws whose log-posterior has a gradient along their paths alone."""
+    """Draws of which the log-posterior of examples has a gradient along their paths alone."""
 
     fixed_trace: Trace | None = None
     shares: _Shares | None = None
@@ -53,9 +62,13 @@ class _PathDraw(Draw):
     def log_posterior(self) -> Tensor:
         r"""$\log q(z \mid x)$ without the gradient of its score."""
         log_q = self._total([self.log_prob(site) for site in self.latents.values()])
-        fixed = sites(self.fixed_trace, observed=False)  # pyright: ignore[reportArgumentType]
-        score = self._total([self.log_prob(site) for site in fixed.values()])
-        return log_q - (score - score.detach())
+        return log_q - self.gradient_of_score(self.latents)
+
+    def gradient_of_score(self, names: Iterable[str]) -> Tensor:
+        r"""Zero, with the gradient of $\log q$ at draws that are held fixed."""
+        assert self.fixed_trace is not None
+        score = self._total([self.log_prob(self.fixed_trace.nodes[name]) for name in names])
+        return score - score.detach()
 
 
 def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
@@ -63,11 +76,16 @@ def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
     if shares is not None:
         latents = sites(guide_trace, observed=False)
         guide_trace = pair.at(guide_trace, {n: shares.watch(s) for n, s in latents.items()})
-    latents = sites(guide_trace, observed=False)
-    fixed = pair.at(guide_trace, {n: s["value"].detach() for n, s in latents.items()})
     model_trace = pair.run_model(guide_trace)
-    layout = Layout.of(model_trace, guide_trace)
-    return _PathDraw(model_trace, guide_trace, layout, fixed_trace=fixed, shares=shares)
+    draw = _PathDraw(model_trace, guide_trace, Layout.of(model_trace, guide_trace), shares=shares)
+    held = draw.latents | draw.shared
+    if shares is not None:
+        shares.shared = draw.layout.shared
+        # Where the paths of examples' draws have less of their gradient, so must their score: to
+        # them what they share is as the guide's parameters are.
+        held = draw.latents
+    draw.fixed_trace = pair.at(guide_trace, {n: s["value"].detach() for n, s in held.items()})
+    return draw
 
 
 class StickingTheLanding(Bound):
@@ -90,6 +108,10 @@ class StickingTheLanding(Bound):
     def _estimate(self, draws: list[Draw]) -> Tensor:
         return joined([draw.log_weight for draw in draws]).mean(0)
 
+    def _estimate_shared(self, draws: list[Draw]) -> Tensor:
+        scores = [d.gradient_of_score(d.shared) for d in draws if isinstance(d, _PathDraw)]
+        return super()._estimate_shared(draws) + torch.stack(scores).mean()
+
 
 class DReG(Bound):
     r"""The importance-weighted bound of `IWAE` with the doubly reparametrised gradient.
@@ -105,6 +127,7 @@ class DReG(Bound):
     """
 
     needs_gradients = True
+    holds_shared = True
 
     def __init__(self, num_particles: int = 50, **options: Any) -> None:
         super().__init__(num_particles, **options)
@@ -119,5 +142,5 @@ class DReG(Bound):
             assert isinstance(draw, _PathDraw)
             assert draw.shares is not None
             draw.shares.value = part
-        bound = log_weight.logsumexp(0) - math.log(self.num_particles)
+        bound = log_weight.logsumexp(0) - math.log(len(log_weight))
         return with_gradient(bound, (share * log_weight).sum(0))

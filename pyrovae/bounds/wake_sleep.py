@@ -30,7 +30,8 @@ class ReweightedWakeSleep(Bound):
         options: As in every `Bound`.
 
     Raises:
-        InputError: If the share is not in [0, 1].
+        InputError: If the share is not in [0, 1]; at the first step, if there are latents that all
+            examples share, whose draws have no weights.
 
     References:
         Reweighted Wake-Sleep (Bornschein & Bengio, 2015), arXiv:1406.2751.
@@ -54,6 +55,15 @@ class ReweightedWakeSleep(Bound):
             return loss
         dreamt = self._log_posterior_of_dreams(Pair(model, guide, args, kwargs))
         return with_gradient(loss, loss - self.sleep * dreamt)
+
+    def _check(self, draw: Draw) -> None:
+        if draw.layout.shared:
+            raise InputError(
+                f"ReweightedWakeSleep trains by the weights of an example's draws, and the latent "
+                f"{min(draw.layout.shared)!r} is shared by all examples.",
+                "Take ELBO, IWAE or VIMCO (--bound elbo, iwae or vimco).",
+            )
+        super()._check(draw)
 
     def _draw(self, pair: Pair) -> Draw:
         guide_trace = pair.run_guide()
