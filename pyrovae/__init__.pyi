@@ -15,6 +15,7 @@ from pyrovae.bounds import TotalCorrelation as TotalCorrelation
 from pyrovae.data import Batch as Batch
 from pyrovae.data import Examples as Examples
 from pyrovae.data import load_data as load_data
+from pyrovae.data import pad_sequences as pad_sequences
 from pyrovae.decoders import BernoulliDecoder as BernoulliDecoder
 from pyrovae.decoders import BetaDecoder as BetaDecoder
 from pyrovae.decoders import CategoricalDecoder as CategoricalDecoder

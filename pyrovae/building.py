@@ -17,7 +17,7 @@ __all__ = [
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import import_module
 from inspect import signature
@@ -124,7 +124,8 @@ def build_vae(
     """A VAE for a data set, of the parts that the words name.
 
     Where entries of the data are missing, the decoder leaves them out, by `NanMaskedDecoder`, and
-    the encoder is told of them, by `NanMaskedInput`; those of tables do so by themselves.
+    the encoder is told of them, by `NanMaskedInput` or, of sequences, by a recurrent network that
+    reads them step by step; those of tables do so by themselves.
 
     Raises:
         InputError: If a word names no part, a size is not positive, the networks are for images
@@ -143,9 +144,15 @@ def build_vae(
     _check_columns(data, decoder)
     _check_levels(data, decoder)
     lacking = None if values_of(decoder) == "columns" else _first_missing(data)
+    masks = lacking is not None
+    reads_missing = masks and "missing" in signature(network.resolve("network")).parameters
+    if reads_missing:
+        network = replace(network, options={"missing": True, **network.options})
     encode, decode = _networks(network, hidden, data.x_shape)
     choices = {"prior": prior, "encoder": encoder, "decoder": decoder}
-    assembly = _Assembly(data, latent_dim, encode, decode, choices, masks=lacking is not None)
+    assembly = _Assembly(
+        data, latent_dim, encode, decode, choices, masks=masks, reads_missing=reads_missing
+    )
     vae = VAE(
         prior=assembly.part("prior"),
         decoder=assembly.part("decoder"),
@@ -319,6 +326,7 @@ class _Assembly:
     decode: MakeNetwork
     choices: Mapping[str, Choice]
     masks: bool = False
+    reads_missing: bool = False
     made: dict[str, nn.Module] = field(default_factory=dict)
     making: list[str] = field(default_factory=list)
 
@@ -450,7 +458,7 @@ class _Assembly:
 
     def _encode_numbers(self, shape: Shape) -> nn.Module:
         """A network of the data as numbers, told of those that are missing where some are."""
-        if not self.masks:
+        if self.reads_missing or not self.masks:
             return self.encode(self.data.x_shape, shape)
         return NanMaskedInput(self.encode(NanMaskedInput.net_shape(self.data.x_shape), shape))
 

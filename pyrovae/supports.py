@@ -146,8 +146,9 @@ def _check_guide(guide_trace: Trace, batch: Batch, first_row: int) -> None:
             raise InputError(
                 f"The guide gives NaN for the latent {name!r} of example {row}, which has missing "
                 "entries.",
-                "Give the encoder a network that reads them: NanMaskedInput(net), or "
-                "TabularInput for a table.",
+                "Give the encoder a network that reads them: NanMaskedInput(net), "
+                "RecurrentEncoderNet(..., missing=True) for sequences, or TabularInput for a "
+                "table.",
             )
         raise InputError(
             f"The guide draws NaN for the latent {name!r} of example {row}, which has no missing "

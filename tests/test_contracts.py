@@ -274,6 +274,7 @@ PARTS_UNDER_TEST = [
     Part(lambda: ResidualDeconvNet(Z, IMAGE, **residual(0)), Z, IMAGE),
     Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, bidirectional=True), (5, 2), Z),
     Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, cell="lstm"), (5, 2), Z),
+    Part(lambda: RecurrentEncoderNet((5, 2), Z, hidden=4, missing=True), (5, 2), Z),
     Part(lambda: RecurrentDecoderNet(Z, (5, 2), hidden=4), Z, (5, 2)),
     Part(lambda: RecurrentDecoderNet(Z, (10, 2), hidden=4, cell="lstm", steps=5), Z, (10, 2)),
     Part(lambda: TokenEncoderNet(X, Z, symbols=6, hidden=4), X, Z, given=text),

@@ -69,6 +69,7 @@ INNER = {
             "loaders",
             "mapped",
             "precision",
+            "sequences",
             "sparse",
             "tables",
         },
@@ -81,8 +82,8 @@ INNER = {
         {"__init__"},
     ],
     "networks": [
-        {"bounded", "layers"},
-        {"convolutional", "dense", "inputs", "missing", "recurrent", "residual"},
+        {"bounded", "layers", "missing"},
+        {"convolutional", "dense", "inputs", "recurrent", "residual"},
         {"__init__"},
     ],
     "distributions": [

@@ -180,6 +180,12 @@ NETS = {
     "weight norm, up": lambda: ResidualDeconvNet((3,), IMAGE, groups=0, **SMALL),
     "GRU": lambda: RecurrentEncoderNet(SERIES, (4,), hidden=5, bidirectional=True),
     "LSTM": lambda: RecurrentEncoderNet(SERIES, (4,), hidden=5, cell="lstm", bidirectional=True),
+    "GRU, with ends": lambda: RecurrentEncoderNet(
+        SERIES, (4,), hidden=5, bidirectional=True, missing=True
+    ),
+    "LSTM, with ends": lambda: RecurrentEncoderNet(
+        SERIES, (4,), hidden=5, cell="lstm", missing=True
+    ),
     "GRU, down": lambda: RecurrentDecoderNet((2,), SERIES, hidden=5),
     "LSTM, down": lambda: RecurrentDecoderNet((2,), (8, 3), hidden=5, cell="lstm", steps=4),
     "symbols": lambda: TokenEncoderNet((4,), (3,), symbols=6, embedding=3, hidden=5),
@@ -386,6 +392,57 @@ def test_a_recurrent_encoder_reads_out_the_end(cell, bidirectional, dtype):
     torch.testing.assert_close(net(x), net.read_out(ends))
 
 
+LENGTHS = [5, 3, 1, 4]
+
+
+def padded(x, lengths):
+    """Sequences with NaN after their ends, and numbers missing before, one of a last step."""
+    x = x.clone()
+    x[0, 1, 2] = x[1, 2, 0] = torch.nan
+    for row, length in zip(x, lengths, strict=True):
+        row[length:] = torch.nan
+    return x
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@every_cell
+def test_what_comes_after_the_end_of_a_sequence_is_not_read(cell, bidirectional):
+    """As with torch's packed sequences, their gradients, and with each sequence by itself."""
+    options = {"hidden": 4, "cell": cell, "bidirectional": bidirectional}
+    net = RecurrentEncoderNet((5, 3), (2,), missing=True, **options).double()
+    x = padded(torch.randn(4, 5, 3, dtype=torch.float64), LENGTHS)
+    found = net(x)
+    for row, length, out in zip(x, LENGTHS, found, strict=True):
+        torch.testing.assert_close(out, net(row[:length]))
+        torch.testing.assert_close(out, net(row[None])[0])
+
+    packed = nn.utils.rnn.pack_padded_sequence(
+        torch.cat([x.nan_to_num(), (~x.isnan()).double()], -1),
+        torch.tensor(LENGTHS),
+        batch_first=True,
+        enforce_sorted=False,
+    )
+    _, state = net.recurrent(packed)
+    h = state[0] if cell == "lstm" else state
+    expected = net.read_out(torch.cat(list(h), -1))
+    torch.testing.assert_close(found, expected)
+    weights = list(net.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), weights),
+        torch.autograd.grad(expected.square().sum(), weights),
+    )
+
+
+@every_cell
+def test_a_sequence_of_which_nothing_was_observed_is_read_as_none(cell):
+    net = RecurrentEncoderNet((5, 3), (2,), hidden=4, cell=cell, bidirectional=True, missing=True)
+    x = torch.full((2, 5, 3), torch.nan)
+    x[1] = 0.5
+    torch.testing.assert_close(net(x)[0], net.read_out(torch.zeros(8)))
+    net(x).sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @every_cell
 def test_a_recurrent_decoder_is_fed_z_at_every_step(cell, dtype):
@@ -464,8 +521,10 @@ def residual_convolutions(groups):
     return down, ResidualDeconvNet((2,), IMAGE, **options)
 
 
-def recurrent(cell):
-    encoding = RecurrentEncoderNet(SERIES, (4,), hidden=3, cell=cell, bidirectional=True)
+def recurrent(cell, **options):
+    encoding = RecurrentEncoderNet(
+        SERIES, (4,), hidden=3, cell=cell, bidirectional=True, **options
+    )
     return encoding, RecurrentDecoderNet((2,), SERIES, hidden=3, cell=cell)
 
 
@@ -482,8 +541,19 @@ def recurrent(cell):
         (lambda: recurrent("gru"), SERIES, "graph"),
         (lambda: recurrent("lstm"), SERIES, "graph"),
         (lambda: recurrent("lstm"), SERIES, "inductor"),
+        (lambda: recurrent("gru", missing=True), SERIES, "graph"),
+        (lambda: recurrent("gru", missing=True), SERIES, "inductor"),
     ],
-    ids=["dense", "group norm", "weight norm", "GRU", "LSTM", "LSTM compiled"],
+    ids=[
+        "dense",
+        "group norm",
+        "weight norm",
+        "GRU",
+        "LSTM",
+        "LSTM compiled",
+        "GRU with ends",
+        "GRU with ends compiled",
+    ],
 )
 def test_a_vae_of_them_trains_captured_as_in_python(nets, shape, engine):
     encoding, decoding = nets()

@@ -13,7 +13,7 @@ import pyrovae
 from pyrovae import cli
 from pyrovae.building import Choice, build_vae
 from pyrovae.cli import training as train_module
-from pyrovae.data import AsIs, Binarize, Standardize, load_data
+from pyrovae.data import AsIs, Binarize, Standardize, load_data, pad_sequences
 from pyrovae.errors import InputError
 
 T, X = 6, 3
@@ -67,6 +67,90 @@ def test_a_dataset_of_sequences_is_read_as_one():
     x = torch.tensor(waves())
     data = load_data(TensorDataset(x), sequences=True)
     assert torch.equal(data.test.head(8).x, load_data(x, sequences=True).test.head(8).x)
+
+
+# ── Of several lengths ───────────────────────────────────────────────────────────────────────
+
+
+def ragged(count=60, least=1):
+    rng = np.random.default_rng(1)
+    return [x[: rng.integers(least, T + 1)] for x in waves(count)]
+
+
+def test_sequences_of_several_lengths_are_one_array_with_nan_after_their_ends():
+    given = ragged()
+    x = pad_sequences(given)
+    assert x.shape == (len(given), T, X)
+    for row, sequence in zip(x, given, strict=True):
+        assert np.array_equal(row[: len(sequence)], sequence)
+        assert row[len(sequence) :].isnan().all()
+    assert pad_sequences(given, length=9).shape == (len(given), 9, X)
+    assert pad_sequences([np.ones((2, 1), int), np.ones((1, 1), int)]).isnan().sum() == 1
+    # Where all are of one length there is nothing to pad.
+    assert torch.equal(pad_sequences(list(torch.tensor(waves(4)))), torch.tensor(waves(4)))
+
+
+def test_a_list_of_them_is_data():
+    given = ragged()
+    data = load_data(given, np.arange(len(given)))
+    assert data.x_shape == (T, X)
+    assert data.train.missing
+    assert isinstance(data.preprocessing, Standardize)
+    batch = data.train.head(len(data.train))
+    for x, y in zip(batch.x, batch.y, strict=True):
+        assert (~x.isnan()).all(1).sum() == len(given[int(y)])
+    seen = torch.cat([torch.tensor(given[int(y)]) for y in batch.y])
+    back = data.preprocessing.invert(batch.x)
+    torch.testing.assert_close(back[~back.isnan()], seen.flatten())
+    assert batch.x.nanmean((0, 1)).abs().max() < 1e-5, "moments are of what there is"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "There is no sequence"),
+        ([np.ones((2, 3)), np.ones((3, 2))], r"Sequence 1 has the shape \(3, 2\).*Give each as"),
+        ([np.ones(3), np.ones(2)], r"Sequence 0 has the shape \(3,\)"),
+        ([np.ones((2, 3)), np.ones((0, 3))], "one step or more"),
+    ],
+    ids=["none", "sizes", "vectors", "no step"],
+)
+def test_what_is_no_sequence_is_refused(given, words):
+    with pytest.raises(InputError, match=words):
+        pad_sequences(given)
+    if len(given) > 1:
+        with pytest.raises(InputError, match=words):
+            load_data(given)
+
+
+def test_a_sequence_that_is_too_long_is_refused():
+    with pytest.raises(InputError, match="Sequence 1 has 5 steps, and 4 are asked for"):
+        pad_sequences([np.ones((2, 3)), np.ones((5, 3))], length=4)
+
+
+@pytest.mark.parametrize("network", ["gru", "lstm"])
+def test_how_far_a_sequence_is_padded_changes_nothing(network):
+    """Neither its posterior nor its log p(x | z), by a network for more steps of one weights."""
+    given = ragged(least=2)
+    short, long = (
+        load_data(pad_sequences(given, length=n), missing=True, sequences=True) for n in (T, T + 3)
+    )
+    vaes = [build_vae(data, network=network, hidden=8, latent_dim=2) for data in (short, long)]
+    vaes[1].load_state_dict(vaes[0].state_dict())
+    xs = [data.test.head(6).x for data in (short, long)]
+    means = [vae.encoder(x).mean for vae, x in zip(vaes, xs, strict=True)]
+    torch.testing.assert_close(*means)
+    log_p = [vae.decoder(means[0]).log_prob(x) for vae, x in zip(vaes, xs, strict=True)]
+    torch.testing.assert_close(*log_p)
+
+
+def test_a_vae_trains_on_a_list_of_them(tmp_path):
+    train, valid = ragged(80, least=2), ragged(20, least=2)
+    valid[0] = waves(1)[0]
+    vae = build_vae(load_data(train), network="gru", hidden=8, latent_dim=2)
+    run = pyrovae.fit(vae, train, valid=valid, epochs=3, batch_size=16, progress=False)
+    assert run.metrics[-1]["train_elbo"] > run.metrics[0]["train_elbo"]
+    assert run.evaluate(valid, num_samples=2).log_evidence.isfinite().all()
 
 
 @pytest.mark.parametrize("shape", [(30, 4), (30, 4, 5, 3)], ids=str)

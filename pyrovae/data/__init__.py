@@ -14,8 +14,10 @@ __all__ = [
     "as_examples",
     "load_data",
     "load_examples",
+    "pad_sequences",
 ]
 
 from pyrovae.data.examples import Batch, Examples, RawBatch
 from pyrovae.data.loading import Data, Given, as_examples, load_data, load_examples
 from pyrovae.data.preprocessing import AsIs, Binarize, Dequantize, Preprocessing, Standardize
+from pyrovae.data.sequences import pad_sequences

@@ -34,6 +34,7 @@ from pyrovae.data.preprocessing import (
 )
 from pyrovae.data.raw import Raw, data_folder
 from pyrovae.data.rows import Rows, blocks
+from pyrovae.data.sequences import is_ragged, pad_sequences
 from pyrovae.data.sparse import SparseRows, is_sparse
 from pyrovae.data.tables import Column
 from pyrovae.errors import InputError, shorten
@@ -108,7 +109,9 @@ class Data:
 
 
 # Data as a user may give them.
-Source = Tensor | np.ndarray | Dataset[Any] | DataLoader[Any] | Sparse
+Source = (
+    Tensor | np.ndarray | list[Tensor] | list[np.ndarray] | Dataset[Any] | DataLoader[Any] | Sparse
+)
 Given = Data | Examples | Source
 
 
@@ -130,9 +133,10 @@ def load_data(
     """Loads data by name, from files, or from an array, with defaults that follow from them.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) and become (N, C, H, W); vectors are
-    (N, X). Three dimensions are those of sequences (N, T, X), all of one length, only where that
-    is said. A source with splits of its own keeps them; else a seeded permutation, the same for
-    every run, gives 80 % to training and 10 % each to validation and test (Frey Faces: 200 each).
+    (N, X). Three dimensions are those of sequences (N, T, X) only where that is said. A list of
+    sequences (T, X) of several lengths becomes one array, see `pad_sequences`. A source with
+    splits of its own keeps them; else a seeded permutation, the same for every run, gives 80 % to
+    training and 10 % each to validation and test (Frey Faces: 200 each).
 
     The images of a folder become bytes of one shape, in a file that is made once and mapped into
     memory, so that they may be more than fit there. Its subfolders named train, valid and test
@@ -159,8 +163,9 @@ def load_data(
     Args:
         source: A name (digits, mnist, fashion-mnist, kmnist, binarized-mnist, frey-faces), the
             path of a folder of images or of a file (.npy, .npz, .mtx, .h5ad, .csv, .tsv), an
-            array, a tensor, a matrix of `scipy.sparse` or a sparse tensor, or a torch `Dataset`.
-        y: Labels (N,) of an array, a tensor or a matrix.
+            array, a tensor, a list of sequences, a matrix of `scipy.sparse` or a sparse tensor, or
+            a torch `Dataset`.
+        y: Labels (N,) of an array, a tensor, a list or a matrix.
         data_dir: Where named sets lie, instead of `PYROVAE_DATA` or the user's cache.
         binarize: none, threshold, static or dynamic, instead of the default of the table.
         preprocessing: A preprocessing to apply as it is, as stored in a run, or for a table with
@@ -193,6 +198,8 @@ def load_data(
         Binarize(mode='dynamic', maximum=16)
     """
     decoding = Decoding(size, pad, grey, skip_bad)
+    if is_ragged(source):
+        source, missing, sequences = pad_sequences(source), True, True
     source = dataset_of(source)
     if isinstance(source, Dataset):
         if y is not None:
@@ -311,8 +318,8 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
 
     Args:
         given: A data set, of which the split is taken; examples; the program's x as a tensor,
-            an array or a sparse matrix; or a `Dataset`, or that of a `DataLoader`, which is read
-            into memory where it fits.
+            an array, a list of sequences or a sparse matrix; or a `Dataset`, or that of a
+            `DataLoader`, which is read into memory where it fits.
         split: train, valid or test.
         dtype: The floating point type that a tensor or an array is turned into.
 
@@ -328,6 +335,9 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         held = _in_memory(given)
         return Examples(given if held is None else held.x, held and held.y, split=split)
 
+    if is_ragged(given):
+        x = pad_sequences(given)
+        return Examples(x if dtype is None else x.to(dtype), missing=True, split=split)
     if is_sparse(given):
         rows = SparseRows.of(given, f"The {split} data")
         return Examples(rows if dtype is None else rows.as_type(dtype), split=split)

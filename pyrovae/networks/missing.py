@@ -1,6 +1,6 @@
 """Networks that read observations with missing entries, written as NaN."""
 
-__all__ = ["NanMaskedInput", "TabularInput"]
+__all__ = ["NanMaskedInput", "TabularInput", "values_and_mask"]
 
 from collections.abc import Sequence
 
@@ -15,7 +15,8 @@ class NanMaskedInput(nn.Module):
 
     The mask $m$ is one where an entry was observed. It follows the values, zero where they are
     missing, along the first dimension of an observation: a vector becomes twice as long, an image
-    has twice the channels.
+    has twice the channels. Of sequences a `RecurrentEncoderNet` takes them step by step, by
+    `missing=True` and without this.
 
     Args:
         net: A network whose input has room for both: $(2 X,)$, or $(2 C, H, W)$.
@@ -50,7 +51,7 @@ class NanMaskedInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$, some of it NaN, to $(*, out)$."""
-        return self.net(torch.cat(_values_and_mask(x), -len(self.in_shape)))
+        return self.net(torch.cat(values_and_mask(x), -len(self.in_shape)))
 
 
 class TabularInput(nn.Module):
@@ -117,13 +118,13 @@ class TabularInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, columns)$, some of it NaN, to $(*, out)$."""
-        numbers = _values_and_mask(x.index_select(-1, self.real))
+        numbers = values_and_mask(x.index_select(-1, self.real))
         # NaN equals no code.
         codes = x.index_select(-1, self.column) == self.code
         return self.net(torch.cat([*numbers, codes.to(x.dtype)], -1))
 
 
-def _values_and_mask(x: Tensor) -> tuple[Tensor, Tensor]:
+def values_and_mask(x: Tensor) -> tuple[Tensor, Tensor]:
     """The values, zero where they are missing, and one where they are not."""
     observed = ~x.isnan()
     return torch.where(observed, x, 0.0), observed.to(x.dtype)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Embedding, Linear
+from pyrovae.networks.missing import values_and_mask
 
 Layer = nn.GRU | nn.LSTM
 _CELLS: Mapping[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -30,6 +31,11 @@ State = tuple[Tensor, ...]
 class RecurrentEncoderNet(nn.Module):
     r"""A GRU or an LSTM over a sequence, $(*, T, F) \to (*, \text{out})$: a read-out of its end.
 
+    With `missing`, NaN stands for a number that is missing, and beside the numbers of a step the
+    network reads which of them were observed. A sequence ends with the last step of which
+    anything was, and what comes after, as in sequences of several lengths that are padded to the
+    longest (`pyrovae.data.pad_sequences`), is not read, in either direction.
+
     Args:
         in_shape: The shape (T, F) of one sequence: T steps of F numbers.
         out_shape: The shape of one output.
@@ -37,6 +43,7 @@ class RecurrentEncoderNet(nn.Module):
         cell: gru or lstm.
         bidirectional: Whether a second one reads the sequence from its end; the linear read-out
             is of both.
+        missing: Whether numbers may be missing, and sequences end before the last step.
 
     Raises:
         InputError: If there is no such cell.
@@ -59,6 +66,7 @@ class RecurrentEncoderNet(nn.Module):
         hidden: int = 128,
         cell: Literal["gru", "lstm"] = "gru",
         bidirectional: bool = False,
+        missing: bool = False,
     ) -> None:
         super().__init__()
 
@@ -67,14 +75,20 @@ class RecurrentEncoderNet(nn.Module):
         self.hidden = hidden
         self.cell = cell
         self.bidirectional = bidirectional
+        self.missing = missing
 
         _, features = self.in_shape
-        self.recurrent = make_recurrent(cell, features, hidden, bidirectional=bidirectional)
+        read = (1 + missing) * features
+        self.recurrent = make_recurrent(cell, read, hidden, bidirectional=bidirectional)
         self.read_out = Linear((1 + bidirectional) * hidden, math.prod(self.out_shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, T, F)$ to $(*, out)$."""
-        _, (end, *_) = recur(self.recurrent, x)
+        if self.missing:
+            given = torch.cat(values_and_mask(x), -1)
+            end = _ends(self.recurrent, given, _lengths(~x.isnan()))
+        else:
+            _, (end, *_) = recur(self.recurrent, x)
 
         return self.read_out(end).unflatten(-1, self.out_shape)
 
@@ -236,6 +250,42 @@ def recur(layer: Layer, x: Tensor, state: State | None = None) -> tuple[Tensor, 
     states, left = zip(*found, strict=True)
     ends = zip(*left, strict=True)
     return torch.cat(states, -1), tuple(torch.cat(parts, -1).squeeze(-2) for parts in ends)
+
+
+def _lengths(observed: Tensor) -> Tensor:
+    """The number of steps up to the last one of which anything was observed: (*, T, F) to (*,)."""
+    steps = torch.arange(1, observed.shape[-2] + 1, device=observed.device)
+    return torch.where(observed.any(-1), steps, 0).amax(-1)
+
+
+def _ends(layer: Layer, x: Tensor, lengths: Tensor) -> Tensor:
+    """The state after the last step of sequences that are padded, both directions side by side.
+
+    It is what a packed sequence of torch's would leave, whose lengths are read on the CPU. The
+    second direction is a first one over the steps turned round, up to each one's own end. A
+    sequence of no step leaves the state that it began with, zero.
+    """
+    lengths = lengths[..., None, None]
+    steps = torch.arange(x.shape[-2], device=x.device).unsqueeze(-1)
+    turned = (lengths - 1 - steps).clamp(min=0).expand(x.shape)
+
+    ends = []
+    for direction, weights in enumerate(layer.all_weights):
+        states = _one_direction(layer, weights, x.gather(-2, turned) if direction else x)
+        last = (lengths - 1).clamp(min=0).expand(*states.shape[:-2], 1, states.shape[-1])
+        ends.append(torch.where(lengths > 0, states.gather(-2, last), 0.0).squeeze(-2))
+    return torch.cat(ends, -1)
+
+
+def _one_direction(layer: Layer, weights: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The states of one direction, (*, T, H), from zero on."""
+    # On a GPU torch's own wants the weights of both directions in one piece.
+    if isinstance(layer, nn.LSTM) or not _is_one_draw(weights) or x.is_cuda:
+        return _unrolled(layer, weights, x, None, backwards=False)[0]
+    flat = x.reshape(-1, *x.shape[-2:])
+    begin = x.new_zeros(1, len(flat), layer.hidden_size)
+    states, _ = torch.gru(flat, begin, list(weights), True, 1, 0.0, False, False, True)
+    return states.reshape(*x.shape[:-1], layer.hidden_size)
 
 
 def _is_one_draw(weights: Sequence[Tensor]) -> bool:
