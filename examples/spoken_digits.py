@@ -29,8 +29,7 @@ MEL_FILTERS = (1 - (MELS - CENTRES[1:-1, None]).abs() / (CENTRES[1] - CENTRES[0]
 def log_mels(path):
     sound = torch.tensor(wavfile.read(path)[1]) / 2**15
     spectrum = sound.stft(WINDOW, HOP, window=torch.hann_window(WINDOW), return_complex=True)
-    x = (MEL_FILTERS @ spectrum.abs().square() + 1e-5).log().T[:T]
-    return torch.cat([x, x.new_full((T - len(x), BANDS), torch.nan)])
+    return (MEL_FILTERS @ spectrum.abs().square() + 1e-5).log().T[:T]
 
 
 class Frames(torch.nn.Module):  # beside the values of a frame whether there is one
@@ -44,20 +43,20 @@ class Frames(torch.nn.Module):  # beside the values of a frame whether there is 
 
 def make(kind):
     torch.manual_seed(0)
-    read, written = ((T, BANDS + 1), (2 * D,)), ((D,), (T, BANDS))
     if kind == "dense":
-        net, decoding = (pyrovae.MLP(*shapes, hidden=(256, 256)) for shapes in (read, written))
+        net = Frames(pyrovae.MLP((T, BANDS + 1), (2 * D,), hidden=(256, 256)))
+        decoding = pyrovae.MLP((D,), (T, BANDS), hidden=(256, 256))
     else:
-        net = RecurrentEncoderNet(*read, hidden=H, bidirectional=True)
-        decoding = RecurrentDecoderNet(*written, hidden=H)
+        net = RecurrentEncoderNet((T, BANDS), (2 * D,), hidden=H, bidirectional=True, missing=True)
+        decoding = RecurrentDecoderNet((D,), (T, BANDS), hidden=H)
     decoder = NanMaskedDecoder(GaussianDecoder(decoding, learn_scale=True))
-    return pyrovae.VAE(pyrovae.StandardNormal(D), decoder, pyrovae.GaussianEncoder(Frames(net)))
+    return pyrovae.VAE(pyrovae.StandardNormal(D), decoder, pyrovae.GaussianEncoder(net))
 
 
 def main(folder, epochs, out=None, few=None):
     paths = sorted(folder.glob("*.wav"))[::few]
     digit, take = torch.tensor([[int(p.stem[0]), int(p.stem.split("_")[2])] for p in paths]).T
-    x = torch.stack([log_mels(path) for path in paths])
+    x = pyrovae.pad_sequences([log_mels(path) for path in paths], length=T)
     seen = x[take >= 5].flatten(0, 1)
     x = (x - seen.nanmean(0)) / (seen - seen.nanmean(0)).square().nanmean(0).sqrt()
     parts = [take >= 10, (take >= 5) & (take < 10), take < 5]
