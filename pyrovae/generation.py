@@ -258,7 +258,8 @@ def impute(
         x of shape (count, N, x).
 
     Raises:
-        InputError: If the program does not take missing entries.
+        InputError: If the program does not take missing entries, or draws what all examples
+            share from latents of these.
 
     References:
         MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei &
@@ -309,7 +310,12 @@ def _resample(
         replaces = torch.rand(count, len(share), device=share.device) < share
         for name, site in sites(model_trace, observed=False).items():
             if data_frame(site) is None:
-                of_all[name] = site["value"]
+                if not torch.equal(of_all.setdefault(name, site["value"]), site["value"]):
+                    raise InputError(
+                        f"The latent {name!r} is outside the plate 'data', and is drawn from "
+                        "latents of examples.",
+                        "Let the guide draw it first.",
+                    )
                 continue
             dims[name] = data_frame(site).dim - site["fn"].event_dim
             value = site["value"].movedim(dims[name], 0)

@@ -87,7 +87,8 @@ INNER = {
         {"__init__"},
     ],
     "distributions": [
-        {"arguments", "factors", "noise", "recomputed", "spherical", "stirling"},
+        {"arguments", "degenerate", "noise", "recomputed", "spherical", "stirling"},
+        {"factors"},
         {
             "autoregressive",
             "autoregressive_normal",
@@ -96,7 +97,6 @@ INNER = {
             "categorical",
             "continuous_bernoulli",
             "counts",
-            "degenerate",
             "discretized_logistic",
             "gaussian_kl",
             "mixture",

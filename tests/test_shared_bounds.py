@@ -19,6 +19,8 @@ from pyrovae.bounds import (
     IWAE,
     MMD,
     VIMCO,
+    BalancedKL,
+    Capacity,
     DReG,
     FreeBits,
     ReweightedWakeSleep,
@@ -381,6 +383,132 @@ def test_draws_one_after_the_other_are_as_good_as_together(kind, guided):
         assert loss.isfinite()
 
 
+# ── What is given ────────────────────────────────────────────────────────────────────────────
+
+
+class OfRows(nn.Module):
+    """Examples that the plate picks out of all, for the model as for the guide."""
+
+    def __init__(self, *, shared):
+        super().__init__()
+        self.shared = shared
+        self.width = nn.Parameter(torch.tensor(0.7))
+        self.rows = torch.arange(100.0)
+
+    def model(self):
+        g = pyro.sample("g", dist.Normal(0.0, 1.0)) if self.shared else 0.0
+        with pyro.plate("data", 100, subsample_size=10) as rows:
+            z = pyro.sample("z", dist.Normal(self.rows[rows], 1.0))
+            pyro.sample("x", dist.Normal(z + g, 1.0), obs=self.rows[rows])
+
+    def guide(self):
+        if self.shared:
+            pyro.sample("g", dist.Normal(0.1, 0.3))
+        with pyro.plate("data", 100, subsample_size=10) as rows:
+            pyro.sample("z", dist.Normal(self.rows[rows], self.width))
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    "kind", [ELBO, StickingTheLanding, IWAE, DReG, VIMCO, ReweightedWakeSleep]
+)
+def test_a_plate_that_draws_its_rows_draws_them_for_all(kind, shared, vectorize):
+    """Model and guide, and draws one after the other, are of the same examples."""
+    if shared and kind is ReweightedWakeSleep:
+        return
+    program = OfRows(shared=shared)
+
+    def losses(bound):
+        found = []
+        for seed in range(20):
+            torch.manual_seed(seed)
+            found.append(bound.loss(program.model, program.guide))
+        return sum(found) / len(found)
+
+    # Rows are a hundred apart: others would cost thousands of nats.
+    expected = losses(Trace_ELBO())
+    assert losses(kind(5, vectorize_particles=vectorize)) == pytest.approx(expected, abs=25)
+
+
+def test_an_exact_kl_of_an_automatic_guide_has_its_density():
+    """Pyro's of a point leaves out the Jacobian of what the point was made by."""
+    x = torch.tensor([0.5, -1.0, 0.3])
+
+    def model(x):
+        s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, s), obs=x)
+
+    guide = AutoNormal(model, init_scale=0.3)
+    guide(x)
+    losses = []
+    for bound in (Trace_ELBO(), ELBO(exact_kl=True)):
+        torch.manual_seed(0)
+        losses.append(bound.loss(model, guide, x))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", [ELBO, IWAE])
+def test_what_a_guide_says_by_a_factor_counts(kind):
+    def model(x):
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(g, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("g", dist.Normal(0.3, 0.5))
+        pyro.factor("known", torch.tensor(0.3), has_rsample=True)
+
+    losses = []
+    for bound in (Trace_ELBO(), kind(1), kind(3, vectorize_particles=False)):
+        torch.manual_seed(0)
+        losses.append(bound.loss(model, guide, torch.tensor([0.5, -1.0])))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-10)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-10) or kind is ELBO
+
+
+def test_a_bound_that_served_another_program_finds_out_anew():
+    other, program = Shifted(None, spread=1e-9), Shifted()
+    used, fresh = IWAE(5), IWAE(5)
+    with unregistered():
+        used.differentiable_loss(program.vae.model, program.vae.guide, program.x)
+    for bound in (used, fresh):
+        loss_and_gradients(bound, other, other.x)
+    found = [loss_and_gradients(bound, program, program.x)[0] for bound in (used, fresh)]
+    assert found[0] == found[1]
+
+
+def test_what_all_share_is_not_drawn_from_latents_of_examples():
+    def model(x):
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(g + 0.1 * z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        loc = z.mean(-1, keepdim=z.dim() > 1)
+        pyro.sample("g", dist.Normal(0.5 + 0.6 * loc, 0.8))
+
+    x = torch.tensor([3.0, 2.0])
+    for bound in (IWAE(4), DReG(4), VIMCO(4)):
+        with pytest.raises(InputError, match="'g', which all examples share, is drawn from"):
+            bound.loss(model, guide, x)
+    torch.manual_seed(0)
+    found = ELBO().loss(model, guide, x)
+    torch.manual_seed(0)
+    assert found == pytest.approx(Trace_ELBO().loss(model, guide, x), rel=1e-10)
+
+
+@pytest.mark.parametrize("kl", [FreeBits(0.1), Capacity(1.0), BalancedKL()], ids=repr)
+def test_a_control_without_latents_of_examples_is_refused(kl):
+    program = Coin()
+    with pytest.raises(InputError, match=r"weighs the KL of latents of examples.*Give no kl"):
+        loss_and_gradients(ELBO(kl=kl), program, torch.zeros(2))
+
+
 # ── Controls of the KL ───────────────────────────────────────────────────────────────────────
 
 
@@ -423,11 +551,14 @@ def test_what_cannot_be_had_is_refused_by_name():
 
 def test_an_observation_outside_the_plate_is_refused():
     def model(x):
+        pyro.sample("g", dist.Normal(0.0, 1.0))
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
         pyro.sample("sum", dist.Normal(0.0, 1.0), obs=x.sum())
 
-    with pytest.raises(InputError, match=r"'sum' is outside the plate.*all that is observed"):
+    with pytest.raises(
+        InputError, match=r"'sum' is outside the plate.*all that is observed.*named 'data'"
+    ):
         ELBO().differentiable_loss(model, lambda x: None, torch.zeros(2))
 
 

@@ -182,8 +182,8 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 def _only_latent(draw: Draw, bound: Bound) -> str:
     if len(draw.latents) != 1 or len(draw.matched) != 1:
         raise InputError(
-            f"{type(bound).__name__} is for programs with one latent, and this has "
-            f"{len(draw.latents)}: {', '.join(draw.latents)}.",
+            f"{type(bound).__name__} is for programs with one latent of examples, and this has "
+            f"{len(draw.latents)}: {', '.join(draw.latents) or 'all are shared'}.",
             "Take ELBO, with FreeBits or another control of its KL.",
         )
     (name,) = draw.matched

@@ -13,7 +13,7 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
 from pyrovae.bounds.controls import Control, written
-from pyrovae.bounds.draws import Draw, Layout, Pair
+from pyrovae.bounds.draws import Draw, Pair
 from pyrovae.errors import InputError
 
 _OF_PYRO = frozenset(signature(PyroELBO.__init__).parameters) - {"num_particles"}
@@ -34,7 +34,9 @@ class Bound(PyroELBO):
     Latents g that all examples share, outside their plate, have a term of their own. What is
     bounded is the evidence of all N examples together,
     $E_{q(g)}[\sum_n \mathcal{L}_n(g)] - \mathrm{KL}(q(g) \,\|\, p(g))$, by draws of the examples
-    given g. Controls of the KL weigh that of examples alone; beta and a warm-up both.
+    given g. A bound whose K draws weigh one another has one g for all of them. Controls of the KL
+    weigh that of examples alone; beta, and the weight that a warm-up raises, both. Examples are
+    told apart by the plate `data`, or, where there is none, by all that the observed sites share.
 
     Args:
         num_particles: The number K of draws for each example.
@@ -45,8 +47,9 @@ class Bound(PyroELBO):
         max_plate_nesting: The depth of the program's plates, if it is not to be found out.
 
     Raises:
-        InputError: If there are fewer draws than the bound needs; at the first step, if no plate
-            tells examples apart, or a draw carries no gradient and the bound needs it.
+        InputError: If there are fewer draws than the bound needs; at the first step, if there
+            are plates and none tells examples apart, a draw carries no gradient and the bound
+            needs it, or a control of the KL finds none of examples.
     """
 
     least_particles = 1
@@ -76,7 +79,7 @@ class Bound(PyroELBO):
             max_plate_nesting=max_plate_nesting,
         )
         self.kl = kl
-        self._layout: Layout | None = None
+        self._shared: frozenset[str] | None = None
 
     def __repr__(self) -> str:
         own = {k: v for k, v in vars(self).items() if k not in _OF_PYRO and v is not None}
@@ -114,6 +117,10 @@ class Bound(PyroELBO):
             loss.backward()
         return loss.item()
 
+    def forget(self) -> None:
+        """Forgets what was found out of a program, so that it may serve another one."""
+        self._shared = None
+
     def _estimate_shared(self, draws: list[Draw]) -> Tensor | float:
         r"""$-\mathrm{KL}(q(g) \,\|\, p(g))$ of the latents that all examples share."""
         if not draws[0].shared:
@@ -126,28 +133,41 @@ class Bound(PyroELBO):
             return [self._draw(pair)]
         if not self.vectorize_particles:
             first = self._draw(pair)
-            again = pair.holding(first.shared_values) if self.holds_shared else pair
+            # Draws are of the same examples.
+            once = {**first.subsamples, **(first.shared_values if self.holds_shared else {})}
+            again = pair.holding(once)
             return [first, *(self._draw(again) for _ in range(self.num_particles - 1))]
-        layout = self._layout
-        if layout is None or self.max_plate_nesting == math.inf:
-            layout = self._look(pair)
-        shared = layout.shared if self.holds_shared else ()
-        wide = pair.of_particles(self.num_particles, -int(self.max_plate_nesting), but=shared)
-        return [self._draw(wide)]
 
-    def _look(self, pair: Pair) -> Layout:
-        """Finds out how the program is laid out, and leaves the noise as it was."""
+        unknown = self.holds_shared and self._shared is None
+        if unknown or self.max_plate_nesting == math.inf:
+            self._look(pair)
+        draw = self._draw_together(pair)
+        if self.holds_shared and draw.layout.shared != self._shared:
+            self._look(pair)  # at a program of other latents
+            draw = self._draw_together(pair)
+        if self.holds_shared:
+            draw.check_held()
+        return [draw]
+
+    def _draw_together(self, pair: Pair) -> Draw:
+        """All K draws, those of what examples share in common where the bound holds them."""
+        once = self._shared if self.holds_shared and self._shared else ()
+        dim = -int(self.max_plate_nesting)
+        return self._draw(pair.of_particles(self.num_particles, dim, but=once))
+
+    def _look(self, pair: Pair) -> None:
+        """Finds out what the program's latents and plates are, and leaves the noise as it was."""
         devices = {a.device for a in pair.args if isinstance(a, Tensor) and a.is_cuda}
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            layout = self._layout = self._draw(pair).layout
+            layout = self._draw(pair).layout
+        self._shared = layout.shared
         if self.max_plate_nesting == math.inf:
             self.max_plate_nesting = layout.depth
-        return layout
 
     def _draw(self, pair: Pair) -> Draw:
         guide_trace = pair.run_guide()
         model_trace = pair.run_model(guide_trace)
-        return Draw(model_trace, guide_trace, Layout.of(model_trace, guide_trace))
+        return Draw.of(model_trace, guide_trace)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         """A trace of the model on the guide's draws, and that of the guide, as Pyro's have it."""
@@ -175,6 +195,11 @@ class Bound(PyroELBO):
         if self.kl is None:
             return 0.0
         names = draws[0].matched
+        if not names:
+            raise InputError(
+                f"{self.kl!r} weighs the KL of latents of examples, and the program has none.",
+                "Give no kl.",
+            )
         means = {n: torch.stack([draw.mean_kl(n) for draw in draws]).mean(0) for n in names}
         weights, constants = self.kl(means)
         for draw in draws:

@@ -8,13 +8,13 @@ Latents g outside these plates, such as the weights of a Bayesian decoder, are s
 examples: $\log w = \log p(x, z \mid g) - \log q(z \mid x, g)$, and theirs is a term of its own.
 """
 
-__all__ = ["Draw", "Layout", "Pair", "Weights"]
+__all__ = ["Draw", "Layout", "Pair", "Weights", "latent_sites"]
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from pyro import poutine
@@ -22,7 +22,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyrovae.distributions import Weighted, exact_kl, factorizes, unweighted
@@ -82,8 +82,13 @@ class Pair(NamedTuple):
 
 
 def _run(function: Callable[..., Any], pair: Pair) -> Trace:
-    trace = poutine.trace(function).get_trace(*pair.args, **pair.kwargs)
-    return prune_subsample_sites(trace)
+    # Its plates' own sites are kept: the model is to have the subsample of the guide.
+    return poutine.trace(function).get_trace(*pair.args, **pair.kwargs)
+
+
+def latent_sites(trace: Trace) -> dict[str, Site]:
+    """The latent sites of a trace by name, without those of its plates."""
+    return sites(prune_subsample_sites(trace), observed=False)
 
 
 class _Particles(PlateMessenger):
@@ -106,7 +111,7 @@ class _Held(Messenger):
         self.values = values
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values:
+        if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
 
 
@@ -152,11 +157,12 @@ class Layout:
         own = [stack for stack in stacks.values() if telling & stack.keys()]
         plates = [name for name in plates if all(name in stack for stack in own)]
         if not plates and everything.keys() - {PARTICLES}:
-            outside = min(stacks, key=lambda name: len(stacks[name]))
+            outside = min(_observed(model_trace), key=lambda name: len(stacks[name]))
             raise InputError(
                 f"The site {outside!r} is outside the plate of the examples, so no example has a "
                 "bound of its own.",
-                "Let all that is observed stand in one plate, or take pyro.infer.Trace_ELBO.",
+                f"Let all that is observed stand in one plate, named {PLATE!r}, or take "
+                "pyro.infer.Trace_ELBO.",
             )
 
         shared = [n for n, stack in stacks.items() if plates and not telling & stack.keys()]
@@ -198,17 +204,33 @@ class Draw:
         model_trace: The trace of the model.
         guide_trace: The trace of the guide.
         layout: How log-probabilities are laid out.
+        subsamples: Of plates that draw the rows of their batch, which ones were drawn.
         weights: The weights of latent sites, beside those of the program itself.
     """
 
     model_trace: Trace
     guide_trace: Trace
     layout: Layout
+    subsamples: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model_trace: Trace, guide_trace: Trace, **more: Any) -> Self:
+        """The draws in two traces as they were run.
+
+        Raises:
+            InputError: If no plate tells examples apart.
+        """
+        nodes: dict[str, Site] = {**model_trace.nodes, **guide_trace.nodes}
+        drawn = {name: node["value"] for name, node in nodes.items() if site_is_subsample(node)}
+        model_trace, guide_trace = map(prune_subsample_sites, (model_trace, guide_trace))
+        layout = Layout.of(model_trace, guide_trace)
+        return cls(model_trace, guide_trace, layout, subsamples=drawn, **more)
 
     @cached_property
     def _guided(self) -> dict[str, Site]:
-        return sites(self.guide_trace, observed=False)
+        """What the guide says: its latents, and factors of their density."""
+        return sample_sites(self.guide_trace)
 
     @cached_property
     def latents(self) -> dict[str, Site]:
@@ -225,6 +247,23 @@ class Draw:
         """The draws of all latents that examples share, of the guide's and of the model's own."""
         drawn = self.left_to_model | self._guided
         return {name: drawn[name]["value"] for name in self.layout.shared}
+
+    def check_held(self) -> None:
+        """Refuses latents that all examples share, drawn once, but from other latents' K draws.
+
+        Raises:
+            InputError: Naming one.
+        """
+        sided = sample_sites(self.model_trace), self._guided
+        shared = [(n, side[n]) for n in self.layout.shared for side in sided if n in side]
+        for name, site in shared:
+            given = site["fn"].batch_shape
+            if len(given) >= self.layout.depth and given[-self.layout.depth] > 1:
+                raise InputError(
+                    f"The latent {name!r}, which all examples share, is drawn from latents of "
+                    "examples, and these bounds draw it before them.",
+                    "Draw it first, or take ELBO (--bound elbo).",
+                )
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -254,6 +293,11 @@ class Draw:
     def matched(self) -> list[str]:
         """The latents of examples that model and guide both sample, in the guide's order."""
         return [name for name in self.latents if name in self.model_trace.nodes]
+
+    @property
+    def matched_with_shared(self) -> set[str]:
+        """Those, and the latents that all examples share."""
+        return {name for name in self._guided if name in self.model_trace.nodes}
 
     @cached_property
     def in_order(self) -> set[str]:

@@ -87,7 +87,7 @@ class ELBO(Bound):
         """The bound by each draw, (K, plates)."""
         if not self.exact_kl:
             return draw.log_weight
-        if against := sorted(set(draw.matched) - draw.in_order):
+        if against := sorted(draw.matched_with_shared - draw.in_order):
             warnings.warn(
                 f"The guide draws {against[0]!r} before what the model may draw it from, so its "
                 "KL is sampled.",

@@ -16,7 +16,9 @@ class IWAE(Bound):
     r"""The importance-weighted bound $\mathcal{L}_K = E[\log \tfrac1K \sum_k w_k]$.
 
     It rises to $\log p(x)$ with K, and is the ELBO for K = 1. `pyro.infer.RenyiELBO` with
-    `alpha=0` is the same bound, where no plate is subsampled.
+    `alpha=0` is the same bound, where no plate is subsampled and no latent is shared by all
+    examples: given such latents g it rises to $E_{q(g)}[\log p(x \mid g)] -
+    \mathrm{KL}(q(g) \,\|\, p(g))$, and Pyro's weighs all examples together.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), arXiv:1509.00519.

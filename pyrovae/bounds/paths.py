@@ -19,8 +19,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.bounds.base import Bound, joined, with_gradient
-from pyrovae.bounds.draws import Draw, Layout, Pair
-from pyrovae.programs import Site, sites
+from pyrovae.bounds.draws import Draw, Pair, latent_sites
+from pyrovae.programs import Site
 
 
 @dataclass
@@ -74,10 +74,10 @@ class _PathDraw(Draw):
 def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
     guide_trace = pair.run_guide()
     if shares is not None:
-        latents = sites(guide_trace, observed=False)
+        latents = latent_sites(guide_trace)
         guide_trace = pair.at(guide_trace, {n: shares.watch(s) for n, s in latents.items()})
     model_trace = pair.run_model(guide_trace)
-    draw = _PathDraw(model_trace, guide_trace, Layout.of(model_trace, guide_trace), shares=shares)
+    draw = _PathDraw.of(model_trace, guide_trace, shares=shares)
     held = draw.latents | draw.shared
     if shares is not None:
         shares.shared = draw.layout.shared
@@ -119,7 +119,8 @@ class DReG(Bound):
     $\nabla_\phi \mathcal{L}_K = E[\sum_k \tilde w_k^2 \, \nabla_z \log w_k \,
     \nabla_\phi z_k]$ for $\tilde w_k = w_k / \sum_j w_j$: unbiased for the encoder, and of a
     signal-to-noise ratio that grows with K where that of the plain gradient falls. The model's
-    gradient is the plain one. A guide with several latents is run twice more at every step.
+    gradient is the plain one, and that of latents which all examples share. A guide with several
+    latents is run twice more at every step.
 
     References:
         Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker et al.,

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.bounds.base import Bound, joined, with_gradient
-from pyrovae.bounds.draws import Draw, Layout, Pair
+from pyrovae.bounds.draws import Draw, Pair, latent_sites
 from pyrovae.errors import InputError
-from pyrovae.programs import observation_site, sites
+from pyrovae.programs import observation_site
 
 
 class ReweightedWakeSleep(Bound):
@@ -67,10 +67,10 @@ class ReweightedWakeSleep(Bound):
 
     def _draw(self, pair: Pair) -> Draw:
         guide_trace = pair.run_guide()
-        latents = sites(guide_trace, observed=False)
+        latents = latent_sites(guide_trace)
         fixed = pair.at(guide_trace, {n: s["value"].detach() for n, s in latents.items()})
         model_trace = pair.run_model(fixed)
-        return Draw(model_trace, fixed, Layout.of(model_trace, fixed))
+        return Draw.of(model_trace, fixed)
 
     def _estimate(self, draws: list[Draw]) -> Tensor:
         log_weight = joined([draw.log_weight for draw in draws])
@@ -85,11 +85,11 @@ class ReweightedWakeSleep(Bound):
         dream = pair.dream()
         x = observation_site(dream)["value"]
         awake = Pair(pair.model, pair.guide, (x, *pair.args[1:]), pair.kwargs)
-        latents = sites(dream, observed=False)
+        latents = latent_sites(dream)
         guide_trace = awake.run_guide()
-        drawn = [n for n in sites(guide_trace, observed=False) if n in latents]
+        drawn = [n for n in latent_sites(guide_trace) if n in latents]
         guide_trace = awake.at(guide_trace, {n: latents[n]["value"] for n in drawn})
-        draw = Draw(dream, guide_trace, Layout.of(dream, guide_trace))
+        draw = Draw.of(dream, guide_trace)
         return draw.layout.scale * draw.at_weight_one(draw.latents[n] for n in drawn).sum()
 
 

@@ -5,8 +5,11 @@ __all__ = ["exact_kl", "factorizes"]
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
+
+from pyrovae.distributions.degenerate import innermost, is_point
 
 
 def factorizes(distribution: Any) -> bool:
@@ -15,7 +18,13 @@ def factorizes(distribution: Any) -> bool:
 
 
 def exact_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    r"""$\mathrm{KL}(q \,\|\, p)$ where there is a closed form, or None."""
+    r"""$\mathrm{KL}(q \,\|\, p)$ where there is a closed form, or None.
+
+    Of a point that carries the density of what drew it, as those of automatic guides do, there
+    is none: that of torch and Pyro would leave this density out.
+    """
+    if isinstance(innermost(q), Delta) and not is_point(q):
+        return None
     # Not every KL of torch's broadcasts.
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
     try:

@@ -114,6 +114,8 @@ def _for_program(
 ) -> ELBO | Differentiable:
     """A bound of this program's own: what it finds out of a program it keeps."""
     bound = copy.copy(bound)
+    if isinstance(bound, Bound):
+        bound.forget()
     # A control may also be a function of the user's own.
     in_warmup = getattr(getattr(bound, "kl", None), "in_warmup", None)
     if isinstance(bound, Bound) and weight is not None and in_warmup is not None:
