@@ -538,6 +538,16 @@ def test_bounds_over_a_batch_have_the_term_too(make):
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
 
 
+def test_sites_of_plates_apart_of_which_none_is_observed_are_refused():
+    def model():
+        for name in ("rows", "columns"):
+            with pyro.plate(name, 3):
+                pyro.sample(f"of_{name}", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(InputError, match="'of_rows' is outside the plate of the examples"):
+        ELBO().loss(model, lambda: None)
+
+
 # ── Refusals and training ────────────────────────────────────────────────────────────────────
 
 

@@ -157,7 +157,8 @@ class Layout:
         own = [stack for stack in stacks.values() if telling & stack.keys()]
         plates = [name for name in plates if all(name in stack for stack in own)]
         if not plates and everything.keys() - {PARTICLES}:
-            outside = min(_observed(model_trace), key=lambda name: len(stacks[name]))
+            candidates = _observed(model_trace) or list(stacks)
+            outside = min(candidates, key=lambda name: len(stacks[name]))
             raise InputError(
                 f"The site {outside!r} is outside the plate of the examples, so no example has a "
                 "bound of its own.",
