@@ -4,6 +4,7 @@ __all__ = [
     "fill_improper",
     "isolated_store",
     "kl_weight",
+    "plate_but",
     "register",
     "share_noise",
     "unregistered",
@@ -19,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import pyro
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -130,6 +132,28 @@ def share_noise(plate: str) -> Any:
         plate: The plate whose examples are shared out among the processes.
     """
     return _ShareNoise(plate)
+
+
+class _PlateBut(PlateMessenger):
+    def __init__(self, name: str, size: int, dim: int, but: Collection[str]) -> None:
+        super().__init__(name, size, dim=dim)
+        self.but = but
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["name"] not in self.but:
+            super()._process_message(msg)
+
+
+def plate_but(name: str, size: int, *, dim: int, but: Collection[str]) -> Any:
+    """A plate round all sites but some, which are drawn once for all of it.
+
+    Args:
+        name: The name of the plate.
+        size: Its size.
+        dim: Its dimension.
+        but: The names of the sites that do not stand in it.
+    """
+    return _PlateBut(name, size, dim, but)
 
 
 class _KLWeight(Messenger):

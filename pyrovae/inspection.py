@@ -7,7 +7,7 @@ before the first step.
 __all__ = ["FEW", "Structure", "check_parameters", "inspect_program"]
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from pyrovae.data import Batch
 from pyrovae.distributions import innermost, is_improper, is_point
 from pyrovae.errors import InputError
-from pyrovae.handlers import fill_improper
+from pyrovae.handlers import fill_improper, plate_but
 from pyrovae.programs import (
     Program,
     Site,
@@ -55,6 +55,8 @@ class Structure:
             per example. It is None where the plate has the size of the batch.
         depth: The number of batch dimensions that the program's plates take up.
         vectorizes: Whether the program runs under particles as one more dimension on the left.
+        vectorizes_examples: Whether it does where its global latents are drawn once for all of
+            these.
         improper: The latent sites whose prior is improper, so that the model draws no examples,
             but for global ones that the guide samples.
         points: The latent sites that the guide puts at a single point, without a density, but
@@ -74,6 +76,7 @@ class Structure:
     points: tuple[str, ...] = ()
     charged: tuple[str, ...] = ()
     has_global_kl: bool = False
+    vectorizes_examples: bool = False
 
     @property
     def has_bound(self) -> bool:
@@ -98,9 +101,13 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
         check_values(model_trace, guide_trace, few)
+        vectorizes = _vectorizes(program, few, structure)
+        shared = structure.global_latents
         return replace(
             structure,
-            vectorizes=_vectorizes(program, few, structure),
+            vectorizes=vectorizes,
+            vectorizes_examples=vectorizes
+            or (bool(shared) and _vectorizes(program, few, structure, but=shared)),
             has_global_kl=_has_global_kl(program, few, model_trace, guide_trace),
         )
 
@@ -280,14 +287,18 @@ def _points(latents: dict[str, Site]) -> tuple[str, ...]:
     return tuple(name for name, site in latents.items() if is_point(site["fn"]))
 
 
-def _vectorizes(program: Program, batch: Batch, structure: Structure) -> bool:
+def _vectorizes(
+    program: Program, batch: Batch, structure: Structure, *, but: Collection[str] = ()
+) -> bool:
     """Whether the program runs with two particles on the left to the numbers of each alone.
+
+    All of its sites but some have two.
 
     Shapes are not enough: a softmax over dimension 1 is over features for one particle and over
     examples for several, and fits both.
     """
     dim = -1 - structure.depth
-    particles = pyro.plate("particles", 2, dim=dim)
+    particles = plate_but("particles", 2, dim=dim, but=but)
     try:
         with warnings.catch_warnings(action="ignore"):
             with pyro.validation_enabled(True):
@@ -301,6 +312,10 @@ def _vectorizes(program: Program, batch: Batch, structure: Structure) -> bool:
         return False
 
 
+def _has_particles(site: Site) -> bool:
+    return any(frame.name == "particles" for frame in site["cond_indep_stack"])
+
+
 def _agrees(
     function: Callable[..., Any],
     batch: Batch,
@@ -311,7 +326,10 @@ def _agrees(
 ) -> bool:
     """Whether a model or guide gives one particle's log-probabilities without the other, too."""
     drawn = {**latents, **sites(together, observed=False)}
-    values = {n: s["value"].select(dim - s["fn"].event_dim, index) for n, s in drawn.items()}
+    values = {
+        n: s["value"].select(dim - s["fn"].event_dim, index) if _has_particles(s) else s["value"]
+        for n, s in drawn.items()
+    }
     given = poutine.condition(function, data=values)
     trace = poutine.trace(given).get_trace(batch.x, **labels(function, batch))
     alone = sample_sites(at_weight_one(trace))

@@ -27,9 +27,11 @@ from pyrovae.bounds import (
     StickingTheLanding,
     TotalCorrelation,
 )
+from pyrovae.data import Batch
 from pyrovae.errors import InputError
 from pyrovae.handlers import kl_weight, unregistered
-from pyrovae.svi import CompiledSVI
+from pyrovae.inspection import inspect_program
+from pyrovae.svi import CompiledSVI, Objective
 from pyrovae.training import fit
 
 
@@ -571,6 +573,45 @@ def test_an_observation_outside_the_plate_is_refused():
         InputError, match=r"'sum' is outside the plate.*all that is observed.*named 'data'"
     ):
         ELBO().differentiable_loss(model, lambda x: None, torch.zeros(2))
+
+
+class Linear(nn.Module):
+    """A Bayesian decoder x = z W whose product takes one matrix of weights, not one a particle."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(0.1 * torch.randn(2, 4))
+        self.runs = 0
+
+    def model(self, x):
+        self.runs += 1
+        W = pyro.sample("W", dist.Normal(torch.zeros(2, 4), 1.0).to_event(2))
+        with pyro.plate("data", 12, subsample=x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ W, 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.sample("W", dist.Normal(self.loc, 0.1).to_event(2))
+        with pyro.plate("data", 12, subsample=x):
+            pyro.sample("z", dist.Normal(x[:, :2], 0.3).to_event(1))
+
+
+@pytest.mark.parametrize("bound", [IWAE(6), ELBO(6)], ids=repr)
+def test_a_program_runs_once_where_only_draws_of_examples_are_many(bound):
+    """Weights without a dimension of particles are what a bound that holds them needs."""
+    program, x = Linear(), torch.randn(12, 4)
+    structure = inspect_program(program, Batch(x[:3]))
+    assert not structure.vectorizes
+    assert structure.vectorizes_examples
+    if bound.holds_shared:
+        objective = Objective(program, structure, bound)
+    else:
+        with pytest.warns(UserWarning, match="runs it 6 times"):
+            objective = Objective(program, structure, bound)
+    objective(x)
+    program.runs = 0
+    objective(x)
+    assert program.runs == (1 if bound.holds_shared else 6)
 
 
 @pytest.mark.parametrize("bound", [ELBO(exact_kl=True, kl=FreeBits(0.01)), IWAE(2)], ids=repr)

@@ -13,20 +13,20 @@ __all__ = ["Draw", "Layout", "Pair", "Weights", "latent_sites"]
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Self
 
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyrovae.distributions import Weighted, exact_kl, factorizes, unweighted
 from pyrovae.errors import InputError
+from pyrovae.handlers import plate_but
 from pyrovae.programs import PLATE, Site, sample_sites, sites
 
 PARTICLES = "num_particles_vectorized"
@@ -54,8 +54,8 @@ class Pair(NamedTuple):
 
     def of_particles(self, count: int, dim: int, *, but: Collection[str]) -> "Pair":
         """The two within a plate of particles, in which some sites do not stand."""
-        model, guide = (_Particles(count, dim, but)(f) for f in (self.model, self.guide))
-        return self._replace(model=model, guide=guide)
+        wrap = partial(plate_but, PARTICLES, count, dim=dim, but=but)
+        return self._replace(model=wrap()(self.model), guide=wrap()(self.guide))
 
     def holding(self, values: Mapping[str, Tensor]) -> "Pair":
         """The two with latents that are not drawn again."""
@@ -89,18 +89,6 @@ def _run(function: Callable[..., Any], pair: Pair) -> Trace:
 def latent_sites(trace: Trace) -> dict[str, Site]:
     """The latent sites of a trace by name, without those of its plates."""
     return sites(prune_subsample_sites(trace), observed=False)
-
-
-class _Particles(PlateMessenger):
-    """A plate of particles round all sites but some."""
-
-    def __init__(self, count: int, dim: int, but: Collection[str]) -> None:
-        super().__init__(PARTICLES, count, dim=dim)
-        self.but = but
-
-    def _process_message(self, msg: Any) -> None:
-        if msg["name"] not in self.but:
-            super()._process_message(msg)
 
 
 class _Held(Messenger):

@@ -114,13 +114,15 @@ def _for_program(
 ) -> ELBO | Differentiable:
     """A bound of this program's own: what it finds out of a program it keeps."""
     bound = copy.copy(bound)
-    if isinstance(bound, Bound):
-        bound.forget()
+    if not isinstance(bound, Bound):
+        return bound
+    bound.forget()
     # A control may also be a function of the user's own.
-    in_warmup = getattr(getattr(bound, "kl", None), "in_warmup", None)
-    if isinstance(bound, Bound) and weight is not None and in_warmup is not None:
+    in_warmup = getattr(bound.kl, "in_warmup", None)
+    if weight is not None and in_warmup is not None:
         bound.kl = in_warmup(weight)
-    if isinstance(bound, Bound) and bound.num_particles > 1 and not structure.vectorizes:
+    vectorizes = structure.vectorizes or (bound.holds_shared and structure.vectorizes_examples)
+    if bound.num_particles > 1 and not vectorizes:
         if bound.vectorize_particles:
             warnings.warn(
                 "The program does not take particles as one more dimension, so every step runs "
