@@ -553,7 +553,7 @@ MUTANTS = [
     Mutant(
         "the score stays in a gradient along paths",
         "bounds/paths.py",
-        "return log_q - (score - score.detach())",
+        "return log_q - self.gradient_of_score(self.latents)",
         "return log_q",
         "test_bounds.py::test_along_paths_the_guide_has_no_gradient_at_the_exact_posterior[bound0]",
     ),

@@ -9,7 +9,7 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyrovae.distributions.degenerate import innermost, is_point
+from pyrovae.distributions.degenerate import innermost
 
 
 def factorizes(distribution: Any) -> bool:
@@ -20,10 +20,10 @@ def factorizes(distribution: Any) -> bool:
 def exact_kl(q: Distribution, p: Distribution) -> Tensor | None:
     r"""$\mathrm{KL}(q \,\|\, p)$ where there is a closed form, or None.
 
-    Of a point that carries the density of what drew it, as those of automatic guides do, there
-    is none: that of torch and Pyro would leave this density out.
+    Of a point there is none: Pyro's would leave out the density of what drew it, which those of
+    automatic guides carry. At the point itself a sampled KL is exact, too.
     """
-    if isinstance(innermost(q), Delta) and not is_point(q):
+    if isinstance(innermost(q), Delta):
         return None
     # Not every KL of torch's broadcasts.
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
