@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import float64, linear_gaussian
+from loss_gradients import loss_and_gradients
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
@@ -34,25 +35,12 @@ from pyrovae.bounds.aggregate import squared_mmd
 from pyrovae.distributions import Weighted, exact_kl
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
-from pyrovae.handlers import kl_weight, unregistered
+from pyrovae.handlers import kl_weight
 from pyrovae.inspection import inspect_program
 from pyrovae.svi import CompiledSVI, Objective, Stepper
 from pyrovae.training import fit
 
 STILL = partial(torch.optim.SGD, lr=0.0)
-
-
-def loss_and_gradients(bound, program, *args, seed=0):
-    """The loss of a bound and its gradient in every parameter of a program."""
-    torch.manual_seed(seed)
-    with unregistered():
-        loss = bound.differentiable_loss(program.model, program.guide, *args)
-    names, parameters = zip(*program.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    filled = [
-        torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)
-    ]
-    return loss.detach(), dict(zip(names, filled, strict=True))
 
 
 def repeated(x, copies):

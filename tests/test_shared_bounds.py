@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import LATENT_DIM, X_DIM, float64
+from loss_gradients import loss_and_gradients
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -39,16 +40,6 @@ from pyrovae.training import fit
 def double_precision():
     with float64():
         yield
-
-
-def loss_and_gradients(bound, program, x, *, seed=0):
-    """The loss of a bound and its gradient in every parameter of a program."""
-    torch.manual_seed(seed)
-    with unregistered():
-        loss = bound.differentiable_loss(program.model, program.guide, x)
-    names, parameters = zip(*program.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, parameters, materialize_grads=True, allow_unused=True)
-    return loss.detach(), dict(zip(names, found, strict=True))
 
 
 class Informed(Shifted):
