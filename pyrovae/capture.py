@@ -81,6 +81,9 @@ def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor])
         # the weights of a program that has long been dropped.
         for root in roots:
             vars(root).clear()
+    # Pyro counts the rows of every plate, on the CPU, and nothing reads them. Draws stay, as those
+    # that follow would be other ones without them.
+    module.graph.eliminate_dead_code()
     return _lift(module)
 
 

@@ -1,6 +1,6 @@
 """The device that a command runs on, and what a run says of its machine."""
 
-__all__ = ["count_idle", "cuda_problem", "describe_environment", "resolve_device"]
+__all__ = ["count_idle", "cuda_problem", "describe_environment", "resolve_device", "send"]
 
 import os
 import platform
@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyrovae.errors import InputError
 
@@ -61,6 +62,15 @@ def _own_gpu() -> torch.device:
             f"Start torchrun with --nproc-per-node {count}, or give --device cpu.",
         )
     return torch.device("cuda", int(number))
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device.
+
+    On its way to a GPU it is not waited for, nor is what the GPU has still to do: one that leaves
+    the CPU's own memory has been read when this returns. On its way from there it has to be.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def count_idle(device: torch.device) -> int:

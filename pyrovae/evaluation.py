@@ -29,7 +29,14 @@ from pyrovae.draws import Draws
 from pyrovae.errors import InputError
 from pyrovae.inspection import Structure, inspect_program
 from pyrovae.memory import available, peak_of
-from pyrovae.programs import Program, as_module, evaluating, observation_site, trace_pair
+from pyrovae.programs import (
+    Program,
+    as_module,
+    brought_to,
+    evaluating,
+    observation_site,
+    trace_pair,
+)
 from pyrovae.randomness import seeded
 from pyrovae.supports import check_support
 from pyrovae.terms import draw_terms
@@ -267,6 +274,7 @@ def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: 
     """
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}.", "Give at least 1.")
+    x = brought_to(program, Batch(x)).x
     first = Batch(x[:3])
     structure = inspect_program(program, first)
     _check_bound(structure)

@@ -32,12 +32,14 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.devices import send
 from pyrovae.distributions import is_improper
 from pyrovae.errors import InputError
 from pyrovae.handlers import fill_improper
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import (
     Program,
+    brought_to,
     data_frame,
     evaluating,
     is_auxiliary,
@@ -98,7 +100,7 @@ def sample(
     Raises:
         InputError: If a prior is improper, as that of `pyrovae.models.Autoencoder`.
     """
-    rows = _repeat(template, count)
+    rows = _repeat(brought_to(program, template), count)
     with evaluating(program), seeded(seed, "sample", device=rows.x.device):
         shared = shared_latents(program, rows, draw_by=seed)
         return _run_model(program, rows, shared, draw=draw)
@@ -117,6 +119,8 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
     Raises:
         InputError: If the prior of one that is left out is improper.
     """
+    template = brought_to(program, template)
+    latents = {name: send(value, template.x.device) for name, value in latents.items()}
     with evaluating(program), seeded(0, "decode", device=template.x.device):
         shared = shared_latents(program, template)
         of_examples = [value for name, value in latents.items() if name not in shared]
@@ -133,6 +137,7 @@ def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
     Returns:
         For each latent site inside the plate `data` a tensor (N, D).
     """
+    batch = brought_to(program, batch)
     with evaluating(program), seeded(0, "encode", device=batch.x.device):
         _, guide_trace = trace_pair(program, batch, within=_Shared(batch.x.device))
 
@@ -265,6 +270,7 @@ def impute(
         MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei &
         Frellsen, 2019), arXiv:1812.02633.
     """
+    batch = brought_to(program, batch)
     structure = inspect_program(program, batch)
     check_support(program, [batch])
     with evaluating(program), seeded(seed, "impute", device=batch.x.device):
@@ -338,6 +344,7 @@ def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) 
     Returns:
         x of shape (N, steps, x): row by row from start to end.
     """
+    start = brought_to(program, start)
     first, last = posterior_means(program, start), posterior_means(program, end)
     shares = torch.linspace(0, 1, steps, device=start.x.device, dtype=start.x.dtype)
 
@@ -374,7 +381,7 @@ def traverse(
     Raises:
         InputError: If there is no such site or dimension.
     """
-    one = _repeat(example, 1)
+    one = _repeat(brought_to(program, example), 1)
     means = posterior_means(program, one)
     size = latent(means, site).shape[-1]
     dims = list(range(size)) if dims is None else dims
@@ -410,6 +417,7 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
     Raises:
         InputError: If the site is not two-dimensional.
     """
+    template = brought_to(program, template)
     means = posterior_means(program, _repeat(template, 1))
     size = latent(means, site).shape[-1]
     if size != 2:

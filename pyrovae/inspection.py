@@ -28,6 +28,7 @@ from pyrovae.programs import (
     Site,
     as_module,
     at_weight_one,
+    brought_to,
     data_frame,
     evaluating,
     is_auxiliary,
@@ -96,6 +97,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
             explain these examples.
     """
     few = Batch(batch.x[:FEW], None if batch.y is None else batch.y[:FEW])
+    few = brought_to(program, few)
     with evaluating(program):
         _check_sizes(program, few)
         model_trace, guide_trace = trace_pair(program, few)
@@ -176,16 +178,22 @@ def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: An
     except InputError:
         raise  # of a part, which says what to do about it
     except (RuntimeError, ValueError) as error:
-        remedy = (
-            "Make its networks for x of this shape."
-            if what == "guide"
-            else "Check that the prior's draws are what the decoder takes."
-        )
         raise InputError(
             f"The {what} cannot be run on x of shape {tuple(batch.x.shape)} "
             f"({str(error) or type(error).__name__}).",
-            remedy,
+            _remedy(error, what),
         ) from error
+
+
+def _remedy(error: Exception, what: str) -> str:
+    if "on the same device" in str(error):
+        return (
+            "Have it make tensors where x is, as by x.new_ones(3) or torch.ones(3, "
+            "device=x.device), and hold the others as buffers of the module; or train on the CPU."
+        )
+    if what == "guide":
+        return "Make its networks for x of this shape."
+    return "Check that the prior's draws are what the decoder takes."
 
 
 def _parameters(traces: Iterable[Trace]) -> Iterator[tuple[str, Any]]:

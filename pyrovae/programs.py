@@ -51,6 +51,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyrovae.data import Batch
+from pyrovae.devices import send
 from pyrovae.distributions import unweighted
 from pyrovae.errors import InputError
 from pyrovae.handlers import isolated_store, unregistered
@@ -90,6 +91,18 @@ def as_module(program: Program) -> nn.Module:
         if isinstance(value, nn.Module | nn.Parameter):
             setattr(module, key, value)
     return module
+
+
+def device_of(program: Program, otherwise: torch.device) -> torch.device:
+    """Where the parameters of a program are, or another device where it has none."""
+    first = next(as_module(program).parameters(), None)
+    return otherwise if first is None else first.device
+
+
+def brought_to(program: Program, batch: Batch) -> Batch:
+    """Examples where the parameters of a program are, which training has moved to a GPU."""
+    device = device_of(program, batch.x.device)
+    return Batch(send(batch.x, device), None if batch.y is None else send(batch.y, device))
 
 
 def takes_labels(function: Callable[..., Any]) -> bool:

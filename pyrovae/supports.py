@@ -16,7 +16,15 @@ from torch import Tensor
 from pyrovae import catalogue
 from pyrovae.data import Batch
 from pyrovae.errors import InputError
-from pyrovae.programs import Program, data_frame, evaluating, sample_sites, sites, trace_pair
+from pyrovae.programs import (
+    Program,
+    brought_to,
+    data_frame,
+    evaluating,
+    sample_sites,
+    sites,
+    trace_pair,
+)
 
 # Constraints whose values fill no volume.
 _SURFACES = (type(constraints.sphere), type(constraints.simplex))
@@ -45,6 +53,7 @@ def check_support(program: Program, batches: Iterable[Batch]) -> None:
     with evaluating(program):
         first_row = 0
         for batch in batches:
+            batch = brought_to(program, batch)
             check_values(*trace_pair(program, batch), batch, first_row)
             first_row += len(batch.x)
 

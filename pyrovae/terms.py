@@ -75,15 +75,17 @@ def sum_terms(program: Program, batches: Iterable[Batch], structure: Structure) 
     examples these were: a tensor (5,) in float64 on the CPU. Within `evaluating`, as
     `draw_terms`.
     """
-    totals = torch.zeros(5, dtype=torch.float64)
-    for batch in batches:
-        terms = draw_terms(program, batch, 1, structure)
-        kl = terms.log_posterior - terms.log_prior
-        each = (terms.log_weight, terms.log_likelihood, kl)
-        totals[:3] += torch.stack([term.sum() for term in each]).double().cpu()
-        totals[3] += terms.global_kl.item() * len(batch.x)
-        totals[4] += len(batch.x)
-    return totals
+    totals = [_sum_batch(program, batch, structure) for batch in batches]
+    return torch.stack(totals).sum(0).cpu() if totals else torch.zeros(5, dtype=torch.float64)
+
+
+def _sum_batch(program: Program, batch: Batch, structure: Structure) -> Tensor:
+    """The sums of one batch, where it lies: nothing waits for them."""
+    terms = draw_terms(program, batch, 1, structure)
+    kl = terms.log_posterior - terms.log_prior
+    sums = [term.sum() for term in (terms.log_weight, terms.log_likelihood, kl)]
+    of_each = torch.cat([terms.global_kl, torch.ones_like(terms.global_kl)])
+    return torch.cat([torch.stack(sums).double(), of_each.double() * len(batch.x)])
 
 
 def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None) -> Terms:

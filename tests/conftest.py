@@ -15,6 +15,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from pretend_gpu import PretendedGPU, RealGPU, pretended
 from pyro.poutine.runtime import _PYRO_STACK
 from torch.distributions import Distribution
 
@@ -30,7 +31,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parent.parent
 # The files that take longest, begun first so that none of them is left alone at the end.
 LONGEST = (
-    *("program_table", "svi", "composition", "examples", "mutants", "training", "explore_page"),
+    *(
+        "gpu",
+        "program_table",
+        "svi",
+        "composition",
+        "examples",
+        "mutants",
+        "training",
+        "explore_page",
+    ),
     *("capture", "documents", "dry_run", "bounds", "resuming", "canaries", "cli", "onnx"),
 )
 
@@ -43,7 +53,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first."""
+    """Puts the longest files first, and marks what a GPU is for, also where a stand-in will do."""
+    for item in items:
+        if "gpu" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
     places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
@@ -115,6 +128,16 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[RealGPU | PretendedGPU]:
+    """A GPU, or where there is none a stand-in."""
+    if torch.cuda.is_available():
+        yield RealGPU()
+        return
+    with pretended(monkeypatch) as stand_in:
+        yield stand_in
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("on_a_real_gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and no stand-in will do")

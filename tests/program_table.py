@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import transforms
@@ -478,3 +479,56 @@ def entry(name):
     """The entry of a name, from seed 0."""
     torch.manual_seed(0)
     return TABLE[name]()
+
+
+# ── A step of it ─────────────────────────────────────────────────────────────────────────────
+
+
+class Step(NamedTuple):
+    """Loss and gradients of a step, and the generators of either device after it."""
+
+    loss: float
+    gradients: dict[str, torch.Tensor]
+    noise: list[torch.Tensor]
+
+
+class Recorder(torch.optim.Optimizer):
+    """Keeps the gradients that it is given, and changes nothing."""
+
+    def __init__(self, params, found):
+        super().__init__(params, {})
+        self.found = found
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            # Our modules register under a number of their own.
+            name = pyro.get_param_store().param_name(parameter).split("$$$")[-1]
+            if parameter.grad is not None:
+                self.found[name] = parameter.grad.clone()
+
+
+def second_step(name, make):
+    """A second step from seed 1.
+
+    The first one may draw for its own purposes: to guess a nesting, or to make a parameter.
+    """
+    pyro.clear_param_store()
+    program, found = entry(name), {}
+    optimizer = pyro.optim.PyroOptim(Recorder, {"found": found})
+    svi = make(program.model, program.guide, optimizer, program.loss)
+    svi.step(*program.args)
+    pyro.set_rng_seed(1)
+    loss = float(svi.step(*program.args))
+    of_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return Step(loss, dict(found), [torch.get_rng_state(), *of_gpu])
+
+
+def check_alike(found, expected, tolerance):
+    """Refuses a step that is another one."""
+    assert found.loss == pytest.approx(expected.loss, rel=tolerance)
+    assert found.gradients.keys() == expected.gradients.keys()
+    largest = max(gradient.abs().max().item() for gradient in expected.gradients.values())
+    for key, gradient in expected.gradients.items():
+        error = (found.gradients[key] - gradient).abs().max().item()
+        assert error <= tolerance * max(gradient.abs().max().item(), 1e-3 * largest), key
+    assert all(map(torch.equal, found.noise, expected.noise))

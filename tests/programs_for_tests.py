@@ -6,11 +6,11 @@ from torch import nn
 import pyrovae
 
 
-def small_vae(x_shape=(6,), latent_dim=2, *, seed=0, beta=1.0):
+def small_vae(x_shape=(6,), latent_dim=2, *, seed=0, beta=1.0, decoder=pyrovae.BernoulliDecoder):
     torch.manual_seed(seed)
     return pyrovae.VAE(
         prior=pyrovae.StandardNormal(latent_dim),
-        decoder=pyrovae.BernoulliDecoder(pyrovae.MLP((latent_dim,), x_shape, hidden=(16,))),
+        decoder=decoder(pyrovae.MLP((latent_dim,), x_shape, hidden=(16,))),
         encoder=pyrovae.GaussianEncoder(pyrovae.MLP(x_shape, (2 * latent_dim,), hidden=(16,))),
         beta=beta,
     )

@@ -81,6 +81,24 @@ def test_what_is_closed_over_is_read_at_every_call(compiled):
     assert buffer.tolist() == [2.0] * 3
 
 
+def test_what_no_result_depends_on_is_not_done_but_for_draws():
+    """On a GPU the rows that Pyro counts of a plate would be a tensor on the CPU."""
+    dropped, x = torch.ones(3), torch.ones(4)
+
+    def function(x):
+        (dropped * torch.arange(3)).sum()
+        normal(2)
+        return [x + normal(4)]
+
+    graph = capture(function, [x])
+    assert graph.closed_over == []
+    assert not graph.module.graph.find_nodes(op="call_function", target=torch.ops.aten.sum.default)
+    torch.manual_seed(0)
+    expected = function(x)[0]
+    torch.manual_seed(0)
+    assert torch.equal(graph(x)[0], expected)
+
+
 def test_a_value_that_is_asked_for_cannot_be_captured():
     for function in (
         lambda x: [x * x.sum().item()],

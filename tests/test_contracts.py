@@ -336,7 +336,7 @@ def numbers(part: Part, output: object) -> Tensor:
     """A number for each example, through which gradients reach every parameter."""
     if isinstance(output, Tensor):
         return output
-    value = events(part, output)[0]
+    value = events(part, output)[0].to(output.sample().device)
     return output.log_prob(value.to(part_dtype(output, value)))
 
 
@@ -450,17 +450,16 @@ def test_a_part_is_built_again_from_plain_data_and_its_saved_weights(part):
     assert torch.equal(numbers(part, module(*x)), numbers(part, again(*x)))
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 @every_part
 def test_a_part_works_on_cuda_as_on_the_cpu(part):
     module, x = part.make(), inputs(part, (3,))
     expected = numbers(part, module(*x))
     moved = module.cuda()(*(tensor.cuda() for tensor in x))
-    if isinstance(moved, Tensor):
-        found = moved
-    else:
+    if not isinstance(moved, Tensor):
         assert moved.sample().is_cuda
-        found = moved.log_prob(events(part, moved)[0].cuda())
+    found = numbers(part, moved)
+    assert found.is_cuda
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -73,7 +73,7 @@ def test_seeded_blocks_leave_the_other_generators_alone():
     assert random.getstate() == python_state
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_a_seeded_block_covers_its_cuda_device():
     device = torch.device("cuda", torch.cuda.current_device())
     before = torch.cuda.get_rng_state()

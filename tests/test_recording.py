@@ -198,7 +198,7 @@ def test_where_there_is_no_gpu_the_graph_is_run_as_it_is():
 # ── On a GPU ──
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_a_gpu_replays_the_steps_of_the_graph():
     found = {make: train(make, x=X.cuda()) for make in (recorded, as_graph, SVI)}
     assert found[recorded][2].engines == ["cuda-graph"]
@@ -208,6 +208,7 @@ def test_a_gpu_replays_the_steps_of_the_graph():
 
 
 @pytest.mark.gpu
+@pytest.mark.on_a_real_gpu
 def test_auto_finds_a_recording_the_fastest_for_a_small_step():
     svi = train(lambda *args: CompiledSVI(*args, engine="auto"), x=X.cuda())[2]
     assert svi.engines == ["cuda-graph"]

@@ -343,7 +343,7 @@ def test_steps_that_come_together_are_those_of_an_epoch_in_order():
         assert ends[-1:] in ([23], [])
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_a_gpu_takes_several_steps_by_one_launch(replayed, one_by_one):
     options = {"x": binary(204), "kl_warmup": 2.0, "clip_norm": 5.0, "device": "cuda"}
     found, run = fit(**options)
@@ -354,7 +354,7 @@ def test_a_gpu_takes_several_steps_by_one_launch(replayed, one_by_one):
     assert metrics(run) == metrics(expected_run)
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_gpu_names_the_step_that_is_not_finite(seed, replayed, one_by_one):
     x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))

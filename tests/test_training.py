@@ -562,7 +562,7 @@ def test_a_disk_that_fills_is_one_sentence_and_leaves_the_metrics(tmp_path, monk
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_the_gpu_trains_to_the_same_bound():
     x = binary(2000)
     cpu = quick(small_vae(), x, epochs=10, device="cpu").evaluate(num_samples=100)
@@ -746,6 +746,7 @@ for change, value in [
 
 
 @pytest.mark.gpu
+@pytest.mark.on_a_real_gpu
 def test_a_gpu_trains_in_tf32():
     losses = {}
     for precision in ("float32", "tf32"):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from pyrovae.data.preprocessing import AsIs, Preprocessing, Standardize
 from pyrovae.data.rows import Rows, block_size, blocks
 from pyrovae.data.sparse import SparseRows, is_sparse
+from pyrovae.devices import send
 from pyrovae.errors import InputError
 from pyrovae.randomness import draw_key, generator, seeded, uniform
 from pyrovae.ranks import ALONE, Ranks
@@ -167,7 +168,7 @@ class Examples:
         """Some examples in the data's own units."""
         rows = torch.as_tensor(rows)
         if isinstance(self._x, Rows):
-            index = rows.to(self._x.device)
+            index = send(rows, self._x.device)
             y = None if self._y is None else self._y[index]
             return self._move(rows, self._x.index_select(0, index), y)
 
@@ -223,8 +224,8 @@ class Examples:
             return Batch(self.redraw(raw.x), raw.y)
 
         if self.preprocessing.needs_noise and self._can_settle:
-            rows = raw.rows.to(self._settled.device)
-            return Batch(self._settled[rows].to(self.device).float(), raw.y)
+            rows = send(raw.rows, self._settled.device)
+            return Batch(send(self._settled[rows], self.device).float(), raw.y)
 
         return self._fix(raw)
 
@@ -254,7 +255,9 @@ class Examples:
             )
             for row in raw.rows.tolist()
         ]
-        return Batch(self.preprocessing.apply(raw.x, torch.stack(noise).to(raw.x.device)), raw.y)
+        return Batch(
+            self.preprocessing.apply(raw.x, send(torch.stack(noise), raw.x.device)), raw.y
+        )
 
     def raw_batches(
         self, groups: Sequence[Tensor], *, seed: int, epoch: int = 0
@@ -276,7 +279,7 @@ class Examples:
             yield self._move(rows, x, y)
 
     def _move(self, rows: Tensor, x: Tensor, y: Tensor | None) -> RawBatch:
-        return RawBatch(rows, x.to(self.device), None if y is None else y.to(self.device))
+        return RawBatch(rows, send(x, self.device), None if y is None else send(y, self.device))
 
 
 def refuse_non_finite(x: Rows, name: str, *, missing: bool) -> None:

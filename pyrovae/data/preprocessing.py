@@ -26,6 +26,7 @@ from torch import Tensor
 from pyrovae.data.mapped import MappedRows
 from pyrovae.data.rows import Rows, blocks
 from pyrovae.data.sparse import SparseRows
+from pyrovae.devices import send
 from pyrovae.errors import InputError
 
 BINARIZE_MODES = ("threshold", "static", "dynamic")
@@ -273,11 +274,11 @@ class Standardize(Preprocessing):
 
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
         """Standardised values."""
-        return (raw.float() - self.mean.to(raw.device)) / self.scale.to(raw.device)
+        return (raw.float() - send(self.mean, raw.device)) / send(self.scale, raw.device)
 
     def invert(self, x: Tensor) -> Tensor:
         """The data's own units."""
-        return x * self.scale.to(x.device) + self.mean.to(x.device)
+        return x * send(self.scale, x.device) + send(self.mean, x.device)
 
 
 def _moments(raw: Tensor | MappedRows) -> tuple[Tensor, Tensor]:
