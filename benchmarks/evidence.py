@@ -6,7 +6,7 @@ Pyro's `vectorized_importance_weights` take one image at a time, and are called 
 its `RenyiELBO` with `alpha=0`, mapped over images in one jitted call; ours is
 `pyrovae.evaluate`, with the ELBO, k-hat and active units that it measures besides.
 
-    python benchmarks/evidence.py [--images 200] [--samples 1000] [--repeats 5] [--out FILE]
+    python benchmarks/evidence.py [--images 200] [--samples 1000] [--device cuda]
 """
 
 import time
@@ -15,15 +15,26 @@ from functools import partial
 import torch
 from pyro.infer.importance import vectorized_importance_weights
 from step import numpyro_vae
-from timing import SEED, lines_of, measure, number, parse, parser, provenance, publish, ratio
+from timing import (
+    SEED,
+    add_device,
+    lines_of,
+    measure,
+    number,
+    parse,
+    parser,
+    provenance,
+    publish,
+    ratio,
+)
 from vae import PIXELS, dense
 
 import pyrovae
 
 
-def trained(x):
+def trained(x, device):
     vae = dense()
-    pyrovae.fit(vae, x, epochs=3, batch_size=50, seed=SEED, progress=False)
+    pyrovae.fit(vae, x, epochs=3, batch_size=50, seed=SEED, device=device, progress=False)
     return vae
 
 
@@ -38,7 +49,9 @@ def once(function, count, found, name):
     return turn
 
 
-def by_pyro(vae, x, samples):
+def by_pyro(vae, x, samples, device):
+    x = x.to(device)
+
     def measured():
         total = 0.0
         with torch.no_grad():
@@ -52,10 +65,10 @@ def by_pyro(vae, x, samples):
     return measured
 
 
-def by_pythae(vae, x, samples):
+def by_pythae(vae, x, samples, device):
     import pythae_vae
 
-    model = pythae_vae.with_weights(vae).eval()
+    model, x = pythae_vae.with_weights(vae).eval().to(device), x.to(device)
 
     def measured():
         with torch.no_grad():
@@ -65,11 +78,11 @@ def by_pythae(vae, x, samples):
     return measured
 
 
-def by_numpyro(vae, x, samples):
-    return numpyro_vae("cpu").evidence(vae, x.numpy(), samples, SEED)
+def by_numpyro(vae, x, samples, device):
+    return numpyro_vae(device).evidence(vae, x.numpy(), samples, SEED)
 
 
-def by_pyrovae(vae, x, samples):
+def by_pyrovae(vae, x, samples, device):
     return lambda: pyrovae.evaluate(vae, x, num_samples=samples).log_evidence.mean().item()
 
 
@@ -77,13 +90,14 @@ def main():
     options = parser(__doc__, repeats=5)
     options.add_argument("--images", type=int, default=200)
     options.add_argument("--samples", type=int, default=1000)
+    add_device(options)
     given = parse(options)
     count, samples = (4, 10) if given.smoke_test else (given.images, given.samples)
     torch.manual_seed(SEED)
     # Images with something to learn: pixels that a few causes switch on together.
     causes = (torch.rand(20, PIXELS) < 0.1).float()
     x = ((torch.rand(count, 20) < 0.2).float() @ causes > 0).float()
-    vae = trained(x)
+    vae = trained(x, given.device)
 
     values: dict[str, float] = {}
     makers = {
@@ -94,9 +108,9 @@ def main():
     }
 
     def build(name):
-        return once(makers[name](vae, x, samples), count, values, name)
+        return once(makers[name](vae, x, samples, given.device), count, values, name)
 
-    found = measure({name: partial(build, name) for name in makers}, given.repeats)
+    found = measure({name: partial(build, name) for name in makers}, given.repeats, given.device)
     base = found["Pyro, vectorized_importance_weights"]
     rows = [["", "ms per image, median", "Pyro / this", "log p(x), nats"], ["---"] * 4]
     for name, seconds in found.items():
@@ -108,7 +122,8 @@ def main():
             rows.append([name, *cells])
     heading = f"{count} images, {samples:,} samples each, {given.repeats} turns:"
     script = f"evidence.py --images {count} --samples {samples}"
-    publish("evidence", [heading, "", *lines_of(rows), "", provenance(given, script)], given.out)
+    lines = [heading, "", *lines_of(rows), "", provenance(given, script)]
+    publish("evidence", lines, given.out, given.device)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 """How the cost of a step grows: with the batch, the particles, the latents, the rows of data.
 
 The program is the dense VAE of `vae.py`, under Pyro's SVI and under CompiledSVI, compiled by
-Inductor. Of batch 128, one particle, 50 latents and 1,000 rows one is changed at a time;
-particles are vectorised. The rows lie in memory, a byte per pixel, and a step takes a random
-batch of them, which its time includes.
+Inductor, or recorded as a CUDA graph on a GPU. Of batch 128, one particle, 50 latents and 1,000
+rows one is changed at a time; particles are vectorised. The rows lie in memory, a byte per pixel,
+and a step takes a random batch of them, which its time includes.
 
 Every point is a process of its own, so that no peak of memory hides in another's; Pyro's SVI and
 CompiledSVI take turns, point by point. The first steps are not counted: they compile. Then come
 `repeats` rounds of steps, each about a second long, of which the table has the median, the
 smallest and the largest. The peak is the largest resident set of the process: imports, data and,
-for CompiledSVI, Inductor are in it. A slope is that of the logarithm of the time, or of the peak
-beyond the imports, over the logarithm of the size: by least squares over all sizes, and in
-brackets between the last two. An axis ends when its share of the budget is spent.
+for CompiledSVI, Inductor are in it. On a GPU it is that of what torch holds there, the data among
+it. A slope is that of the logarithm of the time, or of the peak beyond the imports, over the
+logarithm of the size: by least squares over all sizes, and in brackets between the last two. An
+axis ends when its share of the budget is spent.
 
-    python benchmarks/growth.py [--budget 1800] [--repeats 5] [--out FILE]
+    python benchmarks/growth.py [--budget 1800] [--device cuda] [--repeats 5] [--out FILE]
 """
 
 import json
@@ -24,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from timing import lines_of, number, parse, parser, provenance, publish
+from timing import add_device, lines_of, number, parse, parser, provenance, publish
 
 KINDS = ("Pyro SVI", "CompiledSVI")
 AXES = {
@@ -40,6 +41,7 @@ def measure(kind, axis, size, given, until):
     """What a point found, or why it found nothing."""
     command = [sys.executable, str(Path(__file__).with_name("growth_point.py"))]
     command += ["--kind", kind, f"--{axis}", str(size), "--repeats", str(given.repeats)]
+    command += ["--device", given.device]
     command += ["--round-seconds", "0.01" if given.smoke_test else "1"]
     left = until - time.monotonic()
     try:
@@ -113,12 +115,13 @@ def remarks(found):
     imported = statistics.median(point["imported"] for point in measured)
     engines = sorted({engine for point in measured for engine in point["engines"]})
     used = f" CompiledSVI ran as {', '.join(engines)}." if engines else ""
-    return f"Imports alone take {imported:.0f} MiB.{used}"
+    return f"Imports alone take {imported:.0f} MiB.{used}" if imported else used.strip()
 
 
 def main():
     options = parser(__doc__, repeats=5)
     options.add_argument("--budget", type=float, default=1800.0, help="seconds for everything")
+    add_device(options)
     given = parse(options)
     axes = SMOKE_AXES if given.smoke_test else AXES
 
@@ -129,7 +132,7 @@ def main():
 
     lines = [line for axis, points in found.items() for line in (*table(axis, points), "")]
     source = provenance(given, f"growth.py --budget {given.budget:.0f}")
-    publish("growth", [*lines, remarks(found), "", source], given.out)
+    publish("growth", [*lines, remarks(found), "", source], given.out, given.device)
 
 
 if __name__ == "__main__":

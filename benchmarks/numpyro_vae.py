@@ -119,8 +119,8 @@ def with_weights(vae):
     """The parameters with the weights of the dense VAE of `vae.py`."""
 
     def layer(linear):
-        weight = linear.weight.detach().numpy().T
-        return jax.numpy.asarray(weight), jax.numpy.asarray(linear.bias.detach().numpy())
+        weight, bias = (value.detach().cpu().numpy() for value in (linear.weight, linear.bias))
+        return jax.numpy.asarray(weight.T), jax.numpy.asarray(bias)
 
     both = [(), [layer(vae.encoder.loc), [layer(vae.encoder.log_scale), ()]]]
     return {

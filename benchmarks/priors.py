@@ -176,7 +176,7 @@ def main():
     for section in [given.only] if given.only else SECTIONS:
         lines = SECTIONS[section](given)
         script = f"priors.py --only {section}"
-        publish(f"priors {section}", [*lines, provenance(given, script, "cpu")], given.out)
+        publish(f"priors {section}", [*lines, provenance(given, script)], given.out)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,32 @@ step, the five losses after a first step are to be those of Pyro's SVI within a 
 they are not, or a back end gives way to another one, the table is followed by FAILED and the
 command fails. `timing.py` has the protocol.
 
-    python benchmarks/programs.py [--repeats 9] [--out FILE]
+    python benchmarks/programs.py [--device cuda] [--repeats 9] [--out FILE]
 """
 
 import sys
 
 import pyro
+import torch
 from pyro.infer import SVI
 from pyro.optim import Adam
 from pyro_programs import PROGRAMS
-from timing import measure, parse, parser, provenance, publish, steps_of, table, turn_of
+from timing import (
+    add_device,
+    engines_on,
+    measure,
+    parse,
+    parser,
+    provenance,
+    publish,
+    steps_of,
+    table,
+    turn_of,
+)
 
 from pyrovae import CompiledSVI
 
 STOCK = "Pyro SVI"
-ENGINES = {STOCK: None, **{f"CompiledSVI, {e}": e for e in ("eager", "graph", "inductor")}}
 STEPS, COMPARED, TOLERANCE = 100, 5, 1e-3
 
 
@@ -56,11 +67,12 @@ def time_program(name, given):
         steps, losses[contender] = prepare(lambda: PROGRAMS[name](given.smoke_test), engine)
         return turn_of(steps, 2 if given.smoke_test else STEPS)
 
+    engines = {STOCK: None, **{f"CompiledSVI, {e}": e for e in engines_on(given.device)}}
     contenders = {
         contender: (lambda c=contender, e=engine: build(c, e))
-        for contender, engine in ENGINES.items()
+        for contender, engine in engines.items()
     }
-    found = measure(contenders, given.repeats)
+    found = measure(contenders, given.repeats, given.device)
     wrong = [*compare(losses)]
     wrong += [f"{n}: {reason}" for n, reason in found.items() if isinstance(reason, str)]
     lines = [f"{name}:", "", *table(found, "ms", baseline=STOCK), ""]
@@ -68,14 +80,18 @@ def time_program(name, given):
 
 
 def main():
-    given = parse(parser(__doc__, repeats=9))
+    options = parser(__doc__, repeats=9)
+    add_device(options)
+    given = parse(options)
+    if given.device != "cpu":  # as it is, the default costs nothing
+        torch.set_default_device(given.device)
     lines, failures = [], []
     for name in PROGRAMS:
         rows, wrong = time_program(name, given)
         lines += rows
         failures += wrong
     lines += [*failures, *[""] * bool(failures), provenance(given, "programs.py")]
-    publish("programs", lines, given.out)
+    publish("programs", lines, given.out, given.device)
     sys.exit(1 if failures else 0)
 
 

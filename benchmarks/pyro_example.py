@@ -82,30 +82,33 @@ class Images(datasets.MNIST):
         self.transform, self.target_transform = transforms.ToTensor(), None
 
 
-def pyro_epochs(images):
+def pyro_epochs(images, device="cpu"):
     """Pyro's example, an epoch at every call."""
-    loader = DataLoader(Images(images), batch_size=BATCH, shuffle=True, num_workers=0)
-    vae, store = PyroVAE(), {"params": {}, "constraints": {}}
+    loader = DataLoader(
+        Images(images), batch_size=BATCH, shuffle=True, num_workers=0, pin_memory=device == "cuda"
+    )
+    vae, store = PyroVAE().to(device), {"params": {}, "constraints": {}}
     svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), loss=Trace_ELBO())
 
     def epoch():
         with pyro.get_param_store().scope(store):
             start = time.perf_counter()
             for x, _ in loader:
-                svi.step(x)
+                svi.step(x.to(device))
             return time.perf_counter() - start
 
     return epoch
 
 
-def pyrovae_epochs(images, engine, precision="float32", whole=False):
+def pyrovae_epochs(images, engine, *, whole=False, device="cpu", **options):
     """fit, an epoch at every call.
 
     Args:
         images: The grey images, (N, 28, 28), a byte per pixel.
         engine: The back end of the steps.
-        precision: That of the networks.
         whole: Whether the seconds are those of the whole call, and not those of its steps.
+        device: What it trains on.
+        options: Further ones of `fit`.
     """
     train = Examples(images[:, None], preprocessing=Binarize("dynamic"))
     vae = pyrovae.VAE(
@@ -126,9 +129,9 @@ def pyrovae_epochs(images, engine, precision="float32", whole=False):
             epochs=1,
             batch_size=BATCH,
             engine=engine,
-            precision=precision,
-            device="cpu",
+            device=device,
             progress=False,
+            **options,
         )
         return time.perf_counter() - start if whole else run.metrics[0]["seconds"]
 

@@ -107,9 +107,9 @@ def step(x, rate, device):
     return take
 
 
-def epochs(images, batch_size, rate):
+def epochs(images, batch_size, rate, device):
     """A turn is `BaseTrainer.train_step`, an epoch of grey images through its DataLoader."""
-    made = trainer(images.flatten(1) / 255, batch_size, rate, "cpu")
+    made = trainer(images.flatten(1) / 255, batch_size, rate, device)
     taken = 0
 
     def turn():

@@ -31,7 +31,9 @@ from pyro_example import BATCH, mnist, pyro_epochs, pyrovae_epochs
 from timing import (
     SEED,
     NotMeasured,
+    add_device,
     each,
+    engines_on,
     measure,
     parse,
     parser,
@@ -48,7 +50,6 @@ from pyrovae.svi import Stepper
 from pyrovae.svi.estimators import estimate_with
 
 RATE = 1e-3
-ENGINES = ("eager", "graph", "inductor")
 FLOOR = "matrix products"
 # Steps that one launch takes; the turns below are multiples of it.
 TOGETHER = 10
@@ -157,7 +158,7 @@ def torch_contenders(make, x, device):
         "PyTorch by hand, torch.compile": partial(by_hand, make, x, device, compiled=True),
         **{
             f"CompiledSVI, {engine}": partial(by_compiled_svi, make, x, device, engine)
-            for engine in ENGINES
+            for engine in engines_on(device)
         },
         "CompiledSVI, inductor, bf16": partial(
             by_compiled_svi, make, x, device, "inductor", precision="bf16"
@@ -165,7 +166,6 @@ def torch_contenders(make, x, device):
     }
     if device == "cuda":
         found["PyTorch by hand, CUDA graph"] = partial(by_replay, make, x, device)
-        found["CompiledSVI, cuda-graph"] = partial(by_compiled_svi, make, x, device, "cuda-graph")
         found[f"steps of fit, cuda-graph, {TOGETHER} per replay"] = partial(
             by_replays, make, x, device
         )
@@ -241,33 +241,38 @@ def convolutional_steps(given):
 
 def epochs(given):
     real = "PYROVAE_DATA" in os.environ and not given.smoke_test
-    count = 200 if given.smoke_test else 60_000
+    count = 1500 if given.smoke_test else 60_000
     images = mnist(None) if real else torch.randint(256, (count, 28, 28), dtype=torch.uint8)
 
+    device = given.device
+    ours = partial(pyrovae_epochs, images, device=device)
+
     def by_numpyro():
-        return numpyro_vae("cpu").epochs(images.numpy(), BATCH, RATE, SEED)
+        return numpyro_vae(device).epochs(images.numpy(), BATCH, RATE, SEED)
 
     def by_pythae():
         import pythae_vae
 
-        return pythae_vae.epochs(images, BATCH, RATE)
+        return pythae_vae.epochs(images, BATCH, RATE, device)
 
     contenders = {
-        "Pyro's example": lambda: pyro_epochs(images),
+        "Pyro's example": lambda: pyro_epochs(images, device),
         "pythae": by_pythae,
         "NumPyro SVI, jitted scan": by_numpyro,
         **{
-            f"pyrovae.fit, {engine}": partial(pyrovae_epochs, images, engine) for engine in ENGINES
+            f"pyrovae.fit, {engine}": partial(ours, engine=engine) for engine in engines_on(device)
         },
-        "pyrovae.fit, inductor, bf16": partial(
-            pyrovae_epochs, images, "inductor", precision="bf16"
-        ),
+        "pyrovae.fit, inductor, bf16": partial(ours, engine="inductor", precision="bf16"),
         "pyrovae.fit, inductor, with what is before and after the steps": partial(
-            pyrovae_epochs, images, "inductor", whole=True
+            ours, engine="inductor", whole=True
         ),
     }
+    if device == "cuda":
+        contenders[f"pyrovae.fit, cuda-graph, {TOGETHER} per replay"] = partial(
+            ours, engine="cuda-graph", steps_per_replay=TOGETHER
+        )
     heading = f"{len(images):,} {'MNIST' if real else 'random'} images, {given.repeats} turns:"
-    found = measure(contenders, given.repeats)
+    found = measure(contenders, given.repeats, device)
     return [heading, "", *table(found, "s", baseline="Pyro's example"), ""]
 
 
@@ -277,13 +282,12 @@ SECTIONS = {"step": dense_steps, "epoch": epochs, "conv": convolutional_steps}
 def main():
     options = parser(__doc__, repeats=9)
     options.add_argument("--only", choices=SECTIONS, help="one section")
-    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device(options)
     given = parse(options)
     for section in [given.only] if given.only else SECTIONS:
         lines = SECTIONS[section](given)
-        device = "cpu" if section == "epoch" else given.device
-        script = f"step.py --only {section} --device {device}"
-        publish(section, [*lines, provenance(given, script, device)], given.out)
+        ran = provenance(given, f"step.py --only {section}")
+        publish(section, [*lines, ran], given.out, given.device)
 
 
 if __name__ == "__main__":

@@ -80,16 +80,17 @@ def turn_of(steps: Steps, count: int) -> Turn:
 
     def turn() -> float:
         steps(max(1, count // 10))
-        _synchronize()
+        synchronize()
         start = time.perf_counter()
         steps(count)
-        _synchronize()
+        synchronize()
         return (time.perf_counter() - start) / count
 
     return turn
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Waits for a GPU that is in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
@@ -154,6 +155,11 @@ def ratio(above: Found, below: Found) -> str:
     return f"{statistics.median(a / b for a, b in zip(above, below, strict=True)):.2f}"
 
 
+def engines_on(device: str) -> tuple[str, ...]:
+    """The back ends of `CompiledSVI` on a device, the fastest last."""
+    return ("eager", "graph", "inductor", *(["cuda-graph"] if device == "cuda" else []))
+
+
 def table(
     found: Mapping[str, Found], unit: str, *, baseline: str, floor: str | None = None
 ) -> list[str]:
@@ -189,10 +195,12 @@ def lines_of(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |".replace("  |", " |") for row in rows]
 
 
-def provenance(given: argparse.Namespace, script: str, device: str = "cpu") -> str:
+def provenance(given: argparse.Namespace, script: str) -> str:
     """What was run, when, and on what."""
+    device = getattr(given, "device", "cpu")
+    on_device = "" if device == "cpu" else f" --device {device}"
     smoke = " --smoke-test" if given.smoke_test else ""
-    command = f"{script} --repeats {given.repeats}{smoke}"
+    command = f"{script}{on_device} --repeats {given.repeats}{smoke}"
     usable = device == "cpu" or torch.cuda.is_available()
     environment = describe_environment(torch.device(device if usable else "cpu"))
     versions = [f"{name} {found}" for name in PACKAGES if (found := _version(name))]
@@ -209,12 +217,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def publish(section: str, lines: Sequence[str], out: Path | None) -> None:
-    """Prints a section, and puts it into a Markdown file in place of its last version."""
+def publish(section: str, lines: Sequence[str], out: Path | None, device: str = "cpu") -> None:
+    """Prints a section, and puts it into a Markdown file in place of its last version.
+
+    What was measured on a GPU is a section of its own.
+    """
     text = "\n".join(lines)
     print(f"{text}\n", flush=True)
     if out is None:
         return
+    section += "" if device == "cpu" else f" on {device}"
     begin, end = f"<!-- {section} -->", f"<!-- /{section} -->"
     marked = f"{begin}\n{text}\n{end}"
     page = out.read_text() if out.exists() else ""
@@ -230,6 +242,11 @@ def parser(doc: str | None, *, repeats: int) -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, help="a Markdown file to put the sections into")
     options.add_argument("--smoke-test", action="store_true", help="tiny sizes, one turn")
     return options
+
+
+def add_device(options: argparse.ArgumentParser) -> None:
+    """The option of a benchmark that has rows for a GPU."""
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
 
 def parse(options: argparse.ArgumentParser) -> argparse.Namespace:

@@ -8,6 +8,7 @@ __all__ = ["FEW", "Structure", "check_parameters", "inspect_program"]
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,12 +120,15 @@ def check_parameters(program: Program, batch: Batch) -> None:
 
     Raises:
         InputError: If the model or the guide creates one with `pyro.param`, or uses one that is
-            no attribute of the program.
+            no attribute of the program; or if it has no probability for these examples.
     """
     held = {id(parameter) for parameter in as_module(program).parameters()}
     with evaluating(program), torch.enable_grad():
         traces = trace_pair(program, batch)
-        total = sum(torch.as_tensor(trace.log_prob_sum()) for trace in traces)
+        total: Any = 0.0
+        for what, trace in zip(("model", "guide"), traces, strict=True):
+            with _refusing(what, batch.x):
+                total = total + trace.log_prob_sum()
         for name, value in _parameters(traces):
             if id(value.unconstrained()) not in held:
                 raise InputError(
@@ -172,14 +176,20 @@ def _check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: Any) -> None:
+    with _refusing(what, batch.x), fill_improper(batch.x), tracer:
+        function(batch.x, **labels(function, batch))
+
+
+@contextmanager
+def _refusing(what: str, x: Tensor) -> Iterator[None]:
+    """Says what to do about an error of a model or a guide that is torch's."""
     try:
-        with fill_improper(batch.x), tracer:
-            function(batch.x, **labels(function, batch))
+        yield
     except InputError:
         raise  # of a part, which says what to do about it
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"The {what} cannot be run on x of shape {tuple(batch.x.shape)} "
+            f"The {what} cannot be run on x of shape {tuple(x.shape)} "
             f"({str(error) or type(error).__name__}).",
             _remedy(error, what),
         ) from error

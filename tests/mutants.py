@@ -305,14 +305,18 @@ MUTANTS = [
         "test_exact.py::test_every_particle_weighs_the_evidence_at_the_exact_posterior",
     ),
     Mutant(
+        "a graph draws less noise than the program, where nothing reads a draw",
+        "capture.py",
+        "module.graph.eliminate_dead_code()",
+        "module.graph.eliminate_dead_code(lambda node: node.op in ('placeholder', 'output'))",
+        "test_capture.py::test_what_no_result_depends_on_is_not_done_but_for_draws",
+    ),
+    Mutant(
         "a short last batch counts as much as the others",
         "terms.py",
-        "[term.sum() for term in each]).double().cpu()\n"
-        "        totals[3] += terms.global_kl.item() * len(batch.x)\n"
-        "        totals[4] += len(batch.x)",
-        "[term.mean() for term in each]).double().cpu()\n"
-        "        totals[3] += terms.global_kl.item()\n"
-        "        totals[4] += 1",
+        "    return torch.cat([torch.stack(sums).double(), of_each.double() * len(batch.x)])",
+        "    sums = [total / len(batch.x) for total in sums]\n"
+        "    return torch.cat([torch.stack(sums).double(), of_each.double()])",
         "test_exact.py::test_means_over_batches_are_means_over_examples[5]",
     ),
     Mutant(

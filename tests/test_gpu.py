@@ -206,16 +206,23 @@ def test_missing_entries_of_examples_on_the_cpu_are_imputed(gpu):
     assert found.x.isfinite().all()
 
 
-def test_a_program_of_two_devices_is_refused_with_the_remedy(gpu):
+@pytest.mark.parametrize(
+    "prior",
+    [
+        # Its draws lie on the CPU, or are those of the guide and meet it in its density alone.
+        lambda: dist.Normal(torch.zeros(6), 1.0).to_event(1),
+        lambda: dist.Normal(0.0, 1.0).expand([6]).mask(torch.ones(6) > 0).to_event(1),
+    ],
+)
+def test_a_program_of_two_devices_is_refused_with_the_remedy(prior, gpu):
     class OnTheCpu(nn.Module):
         def __init__(self):
             super().__init__()
             self.loc = nn.Parameter(torch.zeros(6))
 
         def model(self, x):
-            scale = torch.ones(6)
             with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(self.loc, scale).to_event(1))
+                z = pyro.sample("z", prior())
                 pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
         def guide(self, x):
