@@ -381,7 +381,7 @@ def traverse(
     Raises:
         InputError: If there is no such site or dimension.
     """
-    one = _repeat(brought_to(program, example), 1)
+    one = _repeat(example, 1)
     means = posterior_means(program, one)
     size = latent(means, site).shape[-1]
     dims = list(range(size)) if dims is None else dims
@@ -417,7 +417,6 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
     Raises:
         InputError: If the site is not two-dimensional.
     """
-    template = brought_to(program, template)
     means = posterior_means(program, _repeat(template, 1))
     size = latent(means, site).shape[-1]
     if size != 2:

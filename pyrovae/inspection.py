@@ -29,7 +29,6 @@ from pyrovae.programs import (
     Site,
     as_module,
     at_weight_one,
-    brought_to,
     data_frame,
     evaluating,
     is_auxiliary,
@@ -98,7 +97,6 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
             explain these examples.
     """
     few = Batch(batch.x[:FEW], None if batch.y is None else batch.y[:FEW])
-    few = brought_to(program, few)
     with evaluating(program):
         _check_sizes(program, few)
         model_trace, guide_trace = trace_pair(program, few)

@@ -18,7 +18,6 @@ from pyrovae.data import Batch
 from pyrovae.errors import InputError
 from pyrovae.programs import (
     Program,
-    brought_to,
     data_frame,
     evaluating,
     sample_sites,
@@ -53,7 +52,6 @@ def check_support(program: Program, batches: Iterable[Batch]) -> None:
     with evaluating(program):
         first_row = 0
         for batch in batches:
-            batch = brought_to(program, batch)
             check_values(*trace_pair(program, batch), batch, first_row)
             first_row += len(batch.x)
 

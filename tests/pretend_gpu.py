@@ -78,10 +78,8 @@ class PretendedGPU:
         self._memory = {}
 
     def holds(self, tensor):
-        return (
-            tensor.layout is torch.strided
-            and tensor.untyped_storage()._cdata in self._memory  # as long as the reference is weak
-        )
+        # Its address is no other's as long as it is referred to, be it weakly.
+        return tensor.layout is torch.strided and tensor.untyped_storage()._cdata in self._memory
 
     def take(self, tensor):
         if self.holds(tensor):
@@ -156,12 +154,17 @@ class Kernels(TorchDispatchMode):
             in_time = kwargs.get("non_blocking") or any(arg is True for arg in args)
             waits = crosses and not in_time
         elif func in INDEXED:
-            masks = (torch.bool, torch.uint8)
-            waits = bool(held) and any(t is not None and t.dtype in masks for t in args[1])
+            waits = bool(held) and any(map(self._is_awaited, args[1]))
         else:
             waits = bool(held) and func in WAITING
         if waits:
             self.gpu.wait(str(func))
+
+    def _is_awaited(self, index):
+        """Whether an index says by its values how many rows there are, or lies on the CPU."""
+        if index is None:
+            return False
+        return index.dtype in (torch.bool, torch.uint8) or not self.gpu.holds(index)
 
     def _refuse_both(self, func, args, given):
         """Refuses values of both devices, but for numbers where a kernel takes these."""
@@ -220,6 +223,7 @@ class Calls(TorchFunctionMode):
             Tensor.cpu: lambda tensor: gpu.send(tensor, CPU),
             Tensor.cuda: lambda tensor, device=None: gpu.send(tensor, GPU),
             Tensor.to: self._to,
+            Tensor.tolist: self._tolist,
             Tensor.new: lambda tensor, *shape: tensor.new_empty(*shape),
             Tensor.new_tensor: self._new_tensor,
             Tensor.__deepcopy__: self._deepcopy,
@@ -244,6 +248,11 @@ class Calls(TorchFunctionMode):
                 "tensor to host memory first."
             )
         return tensor.numpy(**options)
+
+    def _tolist(self, tensor):
+        if self.gpu.holds(tensor):
+            self.gpu.wait("tolist")
+        return tensor.tolist()
 
     def _to(self, tensor, *args, copy=False, **kwargs):
         if args and isinstance(args[0], Tensor):

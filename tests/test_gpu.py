@@ -12,6 +12,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae import Batch, CompiledSVI
+from pyrovae.evaluation import log_evidence
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import evaluating
 from pyrovae.terms import sum_terms
@@ -76,6 +77,8 @@ def test_what_waits_is_found(gpu):
     for wait in (
         lambda: x.sum().item(),
         lambda: x[x > 0],
+        lambda: x[[0, 2]],
+        lambda: x.tolist(),
         lambda: x.cpu(),
         lambda: torch.ones(3).to("cuda"),
         lambda: torch.tensor(1.0, device="cuda"),
@@ -188,7 +191,7 @@ def test_a_trained_program_takes_examples_from_the_cpu(gpu):
         pyrovae.manifold(program, batch, side=3),
     ):
         assert found.x.is_cuda
-    assert pyrovae.log_evidence(program, x[:3], num_samples=10).isfinite().all()
+    assert log_evidence(program, x[:3], num_samples=10).isfinite().all()
     evaluation = pyrovae.evaluate(program, x, num_samples=10)
     assert not evaluation.log_evidence.is_cuda
 
