@@ -16,14 +16,7 @@ from torch import Tensor
 from pyrovae import catalogue
 from pyrovae.data import Batch
 from pyrovae.errors import InputError
-from pyrovae.programs import (
-    Program,
-    data_frame,
-    evaluating,
-    sample_sites,
-    sites,
-    trace_pair,
-)
+from pyrovae.programs import Program, data_frame, evaluating, sample_sites, sites, trace_pair
 
 # Constraints whose values fill no volume.
 _SURFACES = (type(constraints.sphere), type(constraints.simplex))
