@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from recorder import Stream, Tape
 from torch import Tensor
+from torch._subclasses import fake_tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -335,8 +336,10 @@ def pretended(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(torch.accelerator, "current_stream", Stream)
     monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
-    # It is for a machine without a GPU, and would have backward passes look for one.
+    # The one makes fake tensors where there is no GPU, and then backward passes look for it; the
+    # other makes a first tensor on it.
     monkeypatch.setattr(torch._C, "_ensureCUDADeviceGuardSet", lambda: None)
+    monkeypatch.setattr(fake_tensor, "init_gpu_context", lambda device: None)
     _let_tensors_say_where_they_are(gpu, monkeypatch)
     with Kernels(gpu), Calls(gpu):
         yield gpu
