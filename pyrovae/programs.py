@@ -93,16 +93,13 @@ def as_module(program: Program) -> nn.Module:
     return module
 
 
-def device_of(program: Program, otherwise: torch.device) -> torch.device:
-    """Where the parameters of a program are, or another device where it has none."""
-    first = next(as_module(program).parameters(), None)
-    return otherwise if first is None else first.device
-
-
 def brought_to(program: Program, batch: Batch) -> Batch:
     """Examples where the parameters of a program are, which training has moved to a GPU."""
-    device = device_of(program, batch.x.device)
-    return Batch(send(batch.x, device), None if batch.y is None else send(batch.y, device))
+    first = next(as_module(program).parameters(), None)
+    if first is None:
+        return batch
+    y = None if batch.y is None else send(batch.y, first.device)
+    return Batch(send(batch.x, first.device), y)
 
 
 def takes_labels(function: Callable[..., Any]) -> bool:
