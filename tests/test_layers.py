@@ -22,6 +22,7 @@ LAYERS = [
         "known_files",
         "memory",
         "noise",
+        "operations",
         "progress",
         "randomness",
     },
@@ -111,6 +112,8 @@ INNER = {
         {"__init__"},
     ],
     "bounds": [
+        {"own_noise"},
+        {"pairs"},
         {"draws"},
         {"controls"},
         {"base"},

@@ -1,6 +1,6 @@
 """What all bounds share: they run a program, weigh its draws, and are Pyro's `ELBO` objects."""
 
-__all__ = ["Bound", "joined", "weighs_kl", "with_gradient"]
+__all__ = ["Bound", "joined", "shared_out", "weighs_kl", "with_gradient"]
 
 import math
 from abc import abstractmethod
@@ -13,7 +13,8 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 
 from pyrovae.bounds.controls import Control, written
-from pyrovae.bounds.draws import Draw, Pair
+from pyrovae.bounds.draws import Draw
+from pyrovae.bounds.pairs import Pair
 from pyrovae.errors import InputError
 
 _OF_PYRO = frozenset(signature(PyroELBO.__init__).parameters) - {"num_particles"}
@@ -205,6 +206,14 @@ class Bound(PyroELBO):
         for draw in draws:
             draw.weights = weights
         return self.kl_share * draws[0].charge(constants)
+
+
+def shared_out(share: Tensor, value: Tensor) -> Tensor:
+    """The sum over draws of a value by their shares; a draw without one counts as nothing.
+
+    One that excludes x has the log-weight minus infinity, and the share 0.
+    """
+    return torch.where(share > 0, share * value, 0.0).sum(0)
 
 
 def weighs_kl(bound: object) -> bool:

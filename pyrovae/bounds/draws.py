@@ -8,99 +8,29 @@ Latents g outside these plates, such as the weights of a Bayesian decoder, are s
 examples: $\log w = \log p(x, z \mid g) - \log q(z \mid x, g)$, and theirs is a term of its own.
 """
 
-__all__ = ["Draw", "Layout", "Pair", "Weights", "latent_sites"]
+__all__ = ["Draw", "Layout", "Weights"]
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, NamedTuple, Self
+from functools import cached_property
+from typing import Any, Self
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
+from pyrovae.bounds.pairs import PARTICLES
 from pyrovae.distributions import Weighted, exact_kl, factorizes, unweighted
 from pyrovae.errors import InputError
-from pyrovae.handlers import plate_but
 from pyrovae.programs import PLATE, Site, sample_sites, sites
 
-PARTICLES = "num_particles_vectorized"
 # A share of no examples, to be divided by.
 TINY = 1e-12
 Weights = Mapping[str, Tensor]
 """For latent sites the weight of their KL term: a number, or one for each dimension."""
-
-
-class Pair(NamedTuple):
-    """A model and its guide, with the arguments of both."""
-
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def run_guide(self) -> Trace:
-        """A trace of the guide."""
-        return _run(self.guide, self)
-
-    def run_model(self, guide_trace: Trace) -> Trace:
-        """A trace of the model on the guide's draws."""
-        return _run(poutine.replay(self.model, trace=guide_trace), self)
-
-    def of_particles(self, count: int, dim: int, *, but: Collection[str]) -> "Pair":
-        """The two within a plate of particles, in which some sites do not stand."""
-        wrap = partial(plate_but, PARTICLES, count, dim=dim, but=but)
-        return self._replace(model=wrap()(self.model), guide=wrap()(self.guide))
-
-    def holding(self, values: Mapping[str, Tensor]) -> "Pair":
-        """The two with latents that are not drawn again."""
-        return self._replace(model=_Held(values)(self.model), guide=_Held(values)(self.guide))
-
-    def dream(self) -> Trace:
-        """A trace of the model by itself, x drawn with the rest, and nothing with a gradient."""
-        trace = _run(poutine.uncondition(self.model), self)
-        trace.detach_()
-        return trace
-
-    def at(self, guide_trace: Trace, values: Mapping[str, Tensor]) -> Trace:
-        """The guide's trace with other values of its latents.
-
-        What a latent's distribution is may depend on the other latents, so with several of them
-        the guide is run again.
-        """
-        moved = guide_trace.copy()
-        for name, value in values.items():
-            moved.nodes[name] = {**moved.nodes[name], "value": value}
-        if len(values) < 2:
-            return moved
-        return _run(poutine.replay(self.guide, trace=moved), self)
-
-
-def _run(function: Callable[..., Any], pair: Pair) -> Trace:
-    # Its plates' own sites are kept: the model is to have the subsample of the guide.
-    return poutine.trace(function).get_trace(*pair.args, **pair.kwargs)
-
-
-def latent_sites(trace: Trace) -> dict[str, Site]:
-    """The latent sites of a trace by name, without those of its plates."""
-    return sites(prune_subsample_sites(trace), observed=False)
-
-
-class _Held(Messenger):
-    """Gives latents the values that they had."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"] = self.values[msg["name"]]
 
 
 @dataclass(frozen=True)
@@ -407,10 +337,17 @@ class Draw:
             for name, site in self.without_gradient.items()
             if (name in self.layout.shared) == shared
         ]
-        return self.log_density(group) if group else None
+        return self.score_of(group) if group else None
+
+    def score_of(self, group: Iterable[Site]) -> Tensor:
+        """The log-probability of the draws of latents, as they were made: also of such as are
+        masked, on which what is observed may yet depend.
+        """
+        plain = [(site, unweighted(site["fn"]).log_prob(site["value"])) for site in group]
+        return self._total([self._arranged(log_prob, site) for site, log_prob in plain])
 
     def log_density(self, group: Iterable[Site]) -> Tensor:
-        """The log-probability of the draws of latents, as they were made: without weights."""
+        """The log-probability of latents without weights, where they are not masked."""
         return self._total([self._plain(unweighted(site["fn"]), site) for site in group])
 
     def log_prob(self, site: Site, *, like: Site | None = None) -> Tensor:
@@ -459,7 +396,10 @@ class Draw:
         if isinstance(mask, Tensor):
             mask = mask[(...,) + (None,) * rank]
         seen: Any = scale_and_mask(value, mask=mask)  # pyright: ignore
-        return self.layout.arrange(seen, rank, shared=self._is_shared(site))
+        return self._arranged(seen, site, rank)
+
+    def _arranged(self, value: Tensor, site: Site, rank: int = 0) -> Tensor:
+        return self.layout.arrange(value, rank, shared=self._is_shared(site))
 
     def _plain(self, distribution: Any, site: Site) -> Tensor:
         return self.masked(distribution.log_prob(site["value"]), site)

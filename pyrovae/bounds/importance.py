@@ -64,9 +64,10 @@ class VIMCO(Bound):
     def _without_each(self, log_weight: Tensor) -> Tensor:
         """For each draw the bound with the others' mean log-weight in its place."""
         count = self.num_particles
-        means = (log_weight.sum(0) - log_weight) / (count - 1)
         own = torch.eye(count, dtype=torch.bool, device=log_weight.device)
         own = own.reshape(count, count, *(1,) * (log_weight.dim() - 1))
+        # Not the sum of all less each: a draw that excludes x has minus infinity.
+        means = torch.where(own, 0.0, log_weight.unsqueeze(0)).sum(1) / (count - 1)
         replaced = torch.where(own, means.unsqueeze(1), log_weight.unsqueeze(0))
         return replaced.logsumexp(1) - math.log(count)
 

@@ -18,8 +18,9 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.bounds.base import Bound, joined, with_gradient
-from pyrovae.bounds.draws import Draw, Pair, latent_sites
+from pyrovae.bounds.base import Bound, joined, shared_out, with_gradient
+from pyrovae.bounds.draws import Draw
+from pyrovae.bounds.pairs import GuideRun, Pair, latent_sites
 from pyrovae.programs import Site
 
 
@@ -65,17 +66,39 @@ class _PathDraw(Draw):
         return log_q - self.gradient_of_score(self.latents)
 
     def gradient_of_score(self, names: Iterable[str]) -> Tensor:
-        r"""Zero, with the gradient of $\log q$ at draws that are held fixed."""
-        assert self.fixed_trace is not None
-        score = self._total([self.log_prob(self.fixed_trace.nodes[name]) for name in names])
+        r"""Zero, with the gradient of $\log q$ at draws that are held fixed.
+
+        It is under the weights of the KL, with which it is in the log-weights. Where draws have
+        shares it is that of the draws as they were made: $E[\tilde w \nabla \log q]$ is what
+        the square of a share stands for, and what weights leave over of a score stays.
+        """
+        fixed = self._fixed(names)
+        weighted = self.shares is None
+        score = (
+            self._total(list(map(self.log_prob, fixed))) if weighted else self.log_density(fixed)
+        )
         return score - score.detach()
+
+    @property
+    def gradient_of_masked_score(self) -> Tensor | None:
+        r"""The same of what is masked of the latents, which no log-weight has; None if nothing."""
+        fixed = self._fixed(self.latents)
+        if all(site["mask"] is None or site["mask"] is True for site in fixed):
+            return None
+        score = self.score_of(fixed) - self.log_density(fixed)
+        return score - score.detach()
+
+    def _fixed(self, names: Iterable[str]) -> list[Site]:
+        assert self.fixed_trace is not None
+        return [self.fixed_trace.nodes[name] for name in names]
 
 
 def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
-    guide_trace = pair.run_guide()
+    run = GuideRun(pair)
+    guide_trace = run.trace
     if shares is not None:
         latents = latent_sites(guide_trace)
-        guide_trace = pair.at(guide_trace, {n: shares.watch(s) for n, s in latents.items()})
+        guide_trace = run.at({n: shares.watch(s) for n, s in latents.items()})
     model_trace = pair.run_model(guide_trace)
     draw = _PathDraw.of(model_trace, guide_trace, shares=shares)
     held = draw.latents | draw.shared
@@ -84,7 +107,7 @@ def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
         # Where the paths of examples' draws have less of their gradient, so must their score: to
         # them what they share is as the guide's parameters are.
         held = draw.latents
-    draw.fixed_trace = pair.at(guide_trace, {n: s["value"].detach() for n, s in held.items()})
+    draw.fixed_trace = run.at({n: s["value"].detach() for n, s in held.items()})
     return draw
 
 
@@ -139,9 +162,13 @@ class DReG(Bound):
     def _estimate(self, draws: list[Draw]) -> Tensor:
         log_weight = joined([draw.log_weight for draw in draws])
         share = log_weight.detach().softmax(0)
+        bound = log_weight.logsumexp(0) - math.log(len(log_weight))
+        followed = shared_out(share, log_weight)
         for draw, part in zip(draws, share.split(len(share) // len(draws)), strict=True):
             assert isinstance(draw, _PathDraw)
             assert draw.shares is not None
             draw.shares.value = part
-        bound = log_weight.logsumexp(0) - math.log(len(log_weight))
-        return with_gradient(bound, (share * log_weight).sum(0))
+            if (masked := draw.gradient_of_masked_score) is not None:
+                # Against a baseline, by which what is masked altogether has none.
+                followed = followed + ((part - 1 / len(share)) * masked).sum(0)
+        return with_gradient(bound, followed)

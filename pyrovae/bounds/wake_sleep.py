@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrovae.bounds.base import Bound, joined, with_gradient
-from pyrovae.bounds.draws import Draw, Pair, latent_sites
+from pyrovae.bounds.base import Bound, joined, shared_out, with_gradient
+from pyrovae.bounds.draws import Draw
+from pyrovae.bounds.pairs import GuideRun, Pair, latent_sites
 from pyrovae.errors import InputError
-from pyrovae.programs import observation_site
+from pyrovae.programs import observation_site, sample_sites
 
 
 class ReweightedWakeSleep(Bound):
@@ -31,7 +34,8 @@ class ReweightedWakeSleep(Bound):
 
     Raises:
         InputError: If the share is not in [0, 1]; at the first step, if there are latents that all
-            examples share, whose draws have no weights.
+            examples share, whose draws have no weights; and with dreams, if the program draws
+            rows of its plate by itself, or observes besides x what is none of its arguments.
 
     References:
         Reweighted Wake-Sleep (Bornschein & Bengio, 2015), arXiv:1406.2751.
@@ -66,9 +70,9 @@ class ReweightedWakeSleep(Bound):
         super()._check(draw)
 
     def _draw(self, pair: Pair) -> Draw:
-        guide_trace = pair.run_guide()
-        latents = latent_sites(guide_trace)
-        fixed = pair.at(guide_trace, {n: s["value"].detach() for n, s in latents.items()})
+        run = GuideRun(pair)
+        latents = latent_sites(run.trace)
+        fixed = run.at({n: s["value"].detach() for n, s in latents.items()})
         model_trace = pair.run_model(fixed)
         return Draw.of(model_trace, fixed)
 
@@ -78,24 +82,58 @@ class ReweightedWakeSleep(Bound):
         log_guide = joined([draw.at_weight_one(draw.latents.values()) for draw in draws])
         share = log_weight.detach().softmax(0)
         bound = log_weight.logsumexp(0) - math.log(self.num_particles)
-        return with_gradient(bound, (share * (log_model + (1 - self.sleep) * log_guide)).sum(0))
+        followed = log_model + (1 - self.sleep) * log_guide
+        return with_gradient(bound, shared_out(share, followed))
 
     def _log_posterior_of_dreams(self, pair: Pair) -> Tensor:
-        """The guide's log-probability of the latents that the model drew, given its x."""
+        """The guide's log-probability of the latents that the model drew, given what it drew of
+        them.
+        """
         dream = pair.dream()
-        x = observation_site(dream)["value"]
-        awake = Pair(pair.model, pair.guide, (x, *pair.args[1:]), pair.kwargs)
         latents = latent_sites(dream)
-        guide_trace = awake.run_guide()
-        drawn = [n for n in latent_sites(guide_trace) if n in latents]
-        guide_trace = awake.at(guide_trace, {n: latents[n]["value"] for n in drawn})
+        run = GuideRun(_awake(pair, dream))
+        drawn = [n for n in latent_sites(run.trace) if n in latents]
+        guide_trace = run.at({n: latents[n]["value"] for n in drawn})
         draw = Draw.of(dream, guide_trace)
         return draw.layout.scale * draw.at_weight_one(draw.latents[n] for n in drawn).sum()
+
+
+def _awake(pair: Pair, dream: Trace) -> Pair:
+    """The two, with what the model has dreamt in the place of what it observed.
+
+    Raises:
+        InputError: If that is nowhere among the arguments.
+    """
+    x = observation_site(dream)
+    leaves, spec = tree_flatten((pair.args, pair.kwargs))
+    # What is observed may have been made of the first argument, as by a change of its type.
+    places = {id(leaf): place for place, leaf in reversed(list(enumerate(leaves)))}
+    observed = {
+        name: (site, places.get(id(site["infer"]["obs"]), 0 if site is x else None))
+        for name, site in sample_sites(dream).items()
+        if site["infer"].get("was_observed") and site["value"].numel()  # a factor has no value
+    }
+    for name, (site, place) in observed.items():
+        if place is None:
+            raise InputError(
+                f"The model observes {name!r} besides, which is none of its arguments, so the "
+                "guide cannot be told what it has dreamt of it.",
+                "Give it as an argument, or take sleep=0 (--bound.sleep 0).",
+            )
+        if len(site["value"]) != len(leaves[place]):
+            raise InputError(
+                f"The program draws {len(site['value'])} of {len(leaves[place])} rows by itself, "
+                "and has dreamt of no others.",
+                "Give it the rows of a batch, or take sleep=0 (--bound.sleep 0).",
+            )
+        leaves[place] = site["value"]
+    args, kwargs = tree_unflatten(leaves, spec)
+    return pair._replace(args=args, kwargs=kwargs)
 
 
 def _log_model(draw: Draw) -> Tensor:
     r"""$\log p(x, z)$ of held draws, under the weights of the KL."""
     # A latent that the guide leaves to the model cancels in the weights, but has its gradient.
     left = [site for name, site in draw.left_to_model.items() if name in draw.without_gradient]
-    score = draw.log_density(left)
+    score = draw.score_of(left)
     return draw.log_likelihood + draw.log_prior + score - score.detach()

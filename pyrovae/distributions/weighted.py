@@ -5,6 +5,7 @@ __all__ = ["Weighted", "unweighted"]
 from typing import Any
 
 import pyro.distributions as dist
+from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 from torch.distributions import kl_divergence
@@ -78,6 +79,14 @@ class Weighted(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """The weighted log-probability, in nats."""
         return _sum(self.weight * self.base.base_dist.log_prob(value), self)
+
+    def score_parts(self, x: Tensor) -> ScoreParts:
+        """What Pyro's estimators read of a draw, whose score has no weights, as it was made."""
+        log_prob = self.log_prob(x)
+        # Zeros, as Pyro has them itself, are of Python.
+        if self.has_rsample:
+            return ScoreParts(log_prob, 0, log_prob)  # pyright: ignore[reportArgumentType]
+        return ScoreParts(log_prob, self.base.log_prob(x), 0)  # pyright: ignore[reportArgumentType]
 
 
 def unweighted(distribution: Any) -> Any:

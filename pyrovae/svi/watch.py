@@ -2,13 +2,14 @@
 
 __all__ = ["Watch"]
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from pyrovae.operations import written
 
 
 class Watch(TorchDispatchMode):
@@ -35,7 +36,7 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.operations += 1
-        for tensor in _written(func, args, kwargs):
+        for tensor in written(func, args, kwargs):
             self._keep(tensor)
         generator = kwargs.get("generator")
         if generator is not None and generator not in [g for g, _ in self.generators]:
@@ -74,21 +75,3 @@ def _storage(tensor: Tensor) -> int | None:
         return tensor.untyped_storage().data_ptr() or None
     except (NotImplementedError, RuntimeError):  # sparse
         return None
-
-
-@cache
-def _writes(func: Any) -> tuple[frozenset[int], frozenset[str]]:
-    """The arguments that an operation writes to, by their places and by their names."""
-    written = [
-        (place, argument.name)
-        for place, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    return frozenset(place for place, _ in written), frozenset(name for _, name in written)
-
-
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    places, names = _writes(func)
-    given = [args[place] for place in places if place < len(args)]
-    given += [kwargs[name] for name in names if name in kwargs]
-    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
