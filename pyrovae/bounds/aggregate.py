@@ -22,8 +22,9 @@ class TotalCorrelation(Bound):
     - \gamma \sum_d \mathrm{KL}(q(z_d) \,\|\, p(z_d))$$
 
     The aggregate posterior is that of the batch, at its own draws; for
-    $\alpha = \beta = \gamma = 1$ the three sum to the KL exactly. The published estimator adds
-    $\log N$ of the data set, a constant, to two of the terms.
+    $\alpha = \beta = \gamma = 1$ the three sum to the KL exactly. The published estimator divides
+    by the size N of the data set as well, which adds $\log N$, $(D - 1) \log N$ and
+    $-D \log N$ to the three, constants.
 
     Args:
         mutual_information: The weight $\alpha$.
