@@ -196,17 +196,13 @@ class Noisy(Hierarchy):
         super().guide(self.noise(x))
 
 
-@pytest.mark.parametrize("make", [EVERY[n] for n in EVERY if n not in ("TotalCorrelation", "MMD")])
-@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
-def test_a_guide_that_is_run_again_has_the_noise_of_its_draws(noise, make):
+@pytest.mark.parametrize("name", ["StickingTheLanding", "DReG", "ReweightedWakeSleep"])
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_guide_that_is_run_again_has_the_noise_of_its_draws(noise, name):
     """Bounds of one kind have one value, whichever of them runs the guide again."""
-    program, x = Noisy(noise), torch.tensor([[1.3], [-2.1], [0.4]]).repeat(16, 1)
-    bound = make()
-    plain = ELBO(3) if isinstance(bound, ELBO | StickingTheLanding) else IWAE(3)
-    if getattr(bound, "exact_kl", False):
-        plain.exact_kl = True
-    bound.sleep = 0.0
-    loss, _ = loss_and_gradients(bound, program, x)
+    program, x = Noisy(NOISES[noise]), torch.tensor([[1.3], [-2.1], [0.4]]).repeat(16, 1)
+    plain = ELBO(3) if name == "StickingTheLanding" else IWAE(3)
+    loss, _ = loss_and_gradients(EVERY[name](), program, x)
     expected, _ = loss_and_gradients(plain, program, x)
     torch.testing.assert_close(loss, expected)
 
