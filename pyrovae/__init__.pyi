@@ -37,6 +37,7 @@ from pyrovae.decoders import (
     ZeroInflatedNegativeBinomialDecoder as ZeroInflatedNegativeBinomialDecoder,
 )
 from pyrovae.encoders import BernoulliEncoder as BernoulliEncoder
+from pyrovae.encoders import BetaEncoder as BetaEncoder
 from pyrovae.encoders import CategoricalEncoder as CategoricalEncoder
 from pyrovae.encoders import FullCovarianceGaussianEncoder as FullCovarianceGaussianEncoder
 from pyrovae.encoders import GaussianEncoder as GaussianEncoder

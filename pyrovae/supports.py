@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae import catalogue
 from pyrovae.data import Batch
+from pyrovae.distributions import WithEnds
 from pyrovae.errors import InputError
 from pyrovae.programs import Program, data_frame, evaluating, sample_sites, sites, trace_pair
 
@@ -26,7 +27,8 @@ _OVER = {
     type(constraints.sphere): ("power-spherical", "spherical-uniform"),
     type(constraints.boolean): ("bernoulli", "bernoulli"),
     type(constraints.one_hot): ("categorical", "categorical"),
-    type(constraints.unit_interval): ("relaxed-bernoulli", "relaxed-bernoulli"),
+    type(constraints.unit_interval): ("beta", "uniform"),
+    WithEnds: ("relaxed-bernoulli", "relaxed-bernoulli"),
     type(constraints.simplex): ("relaxed-categorical", "relaxed-categorical"),
 }
 _REMEDY = (
@@ -208,13 +210,17 @@ def _is_outside(distribution: Any, value: Tensor) -> bool:
 
 
 def _measure(distribution: Any) -> str:
-    """What a probability is per: a value, an area of a surface, or a volume.
+    """What a probability is per: a value, an area of a surface, a volume, or, where the ends of
+    an interval have one, now a value and now a length.
 
     The ratio of two of different kinds, such as a mass over a density, is none of probabilities.
     """
     if _support(distribution).is_discrete:
         return "value"
-    return "area" if _constraint(distribution) in _SURFACES else "volume"
+    constraint = _constraint(distribution)
+    if constraint is WithEnds:
+        return "value or length"
+    return "area" if constraint in _SURFACES else "volume"
 
 
 def _constraint(distribution: Any) -> type:

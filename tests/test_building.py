@@ -150,7 +150,10 @@ def test_what_the_data_decide_is_decided_for_our_own_constructors_alone(tmp_path
         ("bernoulli", "relaxed-bernoulli", ["--encoder bernoulli", "--prior relaxed-bernoulli"]),
         ("relaxed-bernoulli", "straight-through-bernoulli", ["--encoder relaxed-b", "--prior b"]),
         ("categorical", "relaxed-categorical", ["--encoder categorical", "--prior relaxed-cat"]),
-        ("uniform", "iaf", ["--encoder relaxed-bernoulli", "--prior standard-normal"]),
+        ("uniform", "iaf", ["--encoder beta", "--prior standard-normal"]),
+        ("uniform", "relaxed-bernoulli", ["--encoder beta", "--prior relaxed-bernoulli"]),
+        ("standard-normal", "relaxed-bernoulli", ["--encoder gaussian", "--prior relaxed-b"]),
+        ("relaxed-bernoulli", "beta", ["--encoder relaxed-bernoulli", "--prior uniform"]),
         ("gaussian-mixture", "categorical", ["--encoder gaussian", "--prior categorical"]),
     ],
 )

@@ -36,6 +36,7 @@ from pyrovae.decoders import (
 )
 from pyrovae.encoders import (
     BernoulliEncoder,
+    BetaEncoder,
     CategoricalEncoder,
     FullCovarianceGaussianEncoder,
     GaussianEncoder,
@@ -213,6 +214,7 @@ PARTS_UNDER_TEST = [
     ),
     Part(lambda: PowerSphericalEncoder(MLP(X, (4,), hidden=(4,))), X, Z, directions),
     Part(lambda: VonMisesFisherEncoder(MLP(X, (4,), hidden=(4,))), X, Z, directions),
+    Part(lambda: BetaEncoder(MLP(X, (6,), hidden=(4,)), low=-2.0, high=0.5), X, Z),
     Part(lambda: BernoulliEncoder(MLP(X, Z, hidden=(4,))), X, Z),
     Part(lambda: StraightThroughBernoulliEncoder(MLP(X, Z, hidden=(4,))), X, Z),
     Part(lambda: RelaxedBernoulliEncoder(MLP(X, Z, hidden=(4,))), X, Z),

@@ -108,7 +108,7 @@ INNER = {
             "von_mises_fisher",
             "weighted",
         },
-        {"mixed_columns", "nan_masked", "relaxed", "straight_through"},
+        {"mixed_columns", "nan_masked", "relaxed", "straight_through", "stretched_beta"},
         {"__init__"},
     ],
     "bounds": [
@@ -135,7 +135,7 @@ INNER = {
     ],
     "encoders": [
         {"outputs"},
-        {"correlated", "discrete", "flows", "gaussian", "mixtures", "refined", "spherical"},
+        {"box", "correlated", "discrete", "flows", "gaussian", "mixtures", "refined", "spherical"},
         {"__init__"},
     ],
     "decoders": [

@@ -20,6 +20,7 @@ from pyrovae.encoders import (
     BernoulliEncoder,
     GaussianEncoder,
     PowerSphericalEncoder,
+    BetaEncoder,
     RelaxedBernoulliEncoder,
     RelaxedCategoricalEncoder,
 )
@@ -439,7 +440,7 @@ def test_a_prior_that_names_no_support_refuses_nothing(x):
 
 def test_a_guide_may_draw_less_than_the_prior_does(x):
     decoder = GaussianDecoder(MLP((2,), (5,)))
-    vae = VAE(StandardNormal(2), decoder, RelaxedBernoulliEncoder(MLP((5,), (2,))))
+    vae = VAE(StandardNormal(2), decoder, BetaEncoder(MLP((5,), (4,))))
     assert structure_of(vae, x).latents == ("z",)
 
 

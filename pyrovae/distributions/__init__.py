@@ -28,10 +28,12 @@ __all__ = [
     "SphericalUniform",
     "StraightThroughBernoulli",
     "StraightThroughOneHotGroups",
+    "StretchedBeta",
     "StudentT",
     "Uniform",
     "VonMisesFisher",
     "Weighted",
+    "WithEnds",
     "ZeroInflated",
     "affine_bend",
     "check_classes",
@@ -77,7 +79,7 @@ from pyrovae.distributions.mixture import Mixture
 from pyrovae.distributions.nan_masked import NanMasked
 from pyrovae.distributions.normal_mixture import NormalMixture
 from pyrovae.distributions.one_hot import OneHotGroups
-from pyrovae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotGroups
+from pyrovae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotGroups, WithEnds
 from pyrovae.distributions.spherical import (
     LOG_CONCENTRATION_BOUNDS,
     PowerSpherical,
@@ -87,6 +89,7 @@ from pyrovae.distributions.straight_through import (
     StraightThroughBernoulli,
     StraightThroughOneHotGroups,
 )
+from pyrovae.distributions.stretched_beta import StretchedBeta
 from pyrovae.distributions.student_t import StudentT
 from pyrovae.distributions.uniform import Uniform
 from pyrovae.distributions.von_mises_fisher import VonMisesFisher

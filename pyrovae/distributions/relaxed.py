@@ -3,7 +3,7 @@ r"""Concrete variables: bits and one-hot codes relaxed to the inside of an inter
 They are continuous, and so is what a bound with them bounds: the model whose prior is relaxed.
 """
 
-__all__ = ["RelaxedBernoulli", "RelaxedOneHotGroups"]
+__all__ = ["RelaxedBernoulli", "RelaxedOneHotGroups", "WithEnds"]
 
 import math
 from typing import Any
@@ -23,6 +23,10 @@ LOW, HIGH = 2.0**-22, 1 - 2.0**-22
 LIMIT = math.log(HIGH / LOW)
 
 
+class WithEnds(type(constraints.unit_interval)):
+    """An interval whose ends have a probability, and what lies between them a density."""
+
+
 class RelaxedBernoulli(dist.TorchDistribution):
     r"""The binary Concrete distribution: $z = \sigma(y)$, $y = (\eta + L) / \tau$, $L$ logistic.
 
@@ -32,7 +36,8 @@ class RelaxedBernoulli(dist.TorchDistribution):
     Floating point has few numbers next to 1, so $z$ is kept within $2^{-22}$ of 0 and 1, $|y|$
     below about 15. What lies beyond is the probability of the two ends, and $\log p(z)$ there
     is its logarithm. So the ratio of two such distributions is right, however sharp they are;
-    that of densities at a clamped value, torch's, is not. Gradients by draws leave out what
+    that of densities at a clamped value, torch's, is not, nor is that to a density without such
+    ends, as a Gaussian's, which is refused. Gradients by draws leave out what
     crosses an end as the logits change: of a KL to even bits with $\tau \ge \tfrac12$, below a
     percent where $|\eta| \le 10 \tau$, and about a tenth at $14 \tau$.
 
@@ -46,7 +51,7 @@ class RelaxedBernoulli(dist.TorchDistribution):
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012  # pyright: ignore
-    support = constraints.interval(LOW, HIGH)  # pyright: ignore
+    support = WithEnds(LOW, HIGH)  # pyright: ignore
     has_rsample = True
 
     def __init__(

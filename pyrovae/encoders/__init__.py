@@ -7,6 +7,7 @@ bits, codes or unit vectors.
 __all__ = [
     "LOG_SCALE_BOUNDS",
     "BernoulliEncoder",
+    "BetaEncoder",
     "CategoricalEncoder",
     "FullCovarianceGaussianEncoder",
     "GaussianEncoder",
@@ -23,6 +24,7 @@ __all__ = [
     "VonMisesFisherEncoder",
 ]
 
+from pyrovae.encoders.box import BetaEncoder
 from pyrovae.encoders.correlated import FullCovarianceGaussianEncoder, LowRankGaussianEncoder
 from pyrovae.encoders.discrete import (
     BernoulliEncoder,
