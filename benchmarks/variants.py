@@ -96,7 +96,11 @@ VARIANTS = [
         "prior=AutoregressiveGaussianPrior(D)",
     ),
     Variant("sparse prior", "Barello et al. 2018, bioRxiv 399246", "prior=LaplacePrior(D)"),
-    Variant("heavy-tailed prior", "Abiri & Ohlsson 2020, arXiv:2004.02581", "prior=StudentTPrior(D)"),
+    Variant(
+        "heavy-tailed prior",
+        "Abiri & Ohlsson 2020, arXiv:2004.02581",
+        "prior=StudentTPrior(D)",
+    ),
     # The posterior.
     Variant(
         "inverse autoregressive flow",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae import shared_noise
-from pyrovae.distributions import Weighted, is_improper
+from pyrovae.distributions import Weighted, is_improper, unweighted
 from pyrovae.errors import InputError
 
 _registering: ContextVar[bool] = ContextVar("registering", default=True)
@@ -168,7 +168,10 @@ class _KLWeight(Messenger):
         if self.sites is not None and msg["name"] not in self.sites:
             return
         if isinstance(self.weight, Tensor) and self.weight.dim():
-            msg["fn"] = Weighted(msg["fn"], self.weight)
+            fn = msg["fn"]
+            # Within another weight of dimensions, as beta's, the two multiply.
+            own = fn.weight if isinstance(fn, Weighted) else 1.0
+            msg["fn"] = Weighted(unweighted(fn), own * self.weight)
         else:
             msg["scale"] = msg["scale"] * self.weight
 
@@ -185,9 +188,14 @@ def kl_weight(weight: float | Tensor, *, sites: Collection[str] | None = None) -
     Args:
         weight: The weight $\beta \ge 0$, a number or a 0-dimensional tensor; or one weight for
             each dimension of a latent whose prior and posterior both factorise, a tensor $(D,)$.
-        sites: The latent sites that are meant; all if None.
+        sites: The latent sites that are meant, by their names, or a single one; all if None.
+
+    Raises:
+        InputError: If the weight is a negative number.
     """
-    return _KLWeight(weight, sites)
+    if not isinstance(weight, Tensor) and weight < 0:
+        raise InputError(f"A weight of {weight} rewards the KL.", "Give 0 or more.")
+    return _KLWeight(weight, [sites] if isinstance(sites, str) else sites)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -37,6 +38,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.handlers import kl_weight
 from pyrovae.inspection import inspect_program
+from pyrovae.models import VAE
 from pyrovae.svi import CompiledSVI, Objective, Stepper
 from pyrovae.training import fit
 
@@ -589,6 +591,18 @@ def test_a_weight_is_for_the_sites_that_it_names():
 
     assert trace(None) == {"z1": 3.0, "z2": 3.0}
     assert trace(["z2"]) == {"z1": 1.0, "z2": 3.0}
+    assert trace("z2") == {"z1": 1.0, "z2": 3.0}
+
+
+def test_weights_of_dimensions_multiply():
+    found = linear_gaussian(shift=0.5, stretch=1.3)
+    inner, outer = torch.tensor([[0.5, 2.0, 0.0], [3.0, 1.0, 1.0]]).double()
+    found.vae._weights = inner * outer
+    expected = loss_and_gradients(ELBO(2), found.vae, found.x)
+    found.vae._weights = inner
+    model, guide = (kl_weight(outer)(f) for f in (found.vae.model, found.vae.guide))
+    twice = SimpleNamespace(model=model, guide=guide, named_parameters=found.vae.named_parameters)
+    torch.testing.assert_close(loss_and_gradients(ELBO(2), twice, found.x), expected)
 
 
 def test_weights_of_one_side_alone_are_kept_apart():
@@ -804,6 +818,13 @@ def test_several_latents_have_no_aggregate_posterior_here(bound):
         lambda: ReweightedWakeSleep(2, sleep=1.5),
         lambda: FreeBits(-1.0),
         lambda: Capacity(1.0, strength=-1.0),
+        lambda: ELBO(2.5),
+        lambda: IWAE("3"),
+        lambda: ELBO(kl="free"),
+        lambda: ELBO(kl=FreeBits),
+        lambda: kl_weight(-0.5),
+        lambda: VAE(None, None, None, beta=-1.0),
+        lambda: VAE(None, None, None, beta=[1.0, -1.0]),
     ],
 )
 def test_options_out_of_range_are_refused(make):

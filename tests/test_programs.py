@@ -18,9 +18,9 @@ from pyrovae.data import Batch, Examples
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import (
     BernoulliEncoder,
+    BetaEncoder,
     GaussianEncoder,
     PowerSphericalEncoder,
-    BetaEncoder,
     RelaxedBernoulliEncoder,
     RelaxedCategoricalEncoder,
 )

@@ -48,9 +48,9 @@ class Bound(PyroELBO):
         max_plate_nesting: The depth of the program's plates, if it is not to be found out.
 
     Raises:
-        InputError: If there are fewer draws than the bound needs; at the first step, if there
-            are plates and none tells examples apart, a draw carries no gradient and the bound
-            needs it, or a control of the KL finds none of examples.
+        InputError: If there are fewer draws than the bound needs, or `kl` is no control; at the
+            first step, if there are plates and none tells examples apart, a draw carries no
+            gradient and the bound needs it, or a control of the KL finds none of examples.
     """
 
     least_particles = 1
@@ -69,10 +69,15 @@ class Bound(PyroELBO):
         vectorize_particles: bool = True,
         max_plate_nesting: float = math.inf,
     ) -> None:
-        if num_particles < self.least_particles:
+        if not isinstance(num_particles, int) or num_particles < self.least_particles:
             raise InputError(
-                f"num_particles of {type(self).__name__} is {num_particles}.",
-                f"Give at least {self.least_particles}.",
+                f"num_particles of {type(self).__name__} is {num_particles!r}.",
+                f"Give a whole number, at least {self.least_particles}.",
+            )
+        if kl is not None and (isinstance(kl, type) or not callable(kl)):
+            raise InputError(
+                f"The kl of {type(self).__name__} is {kl!r}, which is no control of it.",
+                "Give FreeBits(), Capacity() or BalancedKL(), or a function like them.",
             )
         super().__init__(
             num_particles=num_particles,

@@ -8,6 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.errors import InputError
 from pyrovae.handlers import kl_weight, register
 
 
@@ -24,6 +25,9 @@ class VAE(nn.Module):
         encoder: A module mapping $x$ to $q(z \mid x)$.
         beta: The weight $\beta \ge 0$ of the KL term in the training loss, or one for each
             latent dimension. Evaluation reports every bound at weight 1.
+
+    Raises:
+        InputError: If a weight is negative.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114.
@@ -43,6 +47,8 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.encoder = encoder
         self.beta = beta
+        if torch.as_tensor(beta).lt(0).any():
+            raise InputError(f"A beta of {beta} rewards the KL.", "Give 0 or more.")
         # One number stays a number: TraceEnum_ELBO compares the scales of sites.
         weights = None if isinstance(beta, int | float) else torch.tensor(beta)
         self.register_buffer("_weights", weights, persistent=False)
