@@ -16,6 +16,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions import hmm
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -42,6 +43,8 @@ from pyrovae.supports import check_values
 
 # How many examples it is read from.
 FEW = 3
+# Distributions over sequences that may leave the number of steps open, 1 in their event shape.
+_OPEN = (hmm.HiddenMarkovModel, hmm.IndependentHMM, hmm.GaussianMRF)
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,15 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
 
     Raises:
         InputError: If it observes nothing, observes outside the plate, has a latent in the
-            guide that the model lacks, has in another size or cannot have drawn, or cannot
-            explain these examples.
+            guide that the model lacks, has in another size or cannot have drawn, has a
+            likelihood of another shape than what it observes, or cannot explain these examples.
     """
     few = Batch(batch.x[:FEW], None if batch.y is None else batch.y[:FEW])
     with evaluating(program):
         _check_sizes(program, few)
         model_trace, guide_trace = trace_pair(program, few)
         structure = _structure(model_trace, guide_trace, len(few.x))
+        _check_likelihoods(model_trace)
         check_values(model_trace, guide_trace, few)
         vectorizes = _vectorizes(program, few, structure)
         shared = structure.global_latents
@@ -173,6 +177,41 @@ def _check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
             )
 
 
+def _check_likelihoods(model_trace: Trace) -> None:
+    """Refuses a likelihood of another shape than the values that it observes.
+
+    One of a single number would be broadcast to all of them: another model, and trained silently.
+    """
+    for name, site in sites(model_trace, observed=True).items():
+        fn, value = site["fn"], site["value"]
+        if isinstance(innermost(fn), _OPEN):
+            continue
+        plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
+        split = value.dim() - len(fn.event_shape)
+        fits = split >= 0 and value.shape[split:] == fn.event_shape
+        if not (fits and _within(plates, value.shape[:split])):
+            event, one = tuple(fn.event_shape), tuple(value.shape[-min(plates, default=0) :])
+            raise InputError(
+                f"The likelihood of {name!r} has the event shape {event}, and what it observes of "
+                f"one example the shape {one}.",
+                f"Let all of an example be one event, as by .to_event({len(one)})."
+                if len(event) < len(one)
+                else f"Build the decoder and its network for an observation of shape {one}.",
+            )
+        if not _within(plates, fn.batch_shape):
+            raise InputError(
+                f"The likelihood of {name!r} has the batch shape {tuple(fn.batch_shape)}, of which "
+                f"its plates have the dimensions {sorted(plates)} alone.",
+                "Give each of the others a plate, or make it part of the event by .to_event().",
+            )
+
+
+def _within(plates: dict[int, int], batch_shape: torch.Size) -> bool:
+    """Whether every dimension that repeats anything is that of a plate."""
+    dims = range(-len(batch_shape), 0)
+    return all(s in (1, plates.get(d, 1)) for d, s in zip(dims, batch_shape, strict=True))
+
+
 def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: Any) -> None:
     with _refusing(what, batch.x), fill_improper(batch.x), tracer:
         function(batch.x, **labels(function, batch))
@@ -199,9 +238,17 @@ def _remedy(error: Exception, what: str) -> str:
             "Have it make tensors where x is, as by x.new_ones(3) or torch.ones(3, "
             "device=x.device), and hold the others as buffers of the module; or train on the CPU."
         )
+    if "inside plate" in str(error):  # Pyro's, of a distribution without an event shape
+        return (
+            "Let every distribution be of the event shape of one example, by .to_event(); in a "
+            "decoder the network says it, by an attribute out_shape."
+        )
     if what == "guide":
         return "Make its networks for x of this shape."
-    return "Check that the prior's draws are what the decoder takes."
+    return (
+        "Check that the prior's draws are what the decoder takes, and that it is made for x of "
+        "this shape."
+    )
 
 
 def _parameters(traces: Iterable[Trace]) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,16 @@ from torch import nn
 
 from pyrovae import evaluation
 from pyrovae.data import Batch, Examples
-from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyrovae.decoders import (
+    BernoulliDecoder,
+    ContinuousBernoulliDecoder,
+    DiscretizedLogisticMixtureDecoder,
+    GaussianDecoder,
+    MultinomialDecoder,
+    NegativeBinomialDecoder,
+    PixelwiseGaussianDecoder,
+    TabularDecoder,
+)
 from pyrovae.encoders import (
     BernoulliEncoder,
     BetaEncoder,
@@ -764,6 +773,134 @@ def test_parts_that_do_not_fit_are_refused_before_the_first_step(prior, decoder,
     assert "\n" not in str(refusal.value)
     with pytest.raises(InputError, match="Make its networks for x of this shape"):
         inspect_program(program, Batch(torch.zeros(5, 6)))
+
+
+# ── Likelihoods of another shape than x ──────────────────────────────────────────────────────
+
+
+def to(*shape):
+    return MLP((2,), shape, hidden=())
+
+
+class OfEvents(nn.Module):
+    """A decoder whose author says which dimensions are one event."""
+
+    def __init__(self, shape, events):
+        super().__init__()
+        self.net, self.events = to(*shape), events
+
+    def forward(self, z):
+        return dist.Normal(self.net(z), 1.0).to_event(self.events)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "x_shape", "remedy"),
+    [
+        (lambda: GaussianDecoder(to(1)), (5,), r"shape \(5,\)\.$"),
+        (lambda: GaussianDecoder(to(1)), (), r"shape \(\)\.$"),
+        (lambda: OfEvents((1,), 0), (5,), r"\.to_event\(1\)\.$"),
+        (lambda: PixelwiseGaussianDecoder(to(2)), (5,), r"shape \(5,\)\.$"),
+        (lambda: NegativeBinomialDecoder(to(1), (1,)), (5,), r"shape \(5,\)\.$"),
+        (lambda: BernoulliDecoder(to(1, 8, 1)), (1, 8, 8), r"shape \(1, 8, 8\)\.$"),
+        (lambda: TabularDecoder(to(3), columns=(0, 0, 0)), (5,), r"shape \(5,\)\.$"),
+        (lambda: TabularDecoder(to(6), columns=6 * (0,)), (5,), r"shape \(5,\)\.$"),
+        (lambda: MultinomialDecoder(to(1)), (5,), r"shape \(5,\)\.$"),
+        (lambda: DiscretizedLogisticMixtureDecoder(to(30), (1,)), (5,), r"shape \(5,\)\.$"),
+        (lambda: DiscretizedLogisticMixtureDecoder(to(31), (5,)), (5,), r"made for x of this"),
+        (lambda: OfEvents((1, 8, 8), 2), (1, 8, 8), r"\.to_event\(3\)\.$"),
+        (lambda: OfEvents((3, 8, 8), 2), (3, 8, 8), r"\.to_event\(3\)\.$"),
+        (lambda: OfEvents((4, 8, 8), 2), (4, 8, 8), r"\.to_event\(\);.* out_shape\.$"),
+    ],
+)
+def test_a_likelihood_of_another_shape_than_x_is_refused(decoder, x_shape, remedy):
+    vae = VAE(StandardNormal(2), decoder(), nn.Identity())
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", vae.prior())
+
+    with pytest.raises(InputError, match=remedy) as refusal:
+        structure_of(functions_over(vae, guide=guide), torch.zeros(7, *x_shape))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_likelihood_that_repeats_itself_outside_of_plates_is_refused(x):
+    vae = small_vae()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", vae.prior())
+            pyro.sample("x", dist.Normal(torch.zeros(4, 1, 5), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(InputError, match=r"\(4, 3\), of which its plates have .* \[-1\] alone"):
+        structure_of(functions_over(vae, model=model), x)
+
+
+def observe_numbers(x):
+    pyro.sample("x", dist.Normal(torch.zeros(()), 1.0), obs=x[:, 0])
+
+
+def observe_a_part_and_all(x):
+    pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=x[:, :2])
+    pyro.sample("y", dist.Bernoulli(0.5), obs=(x[:, 0] > 0).float())
+    pyro.sample("square", dist.Normal(torch.zeros(5, 5), 1.0).to_event(2), obs=x.diag_embed())
+
+
+def observe_in_plates(x):
+    with pyro.plate("features", 5, dim=-2):
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x.T)
+
+
+def observe_thrice(x):
+    with pyro.plate("raters", 3, dim=-2):
+        pyro.sample("x", dist.Normal(torch.zeros(5), 1.0).to_event(1), obs=x)
+
+
+def observe_what_is_there(x):
+    with poutine.mask(mask=torch.arange(len(x)) < 2):
+        pyro.sample("x", dist.Normal(torch.zeros(5), 1.0).to_event(1), obs=x)
+
+
+def observe_all_but_some(x):
+    seen = torch.arange(len(x)) < 2
+    fn = dist.Normal(torch.zeros(5), 1.0).to_event(1)
+    pyro.sample("x", fn, obs=x, obs_mask=seen)
+
+
+def observe_with_a_factor(x):
+    observe_what_is_there(x)
+    pyro.factor("bonus", torch.zeros(len(x)))
+
+
+def observe_steps(x):
+    stay, seen = torch.eye(2) + 0.1, dist.Normal(torch.tensor([-1.0, 1.0]), 1.0)
+    pyro.sample("x", dist.DiscreteHMM(torch.zeros(2), stay.log(), seen), obs=x)
+
+
+@pytest.mark.parametrize(
+    "observe",
+    [
+        observe_numbers,
+        observe_a_part_and_all,
+        observe_in_plates,
+        observe_thrice,
+        observe_what_is_there,
+        observe_all_but_some,
+        observe_with_a_factor,
+        observe_steps,
+    ],
+)
+def test_an_unusual_observation_that_fits_is_taken(x, observe):
+    vae = small_vae()
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", vae.prior())
+            observe(x)
+
+    program = functions_over(vae, model=model)
+    assert structure_of(program, x).latents == ("z",)
+    check_parameters(program, Batch(x))
 
 
 RELAXED_CODE = partial(RelaxedCategoricalEncoder, classes=3)
