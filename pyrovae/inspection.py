@@ -200,8 +200,8 @@ def _check_likelihoods(model_trace: Trace) -> None:
             )
         if not _within(plates, fn.batch_shape):
             raise InputError(
-                f"The likelihood of {name!r} has the batch shape {tuple(fn.batch_shape)}, of which "
-                f"its plates have the dimensions {sorted(plates)} alone.",
+                f"The likelihood of {name!r} has the batch shape {tuple(fn.batch_shape)}, of "
+                f"which its plates have the dimensions {sorted(plates)} alone.",
                 "Give each of the others a plate, or make it part of the event by .to_event().",
             )
 

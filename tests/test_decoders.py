@@ -22,6 +22,7 @@ from pyrovae.decoders import (
     LaplaceDecoder,
     MultinomialDecoder,
     NegativeBinomialDecoder,
+    PixelwiseGaussianDecoder,
     PoissonDecoder,
     StudentTDecoder,
     ZeroInflatedNegativeBinomialDecoder,
@@ -249,6 +250,21 @@ def test_far_out_values_leave_gradients_finite(decoder, learned):
     made(loc).log_prob(torch.zeros(3)).backward()
     assert loc.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (PixelwiseGaussianDecoder, (3,)),
+        (PixelwiseGaussianDecoder, (3, 2, 2)),
+        (BetaDecoder, (3,)),
+        (DiscretizedLogisticDecoder, (3,)),
+        (lambda net: ZeroInflatedNegativeBinomialDecoder(net, (2,)), (3,)),
+    ],
+)
+def test_an_odd_output_is_no_two_parameters_of_every_entry(make, shape):
+    with pytest.raises(InputError, match=r"puts out 3 numbers for two .*net_shape"):
+        make(MLP((2,), shape))(torch.zeros(4, 2))
 
 
 # ── Every likelihood in a VAE ────────────────────────────────────────────────────────────────

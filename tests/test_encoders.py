@@ -240,6 +240,15 @@ def test_outputs_that_fit_no_number_of_latents_are_refused(make, size):
         make(MLP((4,), (9, 14)))
 
 
+@pytest.mark.parametrize("make", [MLP, lambda i, o: nn.Linear(*i, *o)])
+def test_an_odd_output_is_no_mean_and_scale_of_every_dimension(make):
+    vae = VAE(
+        StandardNormal(2), GaussianDecoder(MLP((2,), (5,))), GaussianEncoder(make((5,), (3,)))
+    )
+    with pytest.raises(InputError, match=r"puts out 3 numbers for two .*net_shape"):
+        inspect_program(vae, Batch(torch.zeros(4, 5)))
+
+
 @pytest.mark.parametrize("latent_dim", [1, 2, 3, 10, 50])
 @pytest.mark.parametrize(
     ("kind", "options"),

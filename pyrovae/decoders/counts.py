@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pyrovae.decoders.positive import Positive
 from pyrovae.distributions import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.errors import InputError
-from pyrovae.networks import event_rank, smooth_clamp
+from pyrovae.networks import event_rank, halves, smooth_clamp
 
 # Bounds on log μ and on the logit of a further zero, and the floor of θ: not felt by any data.
 LOG_MEAN_BOUNDS = (-30.0, 30.0)
@@ -166,6 +166,9 @@ class ZeroInflatedNegativeBinomialDecoder(_OfSizes):
         latent_size: Whether the last dimension of z is the size of an example, lognormal under a
             standard normal prior, and the network is given the others.
 
+    Raises:
+        InputError: In `forward`, if the network's two maps are not of one size.
+
     References:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
         https://doi.org/10.1038/s41592-018-0229-2.
@@ -193,7 +196,7 @@ class ZeroInflatedNegativeBinomialDecoder(_OfSizes):
         """
         rank = len(self.x_shape)
         output, log_size = self._outputs(z, size)
-        output, gate_logits = output.chunk(2, dim=-rank)
+        output, gate_logits = halves(output, -rank)
         counts = _negative_binomial(_log_mean(output, log_size, rank), self.concentration())
         gate_logits = smooth_clamp(gate_logits, *GATE_LOGIT_BOUNDS)
 

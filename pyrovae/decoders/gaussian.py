@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.decoders.positive import Positive
-from pyrovae.networks import event_rank, smooth_clamp
+from pyrovae.networks import event_rank, halves, smooth_clamp
 
 
 class GaussianDecoder(nn.Module):
@@ -67,6 +67,9 @@ class PixelwiseGaussianDecoder(nn.Module):
             of an observation: $(*, 2 X)$ for vectors, $(*, 2 C, H, W)$ for images.
         min_scale: The floor of every $\sigma_i$, as in `GaussianDecoder`.
         max_scale: The ceiling of every $\sigma_i$.
+
+    Raises:
+        InputError: In `forward`, if the network's two maps are not of one size.
     """
 
     values: ClassVar[str] = "real"
@@ -86,7 +89,7 @@ class PixelwiseGaussianDecoder(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
         rank = event_rank(self.net)
-        loc, log_scale = self.net(z).chunk(2, dim=-rank)
+        loc, log_scale = halves(self.net(z), -rank)
         log_scale = smooth_clamp(log_scale, math.log(self.min_scale), math.log(self.max_scale))
 
         return dist.Normal(loc, log_scale.exp()).to_event(rank)

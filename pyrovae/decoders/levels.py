@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
 from pyrovae.errors import InputError
-from pyrovae.networks import event_rank, smooth_clamp
+from pyrovae.networks import event_rank, halves, smooth_clamp
 
 # The floor of a scale, in levels: nothing is narrower than a cell. Its ceiling, in half ranges:
 # all levels are alike.
@@ -75,7 +75,8 @@ class DiscretizedLogisticDecoder(nn.Module):
         levels: The number $L$ of levels.
 
     Raises:
-        InputError: If there are fewer than two levels.
+        InputError: If there are fewer than two levels; in `forward`, if the network's two maps are
+            not of one size.
 
     References:
         Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
@@ -99,7 +100,7 @@ class DiscretizedLogisticDecoder(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
         rank = event_rank(self.net)
-        loc, log_scale = self.net(z).chunk(2, dim=-rank)
+        loc, log_scale = halves(self.net(z), -rank)
         loc, scale = _in_levels(loc, log_scale, self.levels)
 
         return DiscretizedLogistic(loc, scale, levels=self.levels).to_event(rank)

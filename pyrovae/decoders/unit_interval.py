@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae.distributions import Beta, ContinuousBernoulli
-from pyrovae.networks import event_rank, smooth_clamp
+from pyrovae.networks import event_rank, halves, smooth_clamp
 
 # Bounds on the logit of a mean and on the log of a concentration: a mean nearer to 0 or 1 than
 # any level of 8 bits, and a density narrower than one.
@@ -29,6 +29,9 @@ class BetaDecoder(nn.Module):
     Args:
         net: A network mapping $(*, D)$ to the two maps joined along the first dimension of an
             observation: $(*, 2 X)$ for vectors, $(*, 2 C, H, W)$ for images.
+
+    Raises:
+        InputError: In `forward`, if the network's two maps are not of one size.
 
     References:
         Beta Regression for Modelling Rates and Proportions (Ferrari & Cribari-Neto, 2004),
@@ -50,7 +53,7 @@ class BetaDecoder(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """The likelihood, with batch shape $(*)$, for $z$ of shape $(*, D)$."""
         rank = event_rank(self.net)
-        logit, log_concentration = self.net(z).chunk(2, dim=-rank)
+        logit, log_concentration = halves(self.net(z), -rank)
         logit = smooth_clamp(logit, *LOGIT_BOUNDS)
         log_concentration = smooth_clamp(log_concentration, *LOG_CONCENTRATION_BOUNDS)
         towards_one = (log_concentration + F.logsigmoid(logit)).exp()

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS
-from pyrovae.networks import smooth_clamp
+from pyrovae.networks import halves, smooth_clamp
 
 
 class GaussianEncoder(nn.Module):
@@ -17,6 +17,9 @@ class GaussianEncoder(nn.Module):
 
     Args:
         net: A network mapping $(*, x)$ to $(*, 2 D)$.
+
+    Raises:
+        InputError: In `forward`, if the network's outputs fit no $D$.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114.
@@ -38,6 +41,6 @@ class GaussianEncoder(nn.Module):
         Args:
             x: The observation, with shape $(*, x)$.
         """
-        loc, log_scale = self.net(x).chunk(2, dim=-1)
+        loc, log_scale = halves(self.net(x))
 
         return dist.Normal(loc, smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).exp()).to_event(1)

@@ -22,6 +22,7 @@ __all__ = [
     "TabularInput",
     "TokenEncoderNet",
     "event_rank",
+    "halves",
     "near_zero",
     "smooth_clamp",
     "smooth_floor",
@@ -29,7 +30,7 @@ __all__ = [
 
 from pyrovae.networks.bounded import smooth_clamp, smooth_floor
 from pyrovae.networks.convolutional import ConvNet, DeconvNet
-from pyrovae.networks.dense import MLP, GatedMLP, ResidualMLP, event_rank, near_zero
+from pyrovae.networks.dense import MLP, GatedMLP, ResidualMLP, event_rank, halves, near_zero
 from pyrovae.networks.inputs import Centred, Log1p, Scaled
 from pyrovae.networks.missing import NanMaskedInput, TabularInput
 from pyrovae.networks.recurrent import RecurrentDecoderNet, RecurrentEncoderNet, TokenEncoderNet

@@ -1,6 +1,6 @@
 """Fully connected networks."""
 
-__all__ = ["MLP", "GatedMLP", "ResidualMLP", "event_rank", "near_zero"]
+__all__ = ["MLP", "GatedMLP", "ResidualMLP", "event_rank", "halves", "near_zero"]
 
 import math
 from collections.abc import Sequence
@@ -16,6 +16,27 @@ from pyrovae.networks.layers import Linear
 def event_rank(net: nn.Module) -> int:
     """The number of dimensions of one observation; a net that does not say emits vectors."""
     return len(getattr(net, "out_shape", (1,)))
+
+
+def halves(output: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """What a network puts out for two parameters of a distribution, each half of a dimension.
+
+    Raises:
+        InputError: If its size is odd: the second would be smaller, and at size 1 broadcast.
+
+    Example:
+        >>> halves(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        (tensor([1., 2.]), tensor([3., 4.]))
+    """
+    size = output.shape[dim]
+    if size % 2:
+        raise InputError(
+            f"A network puts out {size} numbers for two parameters of every dimension.",
+            "Build it to put out the net_shape(...) of the encoder or the decoder, twice as many "
+            "as there are dimensions.",
+        )
+    first, second = output.chunk(2, dim=dim)
+    return first, second
 
 
 class MLP(nn.Module):
