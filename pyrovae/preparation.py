@@ -16,14 +16,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer.util import check_fully_reparametrized
 
+from pyrovae.bounds.base import refusal_of
 from pyrovae.data import Batch, Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError
 from pyrovae.inspection import FEW, Structure, check_parameters, inspect_program
 from pyrovae.parts import to_config
-from pyrovae.programs import Program, evaluating
+from pyrovae.programs import Program, evaluating, sites, trace_pair
 from pyrovae.supports import check_support
 from pyrovae.svi import Differentiable, Objective
 from pyrovae.svi.stepper import LATE_STEPS
@@ -140,20 +142,34 @@ def check_bound(
     """Refuses a bound that cannot be had of a program's draws, by its loss of a few examples.
 
     Raises:
-        InputError: If they carry no gradient and it needs one, or its control of the KL needs one
-            for each dimension and there is none.
+        InputError: If they carry no gradient and it needs one, its control of the KL needs one
+            for each dimension and there is none, or it has no losses that could be watched.
     """
     with (
         evaluating(program),
         torch.enable_grad(),
         warnings.catch_warnings(action="ignore"),
     ):
+        if isinstance(bound, TraceMeanField_ELBO):
+            _check_reparametrised(program, structure, bound, few)
         try:
             Objective(program, structure, bound)(few.x, few.y)
         except InputError:
             raise
         except Exception:  # of so few examples, maybe: a step will tell, and where
             return
+
+
+def _check_reparametrised(program: Program, structure: Structure, bound: ELBO, few: Batch) -> None:
+    """Says what Pyro's check of a first step does, in a bound's own words and before it."""
+    _, guide_trace = trace_pair(program, few)
+    guide_trace.compute_score_parts()
+    for name, site in sites(guide_trace, observed=False).items():
+        try:
+            check_fully_reparametrized(site)
+        except NotImplementedError as error:
+            shared = name in structure.global_latents
+            raise refusal_of(bound, name, shared=shared) from error
 
 
 def describe_program(program: Program) -> dict[str, Any]:

@@ -14,7 +14,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from programs_for_tests import binary, same, small_vae, weights
-from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    JitTraceMeanField_ELBO,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 from recorder import stand_in
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -351,10 +357,21 @@ def test_options_that_cannot_be_used_are_refused(options, words):
         quick(small_vae(), binary(), **options)
 
 
+DISCRETE = "MeanField_ELBO needs draws .* latent 'z' are discrete.*VIMCO"
+
+
 @pytest.mark.parametrize(
     ("prior", "encoder", "bound", "words"),
     [
         (pyrovae.BernoulliPrior, pyrovae.BernoulliEncoder, pyrovae.bounds.IWAE(2), "VIMCO"),
+        (pyrovae.BernoulliPrior, pyrovae.BernoulliEncoder, TraceMeanField_ELBO(), DISCRETE),
+        (pyrovae.BernoulliPrior, pyrovae.BernoulliEncoder, JitTraceMeanField_ELBO(), DISCRETE),
+        (
+            pyrovae.StandardNormal,
+            pyrovae.GaussianEncoder,
+            TraceTailAdaptive_ELBO(num_particles=2, vectorize_particles=True),
+            "infinite losses by design.*DReG",
+        ),
         (
             lambda dim: pyrovae.GaussianMixture(dim, components=2),
             pyrovae.GaussianEncoder,
@@ -362,7 +379,13 @@ def test_options_that_cannot_be_used_are_refused(options, words):
             "per_dim=False",
         ),
     ],
-    ids=["discrete draws", "a KL that is no sum"],
+    ids=[
+        "discrete draws",
+        "discrete draws and Pyro's closed KL",
+        "discrete draws and its twin that is traced",
+        "losses that are infinite",
+        "a KL that is no sum",
+    ],
 )
 def test_a_bound_that_cannot_be_had_is_refused_with_nothing_written(
     prior, encoder, bound, words, tmp_path

@@ -1,6 +1,6 @@
 """What all bounds share: they run a program, weigh its draws, and are Pyro's `ELBO` objects."""
 
-__all__ = ["Bound", "joined", "shared_out", "weighs_kl", "with_gradient"]
+__all__ = ["Bound", "joined", "refusal_of", "shared_out", "weighs_kl", "with_gradient"]
 
 import math
 from abc import abstractmethod
@@ -187,14 +187,7 @@ class Bound(PyroELBO):
             needed = self.needs_shared_gradients if shared else self.needs_gradients
             # One whose distribution is not learned has none to carry.
             if needed and draw.log_density([site]).requires_grad:
-                raise InputError(
-                    f"{type(self).__name__} needs draws that carry gradients, and those of the "
-                    f"latent {name!r} are discrete or not reparametrised.",
-                    "Take ELBO (--bound elbo), which does not, or a guide whose draws do."
-                    if shared
-                    else "Take VIMCO, ReweightedWakeSleep or ELBO (--bound vimco, "
-                    "reweighted-wake-sleep or elbo), which do not, or an encoder whose draws do.",
-                )
+                raise refusal_of(self, name, shared=shared)
 
     def _control(self, draws: list[Draw]) -> Tensor | float:
         """Weighs the latents' KL as the control says; what it adds to every example's loss."""
@@ -211,6 +204,24 @@ class Bound(PyroELBO):
         for draw in draws:
             draw.weights = weights
         return self.kl_share * draws[0].charge(constants)
+
+
+def refusal_of(bound: object, name: str, *, shared: bool) -> InputError:
+    """What a bound says that needs gradients of a latent whose draws carry none.
+
+    Args:
+        bound: The bound, one of Pyro's as well.
+        name: The latent.
+        shared: Whether all examples share it.
+    """
+    return InputError(
+        f"{type(bound).__name__} needs draws that carry gradients, and those of the latent "
+        f"{name!r} are discrete or not reparametrised.",
+        "Take ELBO (--bound elbo), which does not, or a guide whose draws do."
+        if shared
+        else "Take VIMCO, ReweightedWakeSleep or ELBO (--bound vimco, reweighted-wake-sleep or "
+        "elbo), which do not, or an encoder whose draws do.",
+    )
 
 
 def shared_out(share: Tensor, value: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class CompiledSVI:
 
     Raises:
         InputError: If the optimizer is of another kind, the loss calls `backward` by itself, as
-            `TraceGraph_ELBO` does, or there is no such engine or precision. A step raises it
-            for `tf32` off a GPU.
+            `TraceGraph_ELBO` does, or is always infinite, as that of `TraceTailAdaptive_ELBO`, or
+            there is no such engine or precision. A step raises it for `tf32` off a GPU.
 
     Example:
         >>> import pyro, torch

@@ -26,6 +26,7 @@ from pyro.infer import (
     Trace_ELBO,
     TraceEnum_ELBO,
     TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
 )
 from pyro.infer import traceenum_elbo as enumeration
 from pyro.infer.util import (
@@ -80,7 +81,17 @@ def estimate_with(loss: Any, model: Callable[..., Any], guide: Callable[..., Any
 
     Returns:
         A function of the program's arguments.
+
+    Raises:
+        InputError: If the loss has no value but infinity.
     """
+    particle = getattr(loss, "_differentiable_loss_particle", None)
+    if getattr(particle, "__func__", None) is TraceTailAdaptive_ELBO._differentiable_loss_particle:
+        raise InputError(
+            f"{type(loss).__name__} reports infinite losses by design, in which a step that went "
+            "wrong could not be told.",
+            "Take DReG or IWAE of several particles (--bound dreg or iwae), or pyro.infer.SVI.",
+        )
     loss = _without_jit(loss)
     method = _method_for(loss) if isinstance(loss, ELBO) else None
     return partial(_call, method or _differentiable, loss, model, guide)
