@@ -6,6 +6,7 @@ before the first step.
 
 __all__ = ["FEW", "Structure", "check_parameters", "inspect_program"]
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import hmm
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -45,6 +47,8 @@ from pyrovae.supports import check_values
 FEW = 3
 # Distributions over sequences that may leave the number of steps open, 1 in their event shape.
 _OPEN = (hmm.HiddenMarkovModel, hmm.IndependentHMM, hmm.GaussianMRF)
+# What Python says of a call with other arguments than a function takes.
+_ARGUMENTS = re.compile(r"\(\) (missing|takes|got an unexpected|got multiple)")
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,10 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
     """Runs a program once on a few examples and reads its structure.
 
     Raises:
-        InputError: If it observes nothing, observes outside the plate, has a latent in the
-            guide that the model lacks, has in another size or cannot have drawn, has a
-            likelihood of another shape than what it observes, or cannot explain these examples.
+        InputError: If it cannot be run, samples from what is no distribution, observes nothing,
+            observes outside the plate, has a latent in the guide that the model lacks, has in
+            another size or cannot have drawn, has a likelihood of another shape than what it
+            observes, or cannot explain these examples.
     """
     few = Batch(batch.x[:FEW], None if batch.y is None else batch.y[:FEW])
     with evaluating(program):
@@ -213,8 +218,38 @@ def _within(plates: dict[int, int], batch_shape: torch.Size) -> bool:
 
 
 def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: Any) -> None:
-    with _refusing(what, batch.x), fill_improper(batch.x), tracer:
+    with _refusing(what, batch.x), _OfDistributions(what), fill_improper(batch.x), tracer:
         function(batch.x, **labels(function, batch))
+
+
+class _OfDistributions(Messenger):
+    """Refuses to sample from what is none of Pyro's distributions."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+
+        self.what = what
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        # One of torch's can be observed, and not drawn from.
+        if not isinstance(fn, torch.distributions.Distribution | dist.Distribution) or not (
+            msg["is_observed"] or callable(fn)
+        ):
+            raise InputError(
+                f"The {self.what} samples {msg['name']!r} from {_called(fn)}, and not from a "
+                "distribution of Pyro's.",
+                "Let what makes it (a prior, a decoder, an encoder) return one, such as "
+                "pyro.distributions.Normal(loc, scale).to_event(1).",
+            )
+
+
+def _called(thing: object) -> str:
+    """What a thing is that was given for a distribution of Pyro's."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    of_torch = isinstance(thing, torch.distributions.Distribution)
+    return f"a {type(thing).__name__}{' of torch.distributions' if of_torch else ''}"
 
 
 @contextmanager
@@ -224,7 +259,9 @@ def _refusing(what: str, x: Tensor) -> Iterator[None]:
         yield
     except InputError:
         raise  # of a part, which says what to do about it
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, TypeError) and not _ARGUMENTS.search(str(error)):
+            raise  # it is within a part, where its traceback says more
         raise InputError(
             f"The {what} cannot be run on x of shape {tuple(x.shape)} "
             f"({str(error) or type(error).__name__}).",
@@ -242,6 +279,11 @@ def _remedy(error: Exception, what: str) -> str:
         return (
             "Let every distribution be of the event shape of one example, by .to_event(); in a "
             "decoder the network says it, by an attribute out_shape."
+        )
+    if isinstance(error, TypeError):
+        return (
+            "Let every part take what it is given: of a VAE the prior nothing, the decoder z and "
+            "the encoder x."
         )
     if what == "guide":
         return "Make its networks for x of this shape."

@@ -26,6 +26,7 @@ __all__ = [
     "Site",
     "as_module",
     "at_weight_one",
+    "check_parts",
     "data_frame",
     "evaluating",
     "is_auxiliary",
@@ -74,8 +75,12 @@ def as_module(program: Program) -> nn.Module:
     """The parameters of a program, as one module.
 
     Raises:
-        InputError: If the program lacks a model or a guide.
+        InputError: If the program lacks a model or a guide, or is a class of programs.
     """
+    if isinstance(program, type):
+        raise InputError(
+            f"{program.__name__} is a class, and no program.", "Give an object that is one of it."
+        )
     name = type(program).__name__
     if not all(callable(getattr(program, method, None)) for method in ("model", "guide")):
         raise InputError(
@@ -91,6 +96,25 @@ def as_module(program: Program) -> nn.Module:
         if isinstance(value, nn.Module | nn.Parameter):
             setattr(module, key, value)
     return module
+
+
+def check_parts(**parts: object) -> None:
+    """Refuses parts of a program that cannot be called, or are classes of parts.
+
+    Raises:
+        InputError: Naming the part.
+    """
+    for name, part in parts.items():
+        if isinstance(part, type):
+            raise InputError(
+                f"The {name} is the class {part.__name__}, and not a module made of it.",
+                f"Give {part.__name__}(...).",
+            )
+        if not callable(part):
+            raise InputError(
+                f"The {name} is a {type(part).__name__}, and not a module.",
+                "Give an nn.Module whose forward pass returns a distribution.",
+            )
 
 
 def brought_to(program: Program, batch: Batch) -> Batch:

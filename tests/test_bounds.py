@@ -823,8 +823,8 @@ def test_several_latents_have_no_aggregate_posterior_here(bound):
         lambda: ELBO(kl="free"),
         lambda: ELBO(kl=FreeBits),
         lambda: kl_weight(-0.5),
-        lambda: VAE(None, None, None, beta=-1.0),
-        lambda: VAE(None, None, None, beta=[1.0, -1.0]),
+        lambda: VAE(nn.Module(), nn.Module(), nn.Module(), beta=-1.0),
+        lambda: VAE(nn.Module(), nn.Module(), nn.Module(), beta=[1.0, -1.0]),
     ],
 )
 def test_options_out_of_range_are_refused(make):

@@ -36,7 +36,7 @@ from pyrovae.encoders import (
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.inspection import check_parameters, inspect_program
-from pyrovae.models import VAE
+from pyrovae.models import VAE, Autoencoder
 from pyrovae.networks import MLP
 from pyrovae.priors import (
     BernoulliPrior,
@@ -901,6 +901,81 @@ def test_an_unusual_observation_that_fits_is_taken(x, observe):
     program = functions_over(vae, model=model)
     assert structure_of(program, x).latents == ("z",)
     check_parameters(program, Batch(x))
+
+
+# ── Parts that are none ──────────────────────────────────────────────────────────────────────
+
+
+class Returning(nn.Module):
+    """A part whose author returns whatever this function does."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+TORCHS = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 1.0), 1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"prior": lambda: torch.zeros(2)}, r"model samples 'z' from a Tensor.*return one, such"),
+        (
+            {"prior": lambda: TORCHS},
+            r"model samples 'z' from a Independent of torch\.dist.*, and not",
+        ),
+        ({"prior": lambda: dist.Normal}, r"model samples 'z' from the class Normal, and not"),
+        ({"decoder": lambda z: None}, r"model samples 'x' from a NoneType, and not"),
+        ({"decoder": lambda z: z.sum(-1)}, r"model samples 'x' from a Tensor, and not"),
+        ({"encoder": lambda x: (x[:, :2], 1.0)}, r"guide samples 'z' from a tuple, and not"),
+        ({"prior": lambda y: None}, r"missing 1 required .*: 'y'.* the prior nothing"),
+        ({"decoder": lambda: None}, r"takes 0 positional arguments.*the decoder z"),
+        ({"encoder": lambda x, y: None}, r"guide .*missing 1 required .*: 'y'.*the encoder x"),
+    ],
+)
+def test_a_part_that_gives_no_distribution_is_refused(x, parts, words):
+    vae = small_vae()
+    for name, function in parts.items():
+        setattr(vae, name, Returning(function))
+    with pytest.raises(InputError, match=words) as refusal:
+        structure_of(vae, x)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_likelihood_of_torchs_can_be_observed(x):
+    vae = small_vae()
+    normal = torch.distributions.Normal
+    vae.decoder = Returning(lambda z: torch.distributions.Independent(normal(x[:3], 1.0), 1))
+    assert structure_of(vae, x).observed == ("x",)
+
+
+def test_an_error_inside_a_part_keeps_its_traceback(x):
+    for error in (KeyError("colour"), TypeError("unsupported operand"), AttributeError("width")):
+
+        def fails(z, error=error):
+            raise error
+
+        vae = small_vae()
+        vae.decoder = Returning(fails)
+        with pytest.raises(type(error)) as caught:
+            structure_of(vae, x)
+        assert caught.value is error
+
+
+def test_a_class_is_no_part_and_no_program(x):
+    decoder, encoder = GaussianDecoder(to(5)), GaussianEncoder(MLP((5,), (4,)))
+    with pytest.raises(InputError, match=r"prior is the class StandardNormal.*StandardNormal\("):
+        VAE(StandardNormal, decoder, encoder)
+    with pytest.raises(InputError, match="encoder is a NoneType"):
+        VAE(StandardNormal(2), decoder, None)
+    with pytest.raises(InputError, match="decoder is the class MLP"):
+        Autoencoder(2, MLP, encoder)
+    with pytest.raises(InputError, match="VAE is a class, and no program"):
+        structure_of(VAE, x)
 
 
 RELAXED_CODE = partial(RelaxedCategoricalEncoder, classes=3)

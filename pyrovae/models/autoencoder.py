@@ -9,6 +9,7 @@ from torch.distributions import constraints
 
 from pyrovae.distributions import ImproperUniform
 from pyrovae.handlers import register
+from pyrovae.programs import check_parts
 
 
 class Autoencoder(nn.Module):
@@ -25,12 +26,17 @@ class Autoencoder(nn.Module):
         decoder: A module mapping $z$ to $p(x \mid z)$.
         encoder: A module mapping $x$ to $q(z \mid x)$, of which the mean alone is used.
 
+    Raises:
+        InputError: If a part is no module.
+
     References:
         Reducing the dimensionality of data with neural networks (Hinton & Salakhutdinov, 2006).
     """
 
     def __init__(self, latent_dim: int, decoder: nn.Module, encoder: nn.Module) -> None:
         super().__init__()
+
+        check_parts(decoder=decoder, encoder=encoder)
 
         self.latent_dim = latent_dim
         self.decoder = decoder

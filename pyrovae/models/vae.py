@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import InputError
 from pyrovae.handlers import kl_weight, register
+from pyrovae.programs import check_parts
 
 
 class VAE(nn.Module):
@@ -27,7 +28,7 @@ class VAE(nn.Module):
             latent dimension. Evaluation reports every bound at weight 1.
 
     Raises:
-        InputError: If a weight is negative.
+        InputError: If a part is no module, or a weight is negative.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114.
@@ -42,6 +43,8 @@ class VAE(nn.Module):
         beta: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
+
+        check_parts(prior=prior, decoder=decoder, encoder=encoder)
 
         self.prior = prior
         self.decoder = decoder
