@@ -83,7 +83,7 @@ INNER = {
         {"__init__"},
     ],
     "networks": [
-        {"bounded", "layers", "missing"},
+        {"bounded", "layers", "missing", "sizes"},
         {"convolutional", "dense", "inputs", "recurrent", "residual"},
         {"__init__"},
     ],

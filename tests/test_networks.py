@@ -18,6 +18,7 @@ from pyrovae.errors import InputError
 from pyrovae.models import VAE
 from pyrovae.networks import (
     MLP,
+    Centred,
     ConvNet,
     DeconvNet,
     GatedMLP,
@@ -355,6 +356,35 @@ def test_weight_normalisation_survives_copies_and_state_dicts():
 )
 def test_an_option_that_cannot_be_is_refused(make):
     with pytest.raises(InputError):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: MLP(5, (2,)), r"in_shape is 5, and not a tuple\. Give \(5,\)\.$"),
+        (lambda: MLP((5,), 2), r"out_shape is 2"),
+        (lambda: MLP((5,), (2,), hidden=400), r"hidden is 400"),
+        (lambda: GatedMLP((5,), 2), r"out_shape is 2"),
+        (lambda: ResidualMLP(5, (2,)), r"in_shape is 5"),
+        (lambda: ConvNet((1, 8, 8), (2,), channels=(2, 3)), r"strides are .*channels \(2, 3\)"),
+        (lambda: ConvNet((1, 8, 8), (2,), channels=(2,), strides=(0,)), r"strides are \(0,\)"),
+        (lambda: ConvNet((1, 8, 8), (2,), channels=8), r"channels is 8"),
+        (lambda: DeconvNet((2,), (1, 8, 8), channels=(2, 3)), r"strides are \(2,\)"),
+        (lambda: ResidualConvNet((1, 8, 8), (2,), channels=(8,)), r"strides are"),
+        (lambda: ResidualDeconvNet((2,), (1, 8, 8), strides=(1,)), r"strides are \(1,\)"),
+        (lambda: ConvNet((5,), (2,)), r"in_shape is \(5,\), and .* \(C, H, W\).*MLP"),
+        (lambda: DeconvNet((2,), (5,)), r"out_shape is \(5,\), and .* \(C, H, W\)"),
+        (lambda: ResidualConvNet((5,), (2,)), r"in_shape is \(5,\)"),
+        (lambda: ResidualDeconvNet((2,), (5,)), r"out_shape is \(5,\)"),
+        (lambda: RecurrentEncoderNet((5,), (2,)), r"in_shape is \(5,\), and .* \(T, F\)"),
+        (lambda: RecurrentDecoderNet((2,), (5,)), r"out_shape is \(5,\), and .* \(T, F\)"),
+        (lambda: TokenEncoderNet((5, 3), (2,)), r"in_shape is \(5, 3\), and .* \(T\)"),
+        (lambda: Centred(MLP((5,), (2,)), levels=1), r"1 levels.*at least 2"),
+    ],
+)
+def test_sizes_that_a_network_cannot_have_are_refused(make, words):
+    with pytest.raises(InputError, match=words):
         make()
 
 

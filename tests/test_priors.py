@@ -29,11 +29,12 @@ from pyrovae.encoders import (
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.inspection import inspect_program
-from pyrovae.models import VAE
+from pyrovae.models import VAE, Autoencoder
 from pyrovae.networks import MLP
 from pyrovae.parts import from_config, to_config
 from pyrovae.priors import (
     AutoregressiveGaussianPrior,
+    BernoulliPrior,
     DiagonalGaussian,
     ExemplarPrior,
     GaussianMixture,
@@ -560,7 +561,21 @@ def test_of_many_exemplars_some_are_kept():
     [
         (lambda: StudentTPrior(2, df=0.0), "df"),
         (lambda: StudentTPrior(2, df=math.nan), "df"),
+        (lambda: StudentTPrior(2, df=math.inf), "df.*StandardNormal"),
         (lambda: UniformPrior(2, low=1.0, high=1.0), "empty"),
+        (lambda: UniformPrior(2, high=math.inf), "no density.*finite high"),
+        (lambda: UniformPrior(2, low=-math.inf), "no density"),
+        (lambda: UniformPrior(2, high=math.nan), "no density"),
+        (lambda: StandardNormal(0), "latent of 0 dimensions"),
+        (lambda: DiagonalGaussian(0), "latent of 0 dimensions"),
+        (lambda: LaplacePrior(-1), "latent of -1 dimensions"),
+        (lambda: StudentTPrior(0), "latent of 0 dimensions"),
+        (lambda: UniformPrior(0), "latent of 0 dimensions"),
+        (lambda: GaussianMixture(0), "latent of 0 dimensions"),
+        (lambda: GaussianMixture(2, spread=math.inf), "spread"),
+        (lambda: BernoulliPrior(0), "latent of 0 dimensions"),
+        (lambda: AutoregressiveGaussianPrior(0), "latent of 0 dimensions"),
+        (lambda: Autoencoder(0, nn.Identity(), nn.Identity()), "latent of 0 dimensions"),
         (lambda: GaussianMixture(2, components=0), "0 components"),
         (lambda: GaussianMixture(2, spread=0.0), "spread"),
         (lambda: AutoregressiveGaussianPrior(4, hidden=()), "none"),

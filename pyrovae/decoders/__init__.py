@@ -2,7 +2,8 @@ r"""Decoders $p(x \mid z)$, the likelihood: modules whose forward pass returns a
 
 Its event shape is that of one observation: a vector, or an image (C, H, W). What its values are
 it says in `values`: binary, unit (in [0, 1]), real, levels (0 .. L - 1), counts, symbols, or
-the columns of a table.
+the columns of a table. A network says by an attribute `out_shape` what shape one output has, as
+ours do: one without it is read as putting out vectors.
 """
 
 __all__ = [

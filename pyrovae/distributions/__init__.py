@@ -37,6 +37,7 @@ __all__ = [
     "ZeroInflated",
     "affine_bend",
     "check_classes",
+    "check_dim",
     "check_sphere",
     "check_temperature",
     "exact_kl",
@@ -49,7 +50,12 @@ __all__ = [
 ]
 
 from pyrovae.distributions import gaussian_kl as gaussian_kl  # it registers KLs
-from pyrovae.distributions.arguments import check_classes, check_sphere, check_temperature
+from pyrovae.distributions.arguments import (
+    check_classes,
+    check_dim,
+    check_sphere,
+    check_temperature,
+)
 from pyrovae.distributions.autoregressive import Autoregressive
 from pyrovae.distributions.autoregressive_normal import AutoregressiveNormal
 from pyrovae.distributions.beta import Beta

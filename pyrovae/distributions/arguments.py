@@ -1,8 +1,18 @@
 """What parts ask of the numbers that they hand to a distribution."""
 
-__all__ = ["check_classes", "check_sphere", "check_temperature"]
+__all__ = ["check_classes", "check_dim", "check_sphere", "check_temperature"]
 
 from pyrovae.errors import InputError
+
+
+def check_dim(dim: int) -> None:
+    """Refuses a latent of no dimension.
+
+    Raises:
+        InputError: If the number of dimensions is below 1.
+    """
+    if dim < 1:
+        raise InputError(f"A latent of {dim} dimensions says nothing.", "Give 1 or more.")
 
 
 def check_sphere(dim: int) -> None:

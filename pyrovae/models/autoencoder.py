@@ -7,7 +7,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.distributions import ImproperUniform
+from pyrovae.distributions import ImproperUniform, check_dim
 from pyrovae.handlers import register
 from pyrovae.programs import check_parts
 
@@ -27,7 +27,7 @@ class Autoencoder(nn.Module):
         encoder: A module mapping $x$ to $q(z \mid x)$, of which the mean alone is used.
 
     Raises:
-        InputError: If a part is no module.
+        InputError: If a part is no module, or there is no latent dimension.
 
     References:
         Reducing the dimensionality of data with neural networks (Hinton & Salakhutdinov, 2006).
@@ -36,6 +36,7 @@ class Autoencoder(nn.Module):
     def __init__(self, latent_dim: int, decoder: nn.Module, encoder: nn.Module) -> None:
         super().__init__()
 
+        check_dim(latent_dim)
         check_parts(decoder=decoder, encoder=encoder)
 
         self.latent_dim = latent_dim

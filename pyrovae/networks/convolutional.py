@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pyrovae.networks.layers import Conv2d, ConvTranspose2d, Linear
+from pyrovae.networks.sizes import as_sizes, check_strides
 
 
 class ConvNet(nn.Module):
@@ -24,6 +25,10 @@ class ConvNet(nn.Module):
         strides: The stride of each convolution.
         hidden: The width of the dense layer.
         activation: The class of the nonlinearity.
+
+    Raises:
+        InputError: If an image is not of shape (C, H, W), or the strides are not as many as the
+            channels.
 
     Example:
         >>> import torch
@@ -43,10 +48,11 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
-        self.channels = tuple(channels)
-        self.strides = tuple(strides)
+        self.in_shape = as_sizes("in_shape", in_shape, dims="C, H, W")
+        self.out_shape = as_sizes("out_shape", out_shape)
+        self.channels = as_sizes("channels", channels)
+        self.strides = as_sizes("strides", strides)
+        check_strides(self.channels, self.strides)
         self.hidden = hidden
         self.activation = activation
 
@@ -83,6 +89,10 @@ class DeconvNet(nn.Module):
         strides: The stride of each transposed convolution.
         activation: The class of the nonlinearity.
 
+    Raises:
+        InputError: If an image is not of shape (C, H, W), or the strides are not as many as the
+            channels.
+
     Example:
         >>> import torch
         >>> DeconvNet((2,), (3, 17, 23))(torch.zeros(2, 5, 2)).shape
@@ -101,11 +111,12 @@ class DeconvNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
+        self.in_shape = as_sizes("in_shape", in_shape)
+        self.out_shape = as_sizes("out_shape", out_shape, dims="C, H, W")
         self.coarse = coarse
-        self.channels = tuple(channels)
-        self.strides = tuple(strides)
+        self.channels = as_sizes("channels", channels)
+        self.strides = as_sizes("strides", strides)
+        check_strides(self.channels, self.strides)
         self.activation = activation
 
         # The sizes on the way down decide the output padding on the way back up.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Linear
+from pyrovae.networks.sizes import as_sizes
 
 
 def event_rank(net: nn.Module) -> int:
@@ -48,6 +49,9 @@ class MLP(nn.Module):
         hidden: The widths of the hidden layers.
         activation: The class of the nonlinearity.
 
+    Raises:
+        InputError: If sizes are a number, and no tuple.
+
     Example:
         >>> import torch
         >>> MLP((1, 28, 28), (50,), hidden=(400,))(torch.zeros(3, 5, 1, 28, 28)).shape
@@ -64,9 +68,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
 
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
-        self.hidden = tuple(hidden)
+        self.in_shape = as_sizes("in_shape", in_shape)
+        self.out_shape = as_sizes("out_shape", out_shape)
+        self.hidden = as_sizes("hidden", hidden)
         self.activation = activation
 
         widths = (math.prod(self.in_shape), *self.hidden, math.prod(self.out_shape))
@@ -92,6 +96,9 @@ class GatedMLP(nn.Module):
         out_shape: The shape of one output.
         hidden: The widths of the hidden layers.
 
+    Raises:
+        InputError: If sizes are a number, and no tuple.
+
     References:
         VAE with a VampPrior (Tomczak & Welling, 2018), arXiv:1705.07120.
         Language Modeling with Gated Convolutional Networks (Dauphin et al., 2017),
@@ -107,9 +114,9 @@ class GatedMLP(nn.Module):
     ) -> None:
         super().__init__()
 
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
-        self.hidden = tuple(hidden)
+        self.in_shape = as_sizes("in_shape", in_shape)
+        self.out_shape = as_sizes("out_shape", out_shape)
+        self.hidden = as_sizes("hidden", hidden)
 
         wide = math.prod(self.in_shape)
         layers: list[nn.Module] = []
@@ -137,7 +144,7 @@ class ResidualMLP(nn.Module):
         activation: The class of the nonlinearity $a$.
 
     Raises:
-        InputError: If the number of blocks is negative.
+        InputError: If the number of blocks is negative, or a shape is a number, and no tuple.
 
     References:
         Identity Mappings in Deep Residual Networks (He et al., 2016), arXiv:1603.05027.
@@ -157,8 +164,8 @@ class ResidualMLP(nn.Module):
         if blocks < 0:
             raise InputError(f"A ResidualMLP cannot have {blocks} blocks.", "Give 0 or more.")
 
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
+        self.in_shape = as_sizes("in_shape", in_shape)
+        self.out_shape = as_sizes("out_shape", out_shape)
         self.hidden = hidden
         self.blocks = blocks
         self.activation = activation

@@ -5,6 +5,8 @@ __all__ = ["Centred", "Log1p", "Scaled"]
 import torch
 from torch import Tensor, nn
 
+from pyrovae.errors import InputError
+
 
 class _OfOtherUnits(nn.Module):
     """A network behind a change of units, of the shapes that it has itself."""
@@ -25,10 +27,19 @@ class Centred(_OfOtherUnits):
     Args:
         net: A network of numbers of the order of one.
         levels: The number $L$ of levels: 256 for 8-bit images.
+
+    Raises:
+        InputError: If there are fewer than two levels.
     """
 
     def __init__(self, net: nn.Module, *, levels: int = 256) -> None:
         super().__init__(net)
+
+        if levels < 2:
+            raise InputError(
+                f"There is nothing to centre in {levels} levels.",
+                "Give at least 2: 256 for 8-bit images.",
+            )
 
         self.levels = levels
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Embedding, Linear
 from pyrovae.networks.missing import values_and_mask
+from pyrovae.networks.sizes import as_sizes
 
 Layer = nn.GRU | nn.LSTM
 _CELLS: Mapping[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -46,7 +47,7 @@ class RecurrentEncoderNet(nn.Module):
         missing: Whether numbers may be missing, and sequences end before the last step.
 
     Raises:
-        InputError: If there is no such cell.
+        InputError: If there is no such cell, or a sequence is not of shape (T, F).
 
     References:
         Learning Phrase Representations using RNN Encoder-Decoder (Cho et al., 2014),
@@ -70,8 +71,8 @@ class RecurrentEncoderNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
+        self.in_shape = as_sizes("in_shape", in_shape, dims="T, F")
+        self.out_shape = as_sizes("out_shape", out_shape)
         self.hidden = hidden
         self.cell = cell
         self.bidirectional = bidirectional
@@ -105,7 +106,8 @@ class RecurrentDecoderNet(nn.Module):
         steps: The number T of steps; as many as `out_shape` says if None.
 
     Raises:
-        InputError: If there is no such cell, or the steps do not divide the rows of `out_shape`.
+        InputError: If there is no such cell, a sequence is not of shape (T, F), or the steps do
+            not divide the rows of `out_shape`.
 
     Example:
         >>> RecurrentDecoderNet((2,), (9, 3), cell="lstm")(torch.zeros(5, 2)).shape
@@ -123,14 +125,14 @@ class RecurrentDecoderNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        rows, features = out_shape
+        rows, features = as_sizes("out_shape", out_shape, dims="T, F")
         length = rows if steps is None else steps
         if length < 1 or rows % length:
             raise InputError(
                 f"An output of {rows} rows is none of {steps} steps.",
                 "Give steps that divide the rows.",
             )
-        self.in_shape = tuple(in_shape)
+        self.in_shape = as_sizes("in_shape", in_shape)
         self.out_shape = tuple(out_shape)
         self.hidden = hidden
         self.cell = cell
@@ -163,7 +165,7 @@ class TokenEncoderNet(nn.Module):
         bidirectional: As in `RecurrentEncoderNet`.
 
     Raises:
-        InputError: If there is no such cell.
+        InputError: If there is no such cell, or a sequence is not of shape (T,).
 
     Example:
         >>> TokenEncoderNet((9,), (4,))(torch.zeros(2, 5, 9)).shape
@@ -183,8 +185,8 @@ class TokenEncoderNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
+        self.in_shape = as_sizes("in_shape", in_shape, dims="T")
+        self.out_shape = as_sizes("out_shape", out_shape)
         self.symbols = symbols
         self.embedding = embedding
         self.hidden = hidden

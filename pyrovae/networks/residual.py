@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Conv2d, GroupNorm, Linear, on_maps, weight_norm
+from pyrovae.networks.sizes import as_sizes, check_strides
 
 
 class ResidualConvNet(nn.Module):
@@ -28,7 +29,8 @@ class ResidualConvNet(nn.Module):
         activation: The class of the nonlinearity.
 
     Raises:
-        InputError: If the groups do not divide the channels, or a number is negative.
+        InputError: If an image is not of shape (C, H, W), the strides are not as many as the
+            channels, the groups do not divide these, or a number is negative.
 
     References:
         Identity Mappings in Deep Residual Networks (He et al., 2016), arXiv:1603.05027.
@@ -54,11 +56,12 @@ class ResidualConvNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        _check(channels, blocks, groups)
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
-        self.channels = tuple(channels)
-        self.strides = tuple(strides)
+        self.in_shape = as_sizes("in_shape", in_shape, dims="C, H, W")
+        self.out_shape = as_sizes("out_shape", out_shape)
+        self.channels = as_sizes("channels", channels)
+        self.strides = as_sizes("strides", strides)
+        check_strides(self.channels, self.strides)
+        _check(self.channels, blocks, groups)
         self.blocks = blocks
         self.groups = groups
         self.activation = activation
@@ -94,7 +97,8 @@ class ResidualDeconvNet(nn.Module):
         activation: The class of the nonlinearity.
 
     Raises:
-        InputError: If the groups do not divide the channels, or a number is negative.
+        InputError: If an image is not of shape (C, H, W), the strides are not as many as the
+            channels, the groups do not divide these, or a number is negative.
 
     Example:
         >>> import torch
@@ -115,11 +119,12 @@ class ResidualDeconvNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        _check(channels, blocks, groups)
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
-        self.channels = tuple(channels)
-        self.strides = tuple(strides)
+        self.in_shape = as_sizes("in_shape", in_shape)
+        self.out_shape = as_sizes("out_shape", out_shape, dims="C, H, W")
+        self.channels = as_sizes("channels", channels)
+        self.strides = as_sizes("strides", strides)
+        check_strides(self.channels, self.strides)
+        _check(self.channels, blocks, groups)
         self.blocks = blocks
         self.groups = groups
         self.activation = activation

@@ -10,7 +10,7 @@ import torch
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
-from pyrovae.distributions import AutoregressiveNormal
+from pyrovae.distributions import AutoregressiveNormal, check_dim
 from pyrovae.drawn import DrawnWeights, weight_ranks
 from pyrovae.errors import InputError
 from pyrovae.networks import smooth_clamp
@@ -32,7 +32,8 @@ class AutoregressiveGaussianPrior(nn.Module):
         activation: The class of the nonlinearity.
 
     Raises:
-        InputError: If there is no hidden layer, or one is narrower than $z$.
+        InputError: If there is no latent dimension or no hidden layer, or one is narrower than
+            $z$.
 
     References:
         MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015),
@@ -51,6 +52,7 @@ class AutoregressiveGaussianPrior(nn.Module):
     ) -> None:
         super().__init__()
 
+        check_dim(latent_dim)
         if not hidden or min(hidden) < latent_dim:
             raise InputError(
                 f"Hidden layers of {tuple(hidden)} units are none, or too narrow for z.",

@@ -16,6 +16,7 @@ from pyrovae.distributions import (
     RelaxedBernoulli,
     RelaxedOneHotGroups,
     check_classes,
+    check_dim,
     check_temperature,
 )
 
@@ -28,6 +29,7 @@ class _Bits(nn.Module):
     def __init__(self, latent_dim: int, *, learn_logits: bool = False) -> None:
         super().__init__()
 
+        check_dim(latent_dim)
         self.latent_dim = latent_dim
         self.learn_logits = learn_logits
         _hold_logits(self, torch.zeros(latent_dim))
@@ -61,6 +63,9 @@ class BernoulliPrior(_Bits):
     Args:
         latent_dim: The number $D$ of bits.
         learn_logits: Whether the logits of $\pi$ are parameters; else $\pi = \tfrac12$.
+
+    Raises:
+        InputError: If there is no bit.
     """
 
     def forward(self) -> dist.Distribution:
@@ -103,7 +108,7 @@ class RelaxedBernoulliPrior(_Bits):
         learn_logits: Whether the logits are parameters; else they are 0.
 
     Raises:
-        InputError: If the temperature is not above 0.
+        InputError: If there is no bit, or the temperature is not above 0.
 
     References:
         The Concrete Distribution (Maddison et al., 2017), arXiv:1611.00712.

@@ -2,11 +2,13 @@
 
 __all__ = ["DiagonalGaussian", "LaplacePrior", "StandardNormal", "StudentTPrior", "UniformPrior"]
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import StudentT, Uniform
+from pyrovae.distributions import StudentT, Uniform, check_dim
 from pyrovae.errors import InputError
 
 
@@ -15,6 +17,9 @@ class StandardNormal(nn.Module):
 
     Args:
         latent_dim: The number $D$ of latent dimensions.
+
+    Raises:
+        InputError: If there is no latent dimension.
 
     Example:
         >>> StandardNormal(2)().log_prob(torch.zeros(5, 2)).shape
@@ -25,6 +30,8 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+
+        check_dim(latent_dim)
 
         self.latent_dim = latent_dim
         # A buffer rather than a number, so that the draws follow the module's device and dtype.
@@ -40,10 +47,15 @@ class DiagonalGaussian(nn.Module):
 
     Args:
         latent_dim: The number $D$ of latent dimensions.
+
+    Raises:
+        InputError: If there is no latent dimension.
     """
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+
+        check_dim(latent_dim)
 
         self.latent_dim = latent_dim
         self.loc = nn.Parameter(torch.zeros(latent_dim))
@@ -62,12 +74,17 @@ class LaplacePrior(nn.Module):
 
     Args:
         latent_dim: The number $D$ of latent dimensions.
+
+    Raises:
+        InputError: If there is no latent dimension.
     """
 
     loc: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+
+        check_dim(latent_dim)
 
         self.latent_dim = latent_dim
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
@@ -88,7 +105,7 @@ class StudentTPrior(nn.Module):
             as $\nu$ grows.
 
     Raises:
-        InputError: If `df` is not positive.
+        InputError: If `df` is not positive and finite, or there is no latent dimension.
     """
 
     loc: Tensor
@@ -96,8 +113,12 @@ class StudentTPrior(nn.Module):
     def __init__(self, latent_dim: int, *, df: float = 4.0) -> None:
         super().__init__()
 
-        if not df > 0:
-            raise InputError(f"The df of a StudentTPrior is {df}.", "Give more than 0.")
+        check_dim(latent_dim)
+        if not 0 < df < math.inf:
+            raise InputError(
+                f"The df of a StudentTPrior is {df}.",
+                "Give a finite number above 0, or take a StandardNormal, which is its limit.",
+            )
 
         self.latent_dim = latent_dim
         self.df = df
@@ -120,7 +141,7 @@ class UniformPrior(nn.Module):
         high: The upper end $b$.
 
     Raises:
-        InputError: If `low` is not below `high`.
+        InputError: If `low` is not below `high`, one is infinite, or there is no latent dimension.
     """
 
     bounds: Tensor
@@ -128,9 +149,11 @@ class UniformPrior(nn.Module):
     def __init__(self, latent_dim: int, *, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
 
-        if not low < high:
+        check_dim(latent_dim)
+        if not -math.inf < low < high < math.inf:
             raise InputError(
-                f"A UniformPrior from {low} to {high} is empty.", "Give a low that is below high."
+                f"A UniformPrior from {low} to {high} is empty, or of no density.",
+                "Give a finite low that is below a finite high.",
             )
 
         self.latent_dim = latent_dim

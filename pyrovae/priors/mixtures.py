@@ -2,11 +2,13 @@
 
 __all__ = ["GaussianMixture"]
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pyrovae.distributions import Mixture
+from pyrovae.distributions import Mixture, check_dim
 from pyrovae.errors import InputError
 
 
@@ -20,18 +22,20 @@ class GaussianMixture(nn.Module):
             $\sigma_k$ is 1.
 
     Raises:
-        InputError: If there is no component, or the spread is not positive.
+        InputError: If there is no latent dimension or no component, or the spread is not positive
+            and finite.
     """
 
     def __init__(self, latent_dim: int, *, components: int = 10, spread: float = 1.0) -> None:
         super().__init__()
 
+        check_dim(latent_dim)
         if components < 1:
             raise InputError(f"A GaussianMixture has {components} components.", "Give at least 1.")
-        if not spread > 0:
+        if not 0 < spread < math.inf:
             raise InputError(
                 f"The spread of a GaussianMixture is {spread}.",
-                "Give more than 0: equal components would receive equal gradients for ever.",
+                "Give a finite one above 0: equal components would receive equal gradients.",
             )
 
         self.latent_dim = latent_dim
