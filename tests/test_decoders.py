@@ -231,14 +231,16 @@ def test_shared_numbers_start_where_they_are_told_and_stay_above_their_floor(mak
     if decoder.state_dict().keys() > {"shared_scale.log_value"}:
         assert decoder(torch.zeros(2)).base_dist.df.tolist() == pytest.approx([1.0] * 2)
     for options in ({"scale": 0.1}, {"scale": -1.0}):
-        with pytest.raises(InputError, match=r"scale .* is not above 0\.1"):
+        with pytest.raises(InputError, match=r"scale .* is not above 0\.1.*lower min_scale"):
             make(learn_scale=True, min_scale=0.1, **options)
 
 
 def test_degrees_of_freedom_that_are_not_above_their_floor_are_refused():
-    for options in ({"df": 0.0}, {"df": 1.0, "learn_df": True}):
-        with pytest.raises(InputError, match=r"df .* is not above"):
-            StudentTDecoder(nn.Identity(), **options)
+    larger = r"is not above 0\.0\. Give a larger df\.$"
+    fixed = r"is not above 1\.0\. Give a larger df, or do not learn it\.$"
+    for df, learned, said in ((0.0, False, larger), (1.0, True, fixed)):
+        with pytest.raises(InputError, match=said):
+            StudentTDecoder(nn.Identity(), df=df, learn_df=learned)
     assert StudentTDecoder(nn.Identity(), df=0.5)(torch.zeros(2)).base_dist.df[0] == 0.5
 
 

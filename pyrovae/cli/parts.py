@@ -101,11 +101,13 @@ def _entry(kind: str, name: str) -> Entry:
     """What is known of a part by its word, or of a class by its file.
 
     Raises:
-        InputError: If there is no such part or class.
+        InputError: If there is no such part, file or class.
     """
     if user_files.is_own_file(name):
         path, cls = user_files.split(name, kind.capitalize())
-        entry = catalogue.read_class(path, cls, kind) if path.is_file() else None
+        if not path.is_file():
+            raise InputError(f"There is no file {path}.", f"Name it as file.py:{cls}.")
+        entry = catalogue.read_class(path, cls, kind)
         if entry is None:
             raise InputError(f"There is no class {cls} in {path}.", "Name it as file.py:Class.")
         return entry

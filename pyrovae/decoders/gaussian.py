@@ -46,7 +46,9 @@ class GaussianDecoder(nn.Module):
         self.scale = scale
         self.learn_scale = learn_scale
         self.min_scale = min_scale
-        self.shared_scale = Positive("scale", scale, learn=learn_scale, low=min_scale)
+        self.shared_scale = Positive(
+            "scale", scale, learn=learn_scale, low=min_scale, floor="min_scale"
+        )
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ class Positive(nn.Module):
         start: The number, or where it starts if it is learned.
         learn: Whether it is a parameter.
         low: The floor of a learned number.
+        floor: The option that the floor is, for errors; None where there is no choice of it.
         shape: The shape of several.
 
     Raises:
@@ -30,15 +31,23 @@ class Positive(nn.Module):
     """
 
     def __init__(
-        self, name: str, start: float, *, learn: bool, low: float, shape: tuple[int, ...] = ()
+        self,
+        name: str,
+        start: float,
+        *,
+        learn: bool,
+        low: float,
+        floor: str | None = None,
+        shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
 
-        floor = low if learn else 0.0
-        if not start > floor:
+        least = low if learn else 0.0
+        if not start > least:
+            other = f", or a lower {floor}" if floor else ", or do not learn it"
             raise InputError(
-                f"The {name} {start} is not above {floor}.",
-                f"Give a larger {name}, or a lower floor.",
+                f"The {name} {start} is not above {least}.",
+                f"Give a larger {name}{other * learn}.",
             )
 
         self.low = low

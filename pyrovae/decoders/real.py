@@ -47,7 +47,9 @@ class LaplaceDecoder(nn.Module):
         self.scale = scale
         self.learn_scale = learn_scale
         self.min_scale = min_scale
-        self.shared_scale = Positive("scale", scale, learn=learn_scale, low=min_scale)
+        self.shared_scale = Positive(
+            "scale", scale, learn=learn_scale, low=min_scale, floor="min_scale"
+        )
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -103,7 +105,9 @@ class StudentTDecoder(nn.Module):
         self.learn_scale = learn_scale
         self.min_scale = min_scale
         self.shared_df = Positive("df", df, learn=learn_df, low=MIN_DF)
-        self.shared_scale = Positive("scale", scale, learn=learn_scale, low=min_scale)
+        self.shared_scale = Positive(
+            "scale", scale, learn=learn_scale, low=min_scale, floor="min_scale"
+        )
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
