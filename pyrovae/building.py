@@ -210,20 +210,18 @@ def _widths(cls: Callable[..., Any], hidden: int, network: Choice) -> int | tupl
 def _shared(
     options: Mapping[str, Any], encoder: Callable[..., Any], decoder: Callable[..., Any]
 ) -> dict[str, Any]:
-    """The options that a decoder's network has too, backwards where its default is."""
+    """The options that a decoder's network has too, its layers backwards where they differ."""
     first, second = (
         {name: parameter.default for name, parameter in signature(cls).parameters.items()}
         for cls in (encoder, decoder)
     )
-    shared = {}
-    for name, value in options.items():
-        if name not in first or name not in second:
-            continue
-        if first[name] == second[name]:
-            shared[name] = value
-        elif isinstance(first[name], tuple) and first[name][::-1] == second[name]:
-            shared[name] = tuple(value)[::-1]
-    return shared
+    same = {name for name in first.keys() & second.keys() if first[name] == second[name]}
+    turned = {n for n in (first.keys() & second.keys()) - same if isinstance(first[n], tuple)}
+    if turned & options.keys():
+        # Layers of which one thing is said are the encoder's in all else, too.
+        options = {**{name: first[name] for name in turned}, **options}
+    backwards = {name: tuple(options[name])[::-1] for name in turned & options.keys()}
+    return {name: options[name] for name in same & options.keys()} | backwards
 
 
 def _check_shape(network: str, x_shape: Shape) -> None:

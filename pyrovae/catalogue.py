@@ -143,7 +143,8 @@ def entries(kind: str) -> Mapping[str, Entry]:
 def _pair(word: str) -> Entry:
     """Two networks as one: the options of the encoder's, where they mean the same of both.
 
-    They do where the decoder's has none of that name, the same default, or the same backwards.
+    They do where the decoder's has none of that name, the same default, or layers of its own, to
+    which those of the encoder are given backwards.
     """
     classes, _ = _classes(ROOT / KINDS["network"][0])
     first, second = (_entry([classes[name]]) for name in NETWORKS[word])
@@ -153,13 +154,12 @@ def _pair(word: str) -> Entry:
         replace(option, default=told.get(option.name, option.default))
         for option in first.options
         if option.name != "cell"
-        and others.get(option.name, option.default) in (option.default, _backwards(option.default))
+        and (
+            isinstance(option.default, tuple)
+            or others.get(option.name, option.default) == option.default
+        )
     ]
     return replace(first, options=tuple(options))
-
-
-def _backwards(value: Any) -> Any:
-    return value[::-1] if isinstance(value, tuple) else value
 
 
 def find(kind: str, word: str) -> Entry:

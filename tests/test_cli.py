@@ -355,6 +355,8 @@ def test_doctor_says_what_there_is_and_what_to_do(capsys, monkeypatch, tmp_path)
         (["--device", "cuda:99"], "--device cpu"),
         (["--bound", "iwae", "--prior", "bernoulli", "--encoder", "bernoulli"], "--bound vimco"),
         (["--kl", "free-bits", "--prior", "gaussian-mixture"], "--kl.no-per-dim"),
+        (["--prior", "nofile.py:A"], r"There is no file .*nofile\.py\. Name it as file\.py:A"),
+        (["--prior", __file__ + ":A"], r"There is no class A in .*test_cli\.py"),
     ],
 )
 def test_bad_input_is_one_sentence_of_cause_and_one_of_remedy(words, answer, capsys):
@@ -635,6 +637,17 @@ def test_networks_of_the_users_own_are_named_by_their_file(capsys, without_drawi
             {"channels": [16, 8], "strides": [1, 2]},
         ),
         (["residual-conv", "--network.groups", 4], {"groups": 4}, {"groups": 4}),
+        (
+            ["conv", "--network.channels", 8, 16, "--network.strides", 1, 2],
+            {"channels": [8, 16], "strides": [1, 2]},
+            {"channels": [16, 8], "strides": [2, 1]},
+        ),
+        (
+            ["conv", "--network.strides", 1, 2, 2, 1],
+            {"channels": [32, 64, 64, 64], "strides": [1, 2, 2, 1]},
+            {"channels": [64, 64, 64, 32], "strides": [1, 2, 2, 1]},
+        ),
+        (["conv"], {"channels": [32, 64, 64, 64]}, {"channels": [32], "strides": [2]}),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
@@ -663,7 +676,7 @@ def test_a_recurrent_network_reads_both_ways_unless_told():
         (["--network", "mpl"], "There is no network 'mpl'.*file.py:Class"),
         (["--network", "mlp", "--network.hidden", 3, "--hidden", 4], "given twice"),
         (["--network", "residual-conv", "--hidden", 4], "no hidden layer"),
-        (["--network", "mine.py:Net"], "There is no class Net"),
+        (["--network", "mine.py:Net"], r"There is no file .*mine\.py\. Name it as file\.py:Net"),
         (["--network", "mlp", "--network.hidden", -3], "MLP cannot be made of .*hidden"),
         (["--network", "residual-conv", "--network.strides", 0, 1, 1], "cannot be made"),
     ],

@@ -156,7 +156,8 @@ class Train(Training):
     """p(x|z)"""
     network: Part = "mlp"
     """the networks of encoder and decoder: mlp, gated, residual, conv, residual-conv, gru, lstm;
-    the last two are for --sequences, and imply it. A class of your own is that of both: it takes
+    the last two are for --sequences, and imply it. Channels and strides of convolutions that are
+    given are the decoder's too, backwards. A class of your own is that of both networks: it takes
     in_shape and out_shape, the shapes of one input and of one output, and keeps its arguments as
     attributes"""
     hidden: Annotated[
