@@ -490,14 +490,23 @@ class _Assembly:
         return int(most)
 
     def _started(self, part: nn.Module) -> nn.Module:
-        """The part, with the weights that are to begin at examples set to some."""
+        """The part, with the weights that are to begin at examples set to some.
+
+        Raises:
+            InputError: If they are of codes, through which an encoder has no gradient.
+        """
         start_at = getattr(part, "start_at", None)
-        if start_at is not None and any(self._codes):
+        if start_at is None:
+            return part
+        symbols = values_of(self.choices["decoder"]) == "symbols"
+        if symbols or any(self._codes):
             raise InputError(
-                f"A {type(part).__name__} learns inputs, and categories cannot be learned.",
-                "Take another prior, such as --prior gaussian-mixture.",
+                f"A {type(part).__name__} learns inputs, and "
+                f"{'symbols' if symbols else 'categories'} cannot be learned.",
+                "Take --prior exemplar, whose inputs are training examples, or another prior, "
+                "such as --prior gaussian-mixture.",
             )
-        return part if start_at is None else start_at(self._examples(MOST_TO_START_AT))
+        return start_at(self._examples(MOST_TO_START_AT))
 
     def _examples(self, most: int) -> Tensor:
         """Training examples, a random choice of them where there are more than wanted."""

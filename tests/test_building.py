@@ -1,5 +1,7 @@
 """Building out of words: what the data decide where nothing is said."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,25 @@ def test_pseudo_inputs_are_bounded_as_was_said():
 def test_more_pseudo_inputs_than_examples_are_refused():
     with pytest.raises(InputError, match="fewer components"):
         vamp(BINARY)
+
+
+TABLE = "size,job\n" + "".join(f"{i / 7:.2f},{'abc'[i % 3]}\n" for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "inputs"), [("recurrent-text", "symbols"), ("tabular", "categories")]
+)
+def test_pseudo_inputs_that_no_gradient_reaches_are_refused(decoder, inputs, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    text = load_data(RNG.integers(0, 5, (40, 7)), preprocessing=AsIs())
+    data = text if inputs == "symbols" else load_data(path)
+    chosen = {"decoder": Choice(decoder), "latent_dim": 2}
+    with pytest.raises(InputError, match=f"{inputs} cannot be learned") as refused:
+        build_vae(data, prior=Choice("vamp", {"components": 5}), **chosen)
+    for word in re.findall(r"--prior ([\w-]+)", refused.value.remedy):
+        vae = build_vae(data, prior=Choice(word), **chosen)
+        inspect_program(vae, data.train.head(3))
 
 
 @pytest.mark.parametrize(

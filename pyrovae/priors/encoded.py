@@ -26,7 +26,8 @@ class VampPrior(nn.Module):
 
     Args:
         encoder: The encoder $q$ of the same program, the object itself: it is trained as a part
-            of the prior too. It is of real inputs, since a pseudo-input is learned.
+            of the prior too. It is of real inputs, since a pseudo-input is learned: symbols and
+            categories, through which no gradient reaches it, are for an `ExemplarPrior`.
         x_shape: The shape of one observation.
         components: The number $K$ of pseudo-inputs.
         bounded: Whether to keep the pseudo-inputs within (0, 1), for data that are; else they
