@@ -519,7 +519,9 @@ class _Assembly:
         if isinstance(self.data.preprocessing, Binarize | Dequantize):
             return True
         as_given = isinstance(self.data.preprocessing, AsIs)
-        return as_given and self.data.values in ("binary", "unit")
+        # A likelihood of values within [0, 1] has no others, whatever the data were taken for.
+        is_unit = values_of(self.choices["decoder"]) == "unit"
+        return as_given and (is_unit or self.data.values in ("binary", "unit"))
 
     def _defaults(self, cls: Any) -> dict[str, Any]:
         """Options whose default is in the data: a learned scale's floor, levels, bounds.

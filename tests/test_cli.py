@@ -173,6 +173,45 @@ def test_a_decoder_of_grey_values_brings_their_preprocessing(decoder, capsys):
     assert "upper bound" in said
 
 
+@pytest.mark.parametrize("name", ["vectors.npy", "series.npy", "table.csv"])
+@pytest.mark.parametrize("decoder", ["beta", "continuous-bernoulli"])
+def test_a_decoder_of_values_in_0_to_1_takes_them_as_they_are(
+    decoder, name, capsys, without_drawing
+):
+    unit = np.random.default_rng(0).uniform(0.01, 0.99, (60, 6))
+    np.save("vectors.npy", unit)
+    np.save("series.npy", unit.reshape(60, 3, 2))
+    np.savetxt("table.csv", unit, delimiter=",", header="a,b,c,d,e,f", comments="")
+    words = ["--data", name, "--decoder", decoder, "--prior", "vamp", "--prior.components", 3]
+    words += ["--sequences"] * (name == "series.npy")
+    assert run("train", *QUICK, *words, "--run-dir", "r") == 0
+    assert "as they are" in capsys.readouterr().out
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["data"]["preprocessing"] == {"part": "AsIs"}
+    assert config["program"]["prior"]["bounded"], "pseudo-inputs stay where the data are"
+    assert run("resume", "r", "--epochs", 3) == 0
+    assert run("evaluate", "r", "--num-samples", 5, "--limit", 5) == 0
+
+
+@pytest.mark.parametrize("decoder", ["beta", "continuous-bernoulli", "bernoulli"])
+def test_values_outside_0_to_1_are_refused_in_their_own_units(decoder, capsys):
+    np.save("wide.npy", np.linspace(-3, 40, 360).reshape(60, 6))
+    said = failing(capsys, "train", "--data", "wide.npy", "--decoder", decoder)
+    least, most = map(float, re.search(r"with values from (\S+) to (\S+),", said).groups())
+    assert -3 <= least < most <= 40
+    assert most > 5, "no standardised value is as large"
+    assert "(--decoder gaussian)" in said
+
+
+def test_codes_of_a_table_stay_as_they_were_loaded(capsys, without_drawing):
+    bits = np.random.default_rng(0).integers(0, 2, (60, 3))
+    np.savetxt("bits.csv", bits, "%d", delimiter=",", header="a,b,c", comments="")
+    words = ["--data", "bits.csv", "--decoder", "bernoulli"]
+    assert run("train", *QUICK, *words, "--run-dir", "r") == 0
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["data"]["preprocessing"]["part"] == "Standardize", "as in runs of before"
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [

@@ -65,6 +65,7 @@ class Shifted(nn.Module):
         ["--network", "conv", "--device", "cpu", "--tensorboard"],
         ["--prior", "own.py:Shifted", "--prior.shift", "0.5"],
         ["--data", "numbers.npy", "--decoder", "student-t"],
+        ["--data", "unit.npy", "--decoder", "beta", "--prior", "vamp", "--prior.components", "5"],
         ["--data", "series.npy", "--network", "lstm", "--decoder", "pixelwise-gaussian"],
         ["--data", "counts.npy", "--decoder", "negative-binomial"],
         ["--data", "counts.npy", "--decoder", "poisson", "--decoder.latent-size"],
@@ -79,6 +80,7 @@ def test_the_script_does_the_same(words, tmp_path, capsys):
     (tmp_path / "own.py").write_text(OWN_PRIOR)
     rng = np.random.default_rng(0)
     np.save("numbers.npy", rng.normal(3, 2, (200, 5)).astype(np.float32))
+    np.save("unit.npy", np.random.default_rng(0).uniform(0.01, 0.99, (200, 5)))
     np.save("counts.npy", rng.poisson(2, (200, 5)))
     holes = rng.poisson(2, (200, 5)).astype(np.float32)
     np.save("holes.npy", np.where(rng.uniform(size=holes.shape) < 0.1, np.nan, holes))

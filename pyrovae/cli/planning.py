@@ -111,7 +111,7 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     from pyro.infer import Trace_ELBO
 
     from pyrovae.building import build_bound, values_of
-    from pyrovae.data import load_data
+    from pyrovae.data import AsIs, load_data
     from pyrovae.devices import resolve_device
     from pyrovae.inspection import inspect_program
     from pyrovae.preparation import check_bound, check_options, check_replays
@@ -125,6 +125,9 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     data = load_data(options.data, **loading)
     if data.values == "counts" and decoder is not None and values_of(decoder) == "real":
         data = data.standardized()
+    if decoder is not None and _loses_its_range(data, decoder):
+        loading |= {"binarize": None, "preprocessing": AsIs()}
+        data = data.preprocessed(AsIs())
     torch.manual_seed(options.seed)
     bound = build_bound(chosen("bound", options, words), chosen("kl", options, words))
     has_kl = _weighs_kl(bound, options)
@@ -213,6 +216,19 @@ def _loading(options: Any, decoder: "Choice | None") -> dict[str, Any]:
         "grey": options.grey or None,
         "skip_bad": options.skip_bad,
     }
+
+
+def _loses_its_range(data: "Data", decoder: "Choice") -> bool:
+    """Whether numbers were standardised, of which a likelihood takes none outside [0, 1].
+
+    Codes of a table stay as they are.
+    """
+    from pyrovae.building import values_of
+    from pyrovae.data import Standardize
+
+    has_numbers = data.columns is None or not all(column.codes for column in data.columns)
+    is_standardized = isinstance(data.preprocessing, Standardize)
+    return is_standardized and has_numbers and values_of(decoder) in ("unit", "binary")
 
 
 def _build(

@@ -98,10 +98,14 @@ class Data:
         """The three splits by name."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
+    def preprocessed(self, preprocessing: Preprocessing) -> "Data":
+        """The three splits with another preprocessing."""
+        made = {name: x.preprocessed(preprocessing) for name, x in self.splits.items()}
+        return replace(self, **made)
+
     def standardized(self) -> "Data":
         """The three splits, standardised by the training moments instead of as they were."""
-        made = self.train.standardization()
-        return replace(self, **{name: x.preprocessed(made) for name, x in self.splits.items()})
+        return self.preprocessed(self.train.standardization())
 
     def to(self, device: torch.device) -> "Data":
         """The three splits on a device."""
