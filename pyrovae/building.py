@@ -348,7 +348,7 @@ class _Assembly:
     def _make(self, kind: str) -> nn.Module:
         choice = self.choices[kind]
         cls = choice.resolve(kind)
-        options = {**self._defaults(cls), **choice.options}
+        options = {**self._defaults(kind, cls), **choice.options}
         needs = [p.name for p in signature(cls).parameters.values() if p.default is p.empty]
         supplied = {name: self._supply(kind, name, cls, options) for name in needs}
         return _called(cls, supplied, options)
@@ -523,30 +523,31 @@ class _Assembly:
         is_unit = values_of(self.choices["decoder"]) == "unit"
         return as_given and (is_unit or self.data.values in ("binary", "unit"))
 
-    def _defaults(self, cls: Any) -> dict[str, Any]:
-        """Options whose default is in the data: a learned scale's floor, levels, bounds.
+    def _defaults(self, kind: str, cls: Any) -> dict[str, Any]:
+        """What is used where nothing is said, as the catalogue lists it.
 
-        They are of our own constructors: what another says of its defaults holds.
+        It is of our own constructors: what another says of its defaults holds.
         """
         if not getattr(cls.__init__, "__module__", "").startswith("pyrovae."):
             return {}
-        levels = 256
-        if isinstance(self.data.preprocessing, Dequantize):
-            levels = self.data.preprocessing.levels
-        # The standard deviation of a uniform over one level of the data.
-        defaults = {
-            "scale": 0.5,
-            "learn_scale": True,
-            "min_scale": 1 / levels / math.sqrt(12),
-            "bounded": self._within_unit(),
-        }
-        known = signature(cls).parameters
-        if values_of(self.choices["decoder"]) in WHOLE:
-            counted = [name for name in ("levels", "classes", "symbols") if name in known]
-            defaults |= {name: self.largest + 1 for name in counted}
+        of = values_of(self.choices["decoder"]) if kind == "decoder" else kind
+        known = signature(cls).parameters.keys()
+        fixed = catalogue.SET_BY_KIND.get(kind, {})
+        found = {n: self._from_data(n) for n in catalogue.FROM_DATA.get(of, {}).keys() & known}
         if self.data.columns is not None:
-            del defaults["min_scale"]  # its numbers are no levels
-        return {k: v for k, v in defaults.items() if k in known}
+            found.pop("min_scale", None)  # its numbers are no levels
+        return {n: fixed[n] for n in fixed.keys() & known} | found
+
+    def _from_data(self, name: str) -> Any:
+        """A default that is in the data: bounds, a learned scale's floor, levels."""
+        if name == "bounded":
+            return self._within_unit()
+        if name == "min_scale":
+            given = self.data.preprocessing
+            levels = given.levels if isinstance(given, Dequantize) else 256
+            # The standard deviation of a uniform over one level of the data.
+            return 1 / levels / math.sqrt(12)
+        return self.largest + 1
 
 
 def _called(

@@ -8,8 +8,10 @@ A new class in a folder's `__all__` is in the catalogue without another line.
 
 __all__ = [
     "ACTIVATIONS",
+    "FROM_DATA",
     "KINDS",
     "NETWORKS",
+    "SET_BY_KIND",
     "SET_BY_WORD",
     "Entry",
     "Option",
@@ -21,7 +23,7 @@ __all__ = [
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -53,6 +55,16 @@ NETWORKS: Mapping[str, tuple[str, str]] = {
 SET_BY_WORD: Mapping[str, Mapping[str, Any]] = {
     "gru": {"cell": "gru", "bidirectional": True},
     "lstm": {"cell": "lstm", "bidirectional": True},
+}
+# What a program of words has instead of a constructor's default: a scale that is learned.
+SET_BY_KIND: Mapping[str, Mapping[str, Any]] = {"decoder": {"scale": 0.5, "learn_scale": True}}
+# What it works out of the data instead, by the kind, or of a decoder by what its values are.
+FROM_DATA: Mapping[str, Mapping[str, str]] = {
+    "prior": {"bounded": "whether they lie within [0, 1]"},
+    "network": {"missing": "whether entries are missing"},
+    "real": {"min_scale": "the standard deviation within one of their levels, or within 1/256"},
+    "levels": {"levels": "the largest + 1", "classes": "the largest + 1"},
+    "symbols": {"symbols": "the largest + 1"},
 }
 # The classes of nonlinearities by their words.
 ACTIVATIONS = ("elu", "gelu", "leakyrelu", "relu", "silu", "softplus", "tanh")
@@ -91,12 +103,14 @@ class Option:
         kind: Its type.
         default: Its default.
         help: What its docstring says, in one line.
+        from_data: What of the data is used where nothing is said, instead of the default.
     """
 
     name: str
     kind: Any
     default: Any
     help: str
+    from_data: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +146,7 @@ def entries(kind: str) -> Mapping[str, Entry]:
     classes, public = _classes(ROOT / place)
     found = {}
     for name in public & classes.keys():
-        entry = _entry(_with_bases(classes[name], classes))
+        entry = _entry(_with_bases(classes[name], classes), kind)
         # An encoder may be given a simpler one; no other part is made of one of its own kind.
         supplied = SUPPLIED if kind == "encoder" else SUPPLIED - {kind}
         if set(entry.needs) <= supplied and _is_of(kind, classes[name]):
@@ -147,7 +161,7 @@ def _pair(word: str) -> Entry:
     which those of the encoder are given backwards.
     """
     classes, _ = _classes(ROOT / KINDS["network"][0])
-    first, second = (_entry([classes[name]]) for name in NETWORKS[word])
+    first, second = (_entry([classes[name]], "network") for name in NETWORKS[word])
     others = {option.name: option.default for option in second.options}
     told = SET_BY_WORD.get(word, {})
     options = [
@@ -201,7 +215,9 @@ def read_class(path: Path, name: str, kind: str) -> Entry | None:
     except (SyntaxError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}).", "Mend the file.") from error
     own = _defined(tree.body)
-    return _entry(_lineage(own[name], own, _imported(tree), kind)) if name in own else None
+    if name not in own:
+        return None
+    return _entry(_lineage(own[name], own, _imported(tree), kind), kind, own=own.values())
 
 
 def _lineage(
@@ -275,19 +291,45 @@ def _with_bases(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> Sequ
     return [node, *(ancestor for base in bases for ancestor in _with_bases(base, classes))]
 
 
-def _entry(lineage: Sequence[ast.ClassDef]) -> Entry:
+def _entry(
+    lineage: Sequence[ast.ClassDef], kind: str, *, own: Collection[ast.ClassDef] = ()
+) -> Entry:
+    """What is known of a class by it and its bases, of which some may be the user's own."""
     texts = [ast.get_docstring(node) or "" for node in lineage]
     told: dict[str, str] = {}
     for text in reversed(texts):
         told |= _told(text)
     needs, options = [], []
-    for argument, default in next((list(_arguments(n)) for n in lineage if _init(n)), []):
+    made_by = next((node for node in lineage if _init(node)), None)
+    for argument, default in [] if made_by is None else _arguments(made_by):
         if default is None:
             needs.append(argument.arg)
         elif (option := _option(argument, default, told)) is not None:
             options.append(option)
+    # What another constructor than ours says of its defaults holds; all networks are told alike.
+    if made_by not in own or kind == "network":
+        options = [_as_used(option, kind, _values(lineage)) for option in options]
     summary = _plain(texts[0].partition("\n\n")[0])
     return Entry(lineage[0].name, summary, tuple(needs), tuple(options))
+
+
+def _as_used(option: Option, kind: str, values: str) -> Option:
+    """An option with what a program of words has instead of its constructor's default."""
+    default = SET_BY_KIND.get(kind, {}).get(option.name, option.default)
+    from_data = FROM_DATA.get(values if kind == "decoder" else kind, {}).get(option.name, "")
+    return replace(option, default=default, from_data=from_data)
+
+
+def _values(lineage: Sequence[ast.ClassDef]) -> str:
+    """What the values of a decoder are, as the nearest of its classes says; real by default."""
+    for line in (line for node in lineage for line in node.body):
+        match line:
+            case (
+                ast.AnnAssign(target=ast.Name("values"), value=ast.Constant(str(said)))
+                | ast.Assign(targets=[ast.Name("values")], value=ast.Constant(str(said)))
+            ):
+                return said
+    return "real"
 
 
 def _init(node: ast.ClassDef) -> ast.FunctionDef | None:

@@ -1,13 +1,16 @@
 """Building out of words: what the data decide where nothing is said."""
 
 import re
+from inspect import signature
 
 import numpy as np
 import pytest
 import torch
+from composition import data_for
 from torch import nn
 
-from pyrovae.building import Choice, build_vae
+from pyrovae import catalogue
+from pyrovae.building import OF_SEQUENCES, Choice, build_vae
 from pyrovae.data import AsIs, load_data
 from pyrovae.errors import InputError
 from pyrovae.inspection import inspect_program
@@ -156,6 +159,45 @@ def test_what_the_data_decide_is_decided_for_our_own_constructors_alone(tmp_path
     assert (vae.decoder.scale, vae.decoder.learn_scale) == (0.5, True), "its constructor is ours"
     counted = build_vae(data, decoder=Choice(f"{path}:Levels"), latent_dim=2, hidden=8).decoder
     assert counted.classes == 5, "its own default, which its net is told of too"
+    for kind, name, part in (
+        ("prior", "Prior", vae.prior),
+        ("decoder", "Decoder", vae.decoder),
+        ("decoder", "Levels", counted),
+    ):
+        for option in catalogue.read_class(path, name, kind).options:
+            from_data = (name, option.name) == ("Decoder", "min_scale")
+            assert bool(option.from_data) == from_data
+            assert from_data or getattr(part, option.name) == option.default
+
+
+def built(kind, word):
+    """A part of a program of words of which nothing else is said."""
+    few = {"components": 3} if word == "vamp" else {}
+    if kind == "network":
+        x = np.where(RNG.uniform(size=(60, 8, 8)) < 0.1, np.nan, RNG.normal(size=(60, 8, 8)))
+        data = load_data(x, missing=True, sequences=word in OF_SEQUENCES)
+        net = build_vae(data, network=word).encoder.net
+        return net.net if word not in OF_SEQUENCES else net
+    # Of five levels, so that a prior's and an encoder's classes are seen not to be theirs.
+    decoder = Choice(word if kind == "decoder" else "categorical")
+    parts = {"decoder": decoder} | {kind: Choice(word, few)}
+    return getattr(build_vae(data_for(decoder), **parts), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [(k, w) for k in ("prior", "encoder", "decoder", "network") for w in catalogue.entries(k)],
+)
+def test_help_shows_the_defaults_that_are_used(kind, word):
+    part = built(kind, word)
+    defaults = {n: p.default for n, p in signature(type(part)).parameters.items()}
+    for option in catalogue.entries(kind)[word].options:
+        used = getattr(part, option.name)
+        if option.from_data:
+            assert used != defaults[option.name]
+        elif (word, option.name) != ("vamp", "components"):
+            shown = used.__name__.lower() if isinstance(used, type) else used
+            assert shown == option.default, option.name
 
 
 @pytest.mark.parametrize(

@@ -462,7 +462,11 @@ def test_the_catalogue_is_what_the_classes_are(kind):
             assert option.help, f"{entry.class_name} says nothing of {option.name}"
             if option.name in parameters:  # else it is one of **options
                 default = parameters[option.name].default
-                told = catalogue.SET_BY_WORD.get(word, {}).get(option.name, default)
+                set_here = {
+                    **catalogue.SET_BY_KIND.get(kind, {}),
+                    **catalogue.SET_BY_WORD.get(word, {}),
+                }
+                told = set_here.get(option.name, default)
                 word_of = told.__name__.lower() if isinstance(told, type) else told
                 assert word_of == option.default
         needs = [p.name for p in parameters.values() if p.default is p.empty]
@@ -804,6 +808,32 @@ def test_help_does_not_import_torch():
             for option in entry.options:
                 flag = f"--{kind}.{option.name.replace('_', '-')} (default:"
                 assert flag.encode() in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "option", "shown"),
+    [
+        ("decoder gaussian", "scale", "0.5"),
+        ("decoder gaussian", "learn-scale", "True"),
+        ("decoder gaussian", "min-scale", "from the data: the standard deviation within one of"),
+        ("decoder student-t", "learn-scale", "True"),
+        ("decoder tabular", "min-scale", "0.01"),
+        ("decoder categorical", "classes", "from the data: the largest + 1"),
+        ("decoder pixel-cnn", "levels", "2"),
+        ("prior categorical", "classes", "10"),
+        ("prior vamp", "bounded", "from the data: whether they lie within [0, 1]"),
+        ("network gru", "missing", "from the data: whether entries are missing"),
+    ],
+)
+def test_help_says_of_a_default_what_is_used(part, option, shown, capsys):
+    kind, word = part.split()
+    assert run("train", f"--{kind}", word, "--help") == 0
+    # First of the part that is named, then of all.
+    said = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    listed = said.rpartition(f" --{kind} ")[2].partition(f" {word} ")[2]
+    for text in said, listed:
+        found = re.search(rf"--{kind}\.{option}\b.*?\(default: (.*?)\)", text)
+        assert found[1].startswith(shown)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pyrovae import catalogue, user_files
-from pyrovae.catalogue import Entry
+from pyrovae.catalogue import Entry, Option
 from pyrovae.cli.options import Train, Training
 from pyrovae.errors import InputError
 
@@ -79,7 +79,7 @@ def list_parts() -> str:
             lines.append("  " + ", or ".join([word, *catalogue.shorter(word)]))
             for option in entry.options:
                 flag = f"--{kind}.{_dashed(option.name)}"
-                text = f"{flag} (default: {_shown(option.default)})  {option.help}"
+                text = f"{flag} (default: {_default(option)})  {option.help}"
                 lines += textwrap.wrap(
                     text, 96, initial_indent="    ", subsequent_indent="        "
                 )
@@ -92,7 +92,11 @@ def _fields(kind: str, words: list[str]) -> Iterator[tuple[str, Any, Any]]:
     if name is None:
         return
     for option in _entry(kind, name).options:
-        flag = tyro.conf.arg(name=f"{kind}.{_dashed(option.name)}", help=option.help or None)
+        flag = tyro.conf.arg(
+            name=f"{kind}.{_dashed(option.name)}",
+            help=option.help or None,
+            help_behavior_hint=f"(default: {_default(option)})",
+        )
         kept = f"{kind}_{option.name}"
         yield kept, Annotated[option.kind, flag], field(default=option.default)
 
@@ -135,7 +139,10 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _shown(default: Any) -> str:
-    if isinstance(default, tuple):
-        return " ".join(map(str, default)) or "none"
-    return str(default)
+def _default(option: Option) -> str:
+    """What is used where an option is not given."""
+    if option.from_data:
+        return f"from the data: {option.from_data}"
+    if isinstance(option.default, tuple):
+        return " ".join(map(str, option.default)) or "none"
+    return str(option.default)
