@@ -230,6 +230,16 @@ def test_a_pair_over_other_values_is_answered_with_a_partner_of_each(prior, enco
         assert partner in refused.value.remedy
 
 
+def test_a_uniform_prior_is_over_the_box_that_its_encoder_draws_in():
+    data = load_data(BINARY)
+    pair = {"prior": Choice("uniform"), "encoder": Choice("beta")}
+    vae = build_vae(data, **pair, latent_dim=20, hidden=8)
+    inspect_program(vae, data.train.head(3))
+    ends = vae.prior().support.base_constraint
+    encoded = vae.encoder(data.train.head(3).x).support.base_constraint
+    assert (ends.lower_bound, ends.upper_bound) == (encoded.lower_bound, encoded.upper_bound)
+
+
 @pytest.mark.parametrize("kind", ["categorical", "relaxed-categorical"])
 def test_codes_of_other_numbers_of_classes_are_refused_by_their_numbers(kind):
     data = load_data(BINARY)

@@ -749,6 +749,22 @@ def test_options_of_parts_reach_them(capsys, without_drawing):
     assert config["training"]["bound"].startswith("IWAE(num_particles=2")
 
 
+def test_a_run_goes_on_with_the_defaults_that_it_was_begun_with(monkeypatch, without_drawing):
+    words = ["--decoder", "gaussian"]
+    assert run("train", *QUICK, *words, "--run-dir", "r") == 0
+    before = json.loads(Path("r/config.json").read_text())["program"]
+    later = {"scale": 0.7, "learn_scale": False}
+    with monkeypatch.context() as patch:
+        patch.setitem(catalogue.SET_BY_KIND, "decoder", later)
+        catalogue.entries.cache_clear()
+        assert run("resume", "r", "--epochs", 3) == 0
+        assert run("train", *QUICK, *words, "--run-dir", "new") == 0
+    catalogue.entries.cache_clear()
+    resumed, new = (json.loads(Path(r, "config.json").read_text()) for r in ("r", "new"))
+    assert resumed["program"] == before
+    assert later.items() <= new["program"]["decoder"].items()
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -46,16 +46,20 @@ def train_type(words: list[str], program: str | None) -> type:
 
 
 def chosen(kind: str, options: Any, words: list[str]) -> "Choice | None":
-    """The part of a kind that a command names, with the options that were typed."""
+    """The part of a kind that a command names, with the options that were typed.
+
+    So are those that differ from their default, as a run that is gone on with may have had them.
+    """
     from pyrovae.building import Choice
 
     name = getattr(options, kind)
     if name is None:
         return None
+    values = {o: getattr(options, f"{kind}_{o.name}") for o in _entry(kind, name).options}
     typed = {
-        option.name: getattr(options, f"{kind}_{option.name}")
-        for option in _entry(kind, name).options
-        if _is_typed(f"{kind}.{option.name}", words)
+        option.name: value
+        for option, value in values.items()
+        if _is_typed(f"{kind}.{option.name}", words) or value != option.default
     }
     return Choice(name, typed)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyrovae.cli.options import Resume
 from pyrovae.cli.parsing import parse, split_program
 from pyrovae.cli.parts import own_files
+from pyrovae.cli.planning import KINDS
 from pyrovae.cli.training import train
 from pyrovae.errors import InputError
 from pyrovae.run_folder import find, read_config
@@ -117,4 +118,15 @@ def _settle(options: Any, command: Resume, config: dict[str, Any], path: Path) -
         options.init_from = config.get("init_from")
     else:
         options.init_from = None
+        _keep_parts(options, config.get("program"))
     return earlier
+
+
+def _keep_parts(options: Any, program: Any) -> None:
+    """Gives the parts the options that they were made with, whose defaults may be others now."""
+    for kind in KINDS if isinstance(program, dict) else ():
+        part = program.get(kind)
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if hasattr(options, f"{kind}_{name}") and not isinstance(value, dict):
+                kept = tuple(value) if isinstance(value, list) else value
+                setattr(options, f"{kind}_{name}", kept)
