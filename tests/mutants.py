@@ -732,6 +732,34 @@ MUTANTS = [
         "",
         "test_flows.py::test_a_bijection_is_inverted_and_its_determinant_is_that_of_its_jacobian[iaf-0]",
     ),
+    Mutant(
+        "a stack of flows keeps the pair that other weights mapped",
+        "priors/flows.py",
+        "            _forget(self._bijections)\n            self._mapped_by = weights",
+        "            self._mapped_by = weights",
+        "test_flows.py::test_weights_that_have_changed_are_those_of_the_next_distribution[orders]",
+    ),
+    Mutant(
+        "a stack of flows forgets its own draw",
+        "priors/flows.py",
+        "if self._mapped_by is not weights:",
+        "if True:",
+        "test_flows.py::test_the_own_draw_of_a_stack_costs_one_pass_and_has_its_gradients",
+    ),
+    Mutant(
+        "a flow's order is the one it was made with, whatever was loaded",
+        "priors/flows.py",
+        "                vars(owner)[attribute] = tensor\n",
+        "                pass\n",
+        "test_flows.py::test_all_that_transforms_hold_is_saved_and_loaded[order]",
+    ),
+    Mutant(
+        "an order goes back as before another was loaded",
+        "priors/flows.py",
+        "own.pop(name, None)  # a property, worked out when it is asked for",
+        "pass",
+        "test_flows.py::test_all_that_transforms_hold_is_saved_and_loaded[order]",
+    ),
     # Priors by an encoder.
     Mutant(
         "a VampPrior forgets its weights",

@@ -1,6 +1,8 @@
 """Normalising flows: determinants by differentiation, inverses, and the densities they make."""
 
+import copy
 import math
+import pickle
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +11,7 @@ import torch
 from linear_gaussian import float64
 from pyro.distributions import transforms
 from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
+from safetensors.torch import load, save
 from torch import nn
 from torch.autograd.functional import jacobian
 
@@ -55,6 +58,14 @@ BIJECTIONS = [("affine", False), ("affine", True), ("spline", False), ("spline",
         (lambda: [nn.Linear(D, D)], "Linear is no transform"),
         (lambda: [transforms.spline(D), transforms.affine_coupling(4)], "AffineCoup.* 3 dimens"),
         (lambda: [transforms.permute(2)], "vectors of 2 dimensions out of 3"),
+        (
+            lambda: [transforms.conditional_spline(D, 2).condition(torch.ones(2))],
+            "ConditionedSpline holds a tensor in a partial",
+        ),
+        (
+            lambda: [transforms.AffineTransform(0.0, nn.Parameter(torch.ones(D)).exp())],
+            "'scale' that needs a gradient",
+        ),
     ],
 )
 def test_a_stack_that_is_no_flow_is_refused_where_it_is_made(make, reason):
@@ -84,6 +95,195 @@ def test_a_stack_is_tried_without_a_trace(make):
     assert not pyro.get_param_store().keys()
     FlowPrior(D, stack)().log_prob(prior().rsample())
     assert FlowPrior(D, stack).transforms == list(stack), "nor does use keep it from being tried"
+
+
+def test_a_trial_within_an_inverse_leaves_no_trace():
+    norm = transforms.BatchNorm(D)
+    prior = FlowPrior(D, [norm.inv])
+    assert torch.equal(norm.moving_mean, torch.zeros(D))
+    assert all(module.training for module in prior.modules())
+
+
+def order():
+    """A permutation, drawn at random."""
+    return transforms.permute(D)
+
+
+def affine(**options):
+    return transforms.AffineTransform(torch.randn(D), torch.rand(D) + 0.5, **options)
+
+
+def by_normal(loc):
+    """From numbers to probabilities."""
+    return transforms.CumulativeDistributionTransform(dist.Normal(loc, 9.0))
+
+
+# Each holds something that is neither a parameter nor a buffer of a module in the stack itself.
+HOLDING = {
+    "order": lambda: [order()],
+    "orders": lambda: [order(), transforms.affine_coupling(D, [4]), order()],
+    "inverse order": lambda: [order().inv],
+    "one order twice": lambda: [p := order(), transforms.affine_coupling(D, [4]), p],
+    "triangle": lambda: [
+        transforms.LowerCholeskyAffine(torch.randn(D), torch.eye(D) + torch.rand(D, D).tril())
+    ],
+    "affine": lambda: [affine(event_dim=1)],
+    "inverse affine": lambda: [affine(event_dim=1).inv],
+    "independent": lambda: [transforms.IndependentTransform(affine(), 1)],
+    "expanded": lambda: [transforms.AffineTransform(torch.randn(1).expand(D), 2.0, event_dim=1)],
+    "learned": lambda: [
+        transforms.AffineTransform(nn.Parameter(torch.randn(D)), 2.0, event_dim=1)
+    ],
+    "distribution": lambda: [
+        transforms.ComposeTransform([by_normal(torch.randn(D)), by_normal(torch.zeros(D)).inv])
+    ],
+    "inverse module": lambda: [transforms.affine_coupling(D, [4]).inv],
+    "composed": lambda: [transforms.ComposeTransform([order(), transforms.spline(D)])],
+    "inverse composed": lambda: [transforms.ComposeTransform([order(), transforms.spline(D)]).inv],
+    "composed module": lambda: [
+        transforms.ComposeTransformModule([transforms.spline(D).inv, order()])
+    ],
+    "our own": lambda: [Coupling(MLP((1,), (2, 2), hidden=(4,)), affine_bend, flip=False)],
+}
+every_holding = pytest.mark.parametrize("name", HOLDING)
+
+
+def holding(name, *, seed=0):
+    """A prior with a coupling, so that the order of what it makes matters."""
+    torch.manual_seed(seed)
+    return stirred(FlowPrior(D, [transforms.affine_coupling(D, [4]), *HOLDING[name]()]))
+
+
+def pickled(prior):
+    return pickle.loads(pickle.dumps(prior))  # noqa: S301
+
+
+def scores(prior, z):
+    """Densities, and draws."""
+    torch.manual_seed(1)
+    return prior().log_prob(z), prior().sample((4,))
+
+
+@every_holding
+def test_all_that_transforms_hold_is_saved_and_loaded(name):
+    prior, other, z = holding(name), holding(name, seed=2), torch.randn(5, D)
+    expected, before = scores(prior, z), scores(other, z)
+    assert not torch.allclose(before[0], expected[0])
+    assert not torch.allclose(before[1], expected[1])
+    other.load_state_dict(load(save(prior.state_dict())))
+    for found, value in zip(scores(other, z), expected, strict=True):
+        torch.testing.assert_close(found, value)
+
+
+@every_holding
+def test_all_that_transforms_hold_is_converted(name):
+    prior, z = holding(name), torch.randn(5, D)
+    expected = scores(prior, z)[0]
+    prior.double()
+    found, drawn = scores(prior, z.double())
+    assert found.dtype == drawn.dtype == torch.float64
+    torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, pickled])
+@every_holding
+def test_a_prior_in_use_is_copied_with_all_that_it_holds(name, again):
+    prior, z = holding(name), torch.randn(5, D)
+    expected = scores(prior, z)
+    torch.testing.assert_close(prior().log_prob(z), expected[0])
+    other = again(prior)
+    for found, value in zip(scores(other, z), expected, strict=True):
+        assert torch.equal(found, value)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.copy_(tensor.flip(0))
+    assert not torch.allclose(scores(other, z)[0], expected[0])
+    assert torch.equal(scores(prior, z)[0], expected[0]), "they share nothing"
+
+
+def test_a_parameter_of_a_transform_is_trained():
+    shift = nn.Parameter(torch.zeros(D))
+    prior = FlowPrior(D, [transforms.AffineTransform(shift, 1.0), order()])
+    optimizer, z = torch.optim.Adam(prior.parameters(), lr=0.1), torch.full((1, D), 2.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (-prior().log_prob(z).sum()).backward()
+        optimizer.step()
+    torch.testing.assert_close(shift.detach(), z[0], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda module: module.inv,
+        lambda module: transforms.ComposeTransform([order(), module]),
+        lambda module: transforms.ComposeTransform([module, order()]).inv,
+        lambda module: transforms.ComposeTransformModule([order(), module.inv]),
+        lambda module: transforms.IndependentTransform(module, 0, cache_size=1),
+    ],
+)
+@pytest.mark.parametrize("make", [transforms.affine_autoregressive, transforms.spline])
+def test_a_module_is_found_wherever_it_stands(make, put):
+    module = make(D)
+    prior = FlowPrior(D, [put(module), module.inv])
+    assert [*prior.trained.parameters()] == [*module.parameters()]
+
+
+def test_modules_of_the_stack_itself_have_the_names_that_they_had():
+    spline, norm = transforms.spline(D), transforms.BatchNorm(D)
+    inside = transforms.affine_autoregressive(D)
+    prior = FlowPrior(D, [order(), inside.inv, spline.inv, spline, norm, spline])
+    assert [*prior.trained] == [spline, norm, spline, inside]
+    assert [*FlowPrior(D, [norm]).state_dict()] == [f"trained.0.{k}" for k in norm.state_dict()]
+
+
+@every_holding
+def test_weights_that_have_changed_are_those_of_the_next_distribution(name):
+    prior, z = holding(name), torch.randn(5, D)
+    first, second = prior(), prior()
+    before = first.log_prob(z)
+    before.sum().backward()
+    with torch.no_grad():
+        for weight in prior.parameters():
+            weight.add_(0.3)
+    # Neither one made anew, nor one that had mapped nothing, knows the pair of the first.
+    expected = prior().log_prob(z.clone())
+    for density in (prior(), second):
+        found = density.log_prob(z)
+        torch.testing.assert_close(found, expected)
+        found.sum().backward()
+    assert not torch.allclose(before, expected)
+
+
+def test_the_own_draw_of_a_stack_costs_one_pass_and_has_its_gradients(monkeypatch):
+    prior = FlowPrior(D, [transforms.affine_autoregressive(D, [4]), order()])
+    torch.manual_seed(0)
+    expected = torch.autograd.grad(
+        prior().log_prob(prior().rsample((6,))).sum(), [*prior.parameters()]
+    )
+    monkeypatch.setattr(transforms.AffineAutoregressive, "_inverse", None)
+    torch.manual_seed(0)
+    density = prior()
+    found = torch.autograd.grad(
+        density.log_prob(density.rsample((6,))).sum(), [*prior.parameters()]
+    )
+    for gradient, value in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, value, atol=1e-4, rtol=1e-4)
+
+
+def test_batch_norm_goes_by_the_batch_in_training_and_by_running_averages_in_evaluation():
+    prior, z = (
+        FlowPrior(D, [transforms.BatchNorm(D, momentum=0.5, epsilon=0.0)]),
+        torch.randn(9, D),
+    )
+    mean, variance = z.mean(0), z.var(0)
+    density = dist.Normal(mean, variance.sqrt()).to_event(1)
+    torch.testing.assert_close(prior().log_prob(z), density.log_prob(z))
+    state = {name: tensor.clone() for name, tensor in prior.eval().state_dict().items()}
+    density = dist.Normal(0.5 * mean, (0.5 + 0.5 * variance).sqrt()).to_event(1)
+    for value in (z, z[0], z.expand(2, 9, D)):
+        torch.testing.assert_close(prior().log_prob(value), density.log_prob(value))
+    assert all(torch.equal(state[name], tensor) for name, tensor in prior.state_dict().items())
 
 
 @pytest.mark.parametrize(("kind", "flip"), BIJECTIONS)

@@ -85,7 +85,7 @@ class _Remembering(Transform):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._cached: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""$y$ and $\log |\det \partial y / \partial x|$."""
@@ -97,20 +97,20 @@ class _Remembering(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self.forward(x)
-        self._last = (x, y, log_det)
+        self._cached = (x, y, log_det)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        if self._last is not None and self._last[1] is y:
-            return self._last[0]
+        if self._cached is not None and self._cached[1] is y:
+            return self._cached[0]
         x, log_det = self.backward(y)
-        self._last = (x, y, log_det)
+        self._cached = (x, y, log_det)
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         r"""$\log |\det \partial y / \partial x|$, with shape $(*)$."""
-        if self._last is not None and self._last[0] is x and self._last[1] is y:
-            return self._last[2]
+        if self._cached is not None and self._cached[0] is x and self._cached[1] is y:
+            return self._cached[2]
         return self.forward(x)[1]
 
 

@@ -8,13 +8,15 @@ __all__ = ["FlowPrior", "RealNVPPrior", "SplineFlowPrior"]
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
+from inspect import getattr_static
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform
+from torch.distributions import Distribution, Transform
+from torch.distributions.utils import lazy_property
 
 from pyrovae.distributions import Coupling, Flow, affine_bend, spline_bend
 from pyrovae.distributions.bijections import Within
@@ -28,17 +30,29 @@ class FlowPrior(nn.Module):
 
     $$\log p(z) = \log \mathcal{N}(\epsilon \mid 0, I) - \sum_l \log |\det J_{T_l}|$$
 
+    What the transforms hold, and those within them, is the prior's. Modules and each
+    `nn.Parameter` are trained; other tensors, such as the order of a `Permute`, are buffers:
+    saved, loaded and moved with the rest. Only what a function closes over is not found.
+
+    A draw that is scored under the distribution that it is of costs one pass: a distribution
+    remembers what it has mapped, and after a step another is to be made.
+
+    In training a `BatchNorm` goes by the mean and variance of the values that are scored, which
+    are to have shape $(N, D)$ with $N > 1$, those of one particle; a loss is then no bound. In
+    evaluation it goes by its running averages, and the prior is a density.
+
     Args:
         latent_dim: The number $D$ of latent dimensions.
         transforms: Bijections of $(D,)$, such as those of `pyro.distributions.transforms` that
-            can be inverted; those that are modules are trained.
+            can be inverted, the `.inv` of one, and those composed of several.
 
     A configuration cannot name such transforms, so a run of them is loaded with the program given
     again: `pyrovae.load(run, program=...)`. Those of the presets below it can.
 
     Raises:
         InputError: If a transform is conditional, cannot be inverted, or is of another number of
-            dimensions; it is tried on a few vectors.
+            dimensions; it is tried on a few vectors. Or if it holds a tensor that cannot be
+            saved with it: in a list, or one that needs a gradient and is no `nn.Parameter`.
 
     References:
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv:1505.05770.
@@ -50,27 +64,51 @@ class FlowPrior(nn.Module):
         super().__init__()
 
         self.latent_dim = latent_dim
-        self.transforms = _checked(transforms, latent_dim)
+        self.transforms = _listed(transforms)
+        reached = list(_reach(self.transforms))
+        tensors = list(_tensors(reached))  # before a trial leaves any more
+        _check(self.transforms, latent_dim)
+        self._bijections = [part for part in reached if isinstance(part, Transform)]
         self.trained = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
+        for part in reached:
+            if isinstance(part, nn.Module) and all(part is not m for m in self.trained.modules()):
+                self.trained.append(part)
+        # Where the prior's tensors are put to be used: the owner of each, and the attribute.
+        self._places: dict[str, tuple[Any, str]] = {}
+        for owner, attribute, tensor in tensors:
+            name = f"tensor_{len(self._places)}_{attribute}"
+            self._places[name] = owner, attribute
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:  # memory of its own, as a file of weights wants it
+                self.register_buffer(name, tensor.clone(memory_format=torch.contiguous_format))
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self._ranks = weight_ranks(self)
+        self._mapped_by: DrawnWeights | None = None
 
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
         weights = DrawnWeights(self, self._ranks)
-        return _flow(self.loc, self.transforms, weights, partial(self._in_place, weights))
+        tensors = [getattr(self, name) for name in self._places]
+        within = partial(self._in_place, weights, tensors)
+        return _flow(self.loc, self.transforms, weights, within)
 
     @contextmanager
-    def _in_place(self, weights: DrawnWeights) -> Iterator[None]:
-        """Puts weights in place of others, and has the transforms forget what those mapped."""
-        with weights.in_place() as are_others:
-            if are_others:
-                _forget(self.transforms)
-            try:
-                yield
-            finally:
-                if are_others:
-                    _forget(self.transforms)
+    def _in_place(self, weights: DrawnWeights, tensors: Iterable[Tensor]) -> Iterator[None]:
+        """Puts weights and tensors in their places; what was mapped by others is forgotten."""
+        if self._mapped_by is not weights:
+            for (owner, attribute), tensor in zip(self._places.values(), tensors, strict=True):
+                vars(owner)[attribute] = tensor
+            _forget(self._bijections)
+            self._mapped_by = weights
+        with weights.in_place():
+            yield
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: no pair that was mapped, whose graph cannot be."""
+        _forget(self._bijections)
+        state: Any = super().__getstate__()
+        return {**state, "_mapped_by": None}
 
 
 class RealNVPPrior(nn.Module):
@@ -166,43 +204,103 @@ def _flow(
     return Flow(noise, transforms, weights.in_place if within is None else within)
 
 
-def _forget(transforms: Iterable[Any]) -> None:
-    """Has bijections forget the last pair that they mapped: they know it by its objects alone."""
-    for transform in transforms:
-        if isinstance(transform, Transform):
-            transform._cached_x_y = None, None
-            _forget(getattr(transform, "parts", ()))
-
-
-def _checked(transforms: Iterable[Any], latent_dim: int) -> list[Any]:
-    """The transforms, if each maps vectors of so many dimensions there and back."""
+def _listed(transforms: Iterable[Any]) -> list[Any]:
     if not isinstance(transforms, Iterable):
         raise InputError(
             f"The transforms are a single {type(transforms).__name__}.", "Give a list of them."
         )
-    stack = list(transforms)
-    for transform in stack:
+    return list(transforms)
+
+
+def _reach(values: Iterable[Any], met: dict[int, Any] | None = None) -> Iterator[Any]:
+    """Everything that transforms are made of, once each, from the outside to the inside."""
+    met = {} if met is None else met
+    for value in values:
+        if id(value) not in met:
+            met[id(value)] = value
+            yield value
+            yield from _reach(_contents(value), met)
+
+
+def _contents(value: Any) -> Iterable[Any]:
+    if isinstance(value, Transform | Distribution):
+        own = {k: v for k, v in vars(value).items() if not _is_remembered(value, k)}
+        modules = value.children() if isinstance(value, nn.Module) else ()
+        # An inverse that was asked for comes last: it holds nothing more, and changes no order.
+        return [*own.values(), *modules, vars(value).get("_inv")]
+    if isinstance(value, nn.Module):
+        return value.children()
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _tensors(reached: Iterable[Any]) -> Iterator[tuple[Any, str, Tensor]]:
+    """The tensors that are attributes of transforms, with these and their names there."""
+    for owner in reached:
+        if isinstance(owner, Transform | Distribution):
+            for name, value in vars(owner).items():
+                if isinstance(value, Tensor) and not _is_remembered(owner, name):
+                    yield owner, name, value
+
+
+def _is_remembered(owner: Any, name: str) -> bool:
+    """Whether an attribute is what a transform has worked out, and not what it was given."""
+    # By the names that torch, Pyro and our own give to pairs that were mapped.
+    return isinstance(owner, Transform) and (
+        name == "_inv"
+        or "cache" in name
+        or isinstance(getattr_static(type(owner), name, None), lazy_property | cached_property)
+    )
+
+
+def _forget(bijections: Iterable[Transform]) -> None:
+    """Has bijections forget the last pair that they mapped: they know it by its objects alone."""
+    for bijection in bijections:
+        own = vars(bijection)
+        for name, value in list(own.items()):
+            if isinstance(value, Tensor | tuple) and _is_remembered(bijection, name):
+                if "cache" not in name:
+                    own.pop(name, None)  # a property, worked out when it is asked for
+                else:
+                    own[name] = (None, None) if name == "_cached_x_y" else None
+
+
+def _check(transforms: list[Any], latent_dim: int) -> None:
+    """Raises an `InputError` unless each maps vectors of so many dimensions there and back."""
+    for transform in transforms:
         if reason := _fault(transform, latent_dim):
             raise InputError(
                 f"The transform {type(transform).__name__} {reason}.",
                 f"Take one of {latent_dim} dimensions that has an inverse and needs no context, "
                 f"such as pyro.distributions.transforms.affine_coupling({latent_dim}).",
             )
-    return stack
 
 
 def _fault(transform: Any, latent_dim: int) -> str:
     """What keeps a transform from mapping vectors there and back; empty where nothing does."""
     if not isinstance(transform, Transform):
         return "is no transform by itself"
-    if not isinstance(transform, nn.Module):
-        return _fault_in_use(transform, latent_dim, torch.zeros(()))
-    training = transform.training
+    reached = list(_reach([transform]))
+    for part in reached:
+        if isinstance(part, list | tuple | partial):
+            if any(isinstance(value, Tensor) for value in _contents(part)):
+                return f"holds a tensor in a {type(part).__name__}, so it cannot be saved with it"
+    tensors = list(_tensors(reached))
+    for _, name, tensor in tensors:
+        if tensor.requires_grad and not isinstance(tensor, nn.Parameter):
+            return f"holds a tensor {name!r} that needs a gradient and is no nn.Parameter"
+
+    modules = {part: part.training for part in reached if isinstance(part, nn.Module)}
+    weights = [p for module in modules for p in module.parameters()] + [t for *_, t in tensors]
+    like = next((w for w in weights if w.is_floating_point()), torch.zeros(()))
     try:
-        like = next(transform.parameters(), torch.zeros(()))
-        return _fault_in_use(transform.eval(), latent_dim, like)
+        for module in modules:
+            module.eval()
+        return _fault_in_use(transform, latent_dim, like)
     finally:
-        transform.train(training)
+        for module, training in modules.items():
+            module.training = training
 
 
 @torch.no_grad()
