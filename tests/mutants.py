@@ -164,8 +164,8 @@ MUTANTS = [
     Mutant(
         "means and log-scales split along the wrong axis",
         "decoders/gaussian.py",
-        "chunk(2, dim=-rank)",
-        "chunk(2, dim=-1)",
+        "halves(self.net(z), -rank)",
+        "halves(self.net(z), -1)",
         "test_exact.py::test_terms_are_those_of_one_particle_and_one_example_alone[PixelwiseGaussianDecoder-mlp]",
     ),
     Mutant(

@@ -721,7 +721,7 @@ def test_a_recurrent_network_reads_both_ways_unless_told():
         (["--network", "residual-conv", "--hidden", 4], "no hidden layer"),
         (["--network", "mine.py:Net"], r"There is no file .*mine\.py\. Name it as file\.py:Net"),
         (["--network", "mlp", "--network.hidden", -3], "MLP cannot be made of .*hidden"),
-        (["--network", "residual-conv", "--network.strides", 0, 1, 1], "cannot be made"),
+        (["--network", "residual-conv", "--network.strides", 0, 1, 1], "stride of 1 or more"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(words, answer, capsys):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import StretchedBeta
 from pyrovae.errors import InputError
-from pyrovae.networks import smooth_clamp
+from pyrovae.networks import halves, smooth_clamp
 
 # Bounds on log(α - 1) and log(β - 1): from all but the uniform distribution to a standard
 # deviation of a thousandth of the box.
@@ -57,6 +57,6 @@ class BetaEncoder(nn.Module):
             x: The observation, with shape $(*, x)$.
         """
         excess = smooth_clamp(self.net(x), *LOG_EXCESS_BOUNDS).exp()
-        alpha, beta = (1 + excess).chunk(2, dim=-1)
+        alpha, beta = halves(1 + excess)
 
         return StretchedBeta(alpha, beta, self.low, self.high).to_event(1)
