@@ -22,6 +22,7 @@ from pyrovae.networks import (
     ConvNet,
     DeconvNet,
     GatedMLP,
+    Log1p,
     RecurrentDecoderNet,
     RecurrentEncoderNet,
     ResidualConvNet,
@@ -589,3 +590,17 @@ def test_a_vae_of_them_trains_captured_as_in_python(nets, shape, engine):
     encoding, decoding = nets()
     vae = VAE(StandardNormal(2), GaussianDecoder(decoding), GaussianEncoder(encoding))
     side_by_side.check(vae, torch.randn(8, *shape), engine)
+
+
+def test_counts_are_read_by_their_logarithms_and_learned_inputs_on_both_sides_of_zero():
+    net = MLP((5,), (5,), hidden=())
+    with torch.no_grad():
+        weight, bias = net.parameters()
+        weight.copy_(torch.eye(5))
+        bias.zero_()
+    x = torch.tensor([-3.0, -1.0, 0.0, 1.0, 4.0], requires_grad=True)
+    read = Log1p(net)(x)
+    logs = torch.tensor([-4.0, -2.0, 1.0, 2.0, 5.0]).abs().log()
+    torch.testing.assert_close(read, logs * torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0]))
+    (slope,) = torch.autograd.grad(read.sum(), x)
+    torch.testing.assert_close(slope, 1 / (1 + x.abs()))

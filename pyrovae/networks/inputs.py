@@ -51,13 +51,19 @@ class Centred(_OfOtherUnits):
 class Log1p(_OfOtherUnits):
     r"""A network of counts, taken to their logarithms: $\mathrm{net}(\log(1 + x))$.
 
+    Below 0, where no count is but the pseudo-inputs of a `VampPrior` may come to be, it goes on as
+    $-\log(1 - x)$.
+
     Args:
         net: A network of numbers of the order of one.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, out)$."""
-        return self.net(torch.log1p(x))
+        below = x < 0
+        # Of numbers that are no number beyond their half, not even a gradient is taken.
+        counts, others = torch.where(below, 0.0, x), torch.where(below, -x, 0.0)
+        return self.net(torch.where(below, -others.log1p(), counts.log1p()))
 
 
 class Scaled(_OfOtherUnits):
