@@ -61,7 +61,7 @@ class Log1p(_OfOtherUnits):
     def forward(self, x: Tensor) -> Tensor:
         """Maps $(*, in)$ to $(*, out)$."""
         below = x < 0
-        # Of numbers that are no number beyond their half, not even a gradient is taken.
+        # Either half has zeros in place of the other's numbers, lest their gradients be NaN.
         counts, others = torch.where(below, 0.0, x), torch.where(below, -x, 0.0)
         return self.net(torch.where(below, -others.log1p(), counts.log1p()))
 
