@@ -47,6 +47,7 @@ def test_the_page_knows_every_part():
     assert said.split(", ") == list(entries("decoder"))
 
 
+@pytest.mark.filterwarnings("ignore:A VampPrior scores every draw")
 @pytest.mark.parametrize("triple", sample(), ids=", ".join)
 def test_a_triple_trains(triple):
     outcome = attempt(triple)

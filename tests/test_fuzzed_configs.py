@@ -93,7 +93,7 @@ def test_what_says_where_data_lie_and_how_many_epochs_may_change(run, place, val
         (("program", "encoder", "net", "hidden"), [10**7], "tensor of"),
         (("program", "encoder", "net", "hidden"), [2] * 12_000, "too many tensors"),
         (("program", "encoder", "net", "hidden"), ["a"], "makes no program|cannot be built"),
-        (("program", "prior"), "mine", "makes no program"),
+        (("program", "prior"), "mine", "The prior is a str, and not a module"),
         (("data", "preprocessing", "maximum"), "x", "makes no program"),
         (("data", "source"), "a\0b", "not a run directory"),
         (("data", "data_dir"), "\ud800", "not a run directory"),
