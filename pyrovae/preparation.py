@@ -151,7 +151,7 @@ def check_bound(
         warnings.catch_warnings(action="ignore"),
     ):
         if isinstance(bound, TraceMeanField_ELBO):
-            _check_reparametrised(program, structure, bound, few)
+            _check_closed_kl(program, structure, bound, few)
         try:
             Objective(program, structure, bound)(few.x, few.y)
         except InputError:
@@ -160,11 +160,19 @@ def check_bound(
             return
 
 
-def _check_reparametrised(program: Program, structure: Structure, bound: ELBO, few: Batch) -> None:
-    """Says what Pyro's check of a first step does, in a bound's own words and before it."""
-    _, guide_trace = trace_pair(program, few)
+def _check_closed_kl(program: Program, structure: Structure, bound: ELBO, few: Batch) -> None:
+    """Says what Pyro does in a first step, or fails of, in a bound's own words and before it."""
+    model_trace, guide_trace = trace_pair(program, few)
     guide_trace.compute_score_parts()
-    for name, site in sites(guide_trace, observed=False).items():
+    guided = sites(guide_trace, observed=False)
+    if left := sorted(sites(model_trace, observed=False).keys() - guided.keys()):
+        raise InputError(
+            f"{type(bound).__name__} needs a guide of every latent, and {left[0]!r} is drawn by "
+            "the model alone.",
+            "Take pyro.infer.Trace_ELBO or ELBO (--bound elbo), which do not, or draw it in the "
+            "guide.",
+        )
+    for name, site in guided.items():
         try:
             check_fully_reparametrized(site)
         except NotImplementedError as error:

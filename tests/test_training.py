@@ -402,6 +402,29 @@ def test_a_bound_that_cannot_be_had_is_refused_with_nothing_written(
     assert all(module.training for module in vae.modules())
 
 
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_pyros_closed_kl_is_refused_where_the_model_draws_alone(tmp_path):
+    class HalfGuided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = nn.Parameter(torch.tensor(0.5))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                u = pyro.sample("u", dist.Normal(z, 1.0))
+                pyro.sample("x", dist.Normal(u, 1.0), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.slope * x, 1.0))
+
+    quick(HalfGuided(), torch.randn(20), bound=Trace_ELBO())
+    with pytest.raises(InputError, match="'u' is drawn by the model alone"):
+        quick(HalfGuided(), torch.randn(20), bound=TraceMeanField_ELBO(), run_dir=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_bound_is_tried_without_a_trace():
     class Spied(pyrovae.bounds.ELBO):
         def _estimate(self, draws):
