@@ -88,9 +88,10 @@ def test_a_collapsed_posterior_over_a_box_costs_nothing():
     assert (kl < 1e-5).all()
 
 
-def test_an_empty_box_is_refused():
-    with pytest.raises(InputError, match="is empty"):
-        BetaEncoder(MLP((4,), (6,)), low=1.0, high=1.0)
+@pytest.mark.parametrize("high", [1.0, math.inf, math.nan])
+def test_an_empty_or_infinite_box_is_refused(high):
+    with pytest.raises(InputError, match="is empty, or of no density"):
+        BetaEncoder(MLP((4,), (6,)), low=1.0, high=high)
 
 
 def test_a_uniform_prior_and_its_encoder_find_where_x_was():

@@ -36,6 +36,7 @@ __all__ = [
     "WithEnds",
     "ZeroInflated",
     "affine_bend",
+    "check_box",
     "check_classes",
     "check_dim",
     "check_sphere",
@@ -51,6 +52,7 @@ __all__ = [
 
 from pyrovae.distributions import gaussian_kl as gaussian_kl  # it registers KLs
 from pyrovae.distributions.arguments import (
+    check_box,
     check_classes,
     check_dim,
     check_sphere,

@@ -1,6 +1,8 @@
 """What parts ask of the numbers that they hand to a distribution."""
 
-__all__ = ["check_classes", "check_dim", "check_sphere", "check_temperature"]
+__all__ = ["check_box", "check_classes", "check_dim", "check_sphere", "check_temperature"]
+
+import math
 
 from pyrovae.errors import InputError
 
@@ -13,6 +15,19 @@ def check_dim(dim: int) -> None:
     """
     if dim < 1:
         raise InputError(f"A latent of {dim} dimensions says nothing.", "Give 1 or more.")
+
+
+def check_box(low: float, high: float) -> None:
+    """Refuses an interval that is empty or infinite.
+
+    Raises:
+        InputError: If `low` is not below `high`, or one of them is infinite.
+    """
+    if not -math.inf < low < high < math.inf:
+        raise InputError(
+            f"The box from {low} to {high} is empty, or of no density.",
+            "Give a finite low that is below a finite high.",
+        )
 
 
 def check_sphere(dim: int) -> None:

@@ -5,8 +5,7 @@ __all__ = ["BetaEncoder"]
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.distributions import StretchedBeta
-from pyrovae.errors import InputError
+from pyrovae.distributions import StretchedBeta, check_box
 from pyrovae.networks import halves, smooth_clamp
 
 # Bounds on log(α - 1) and log(β - 1): from all but the uniform distribution to a standard
@@ -27,7 +26,8 @@ class BetaEncoder(nn.Module):
         high: The upper end $b$.
 
     Raises:
-        InputError: If `low` is not below `high`, or the network's output is no pair.
+        InputError: If `low` is not below `high`, or one is infinite; at the first call, if the
+            size of the network's output is odd.
 
     References:
         Implicit Reparameterization Gradients (Figurnov et al., 2018), arXiv:1805.08498.
@@ -36,11 +36,7 @@ class BetaEncoder(nn.Module):
     def __init__(self, net: nn.Module, *, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
 
-        if not low < high:
-            raise InputError(
-                f"The box of a BetaEncoder from {low} to {high} is empty.",
-                "Give a low that is below high.",
-            )
+        check_box(low, high)
         self.net = net
         self.low = low
         self.high = high

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import StudentT, Uniform, check_dim
+from pyrovae.distributions import StudentT, Uniform, check_box, check_dim
 from pyrovae.errors import InputError
 
 
@@ -150,11 +150,7 @@ class UniformPrior(nn.Module):
         super().__init__()
 
         check_dim(latent_dim)
-        if not -math.inf < low < high < math.inf:
-            raise InputError(
-                f"A UniformPrior from {low} to {high} is empty, or of no density.",
-                "Give a finite low that is below a finite high.",
-            )
+        check_box(low, high)
 
         self.latent_dim = latent_dim
         self.low = low
