@@ -734,9 +734,9 @@ MUTANTS = [
     ),
     Mutant(
         "a stack of flows keeps the pair that other weights mapped",
-        "priors/flows.py",
-        "            _forget(self._bijections)\n            self._mapped_by = weights",
-        "            self._mapped_by = weights",
+        "distributions/stacks.py",
+        "            vars(owner)[name] = tensor\n        self.forget()",
+        "            vars(owner)[name] = tensor",
         "test_flows.py::test_weights_that_have_changed_are_those_of_the_next_distribution[orders]",
     ),
     Mutant(
@@ -748,14 +748,14 @@ MUTANTS = [
     ),
     Mutant(
         "a flow's order is the one it was made with, whatever was loaded",
-        "priors/flows.py",
-        "                vars(owner)[attribute] = tensor\n",
-        "                pass\n",
+        "distributions/stacks.py",
+        "            vars(owner)[name] = tensor\n",
+        "            pass\n",
         "test_flows.py::test_all_that_transforms_hold_is_saved_and_loaded[order]",
     ),
     Mutant(
         "an order goes back as before another was loaded",
-        "priors/flows.py",
+        "distributions/stacks.py",
         "own.pop(name, None)  # a property, worked out when it is asked for",
         "pass",
         "test_flows.py::test_all_that_transforms_hold_is_saved_and_loaded[order]",

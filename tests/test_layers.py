@@ -103,6 +103,7 @@ INNER = {
             "mixture",
             "normal_mixture",
             "one_hot",
+            "stacks",
             "student_t",
             "uniform",
             "von_mises_fisher",

@@ -26,6 +26,7 @@ __all__ = [
     "RelaxedBernoulli",
     "RelaxedOneHotGroups",
     "SphericalUniform",
+    "Stack",
     "StraightThroughBernoulli",
     "StraightThroughOneHotGroups",
     "StretchedBeta",
@@ -93,6 +94,7 @@ from pyrovae.distributions.spherical import (
     PowerSpherical,
     SphericalUniform,
 )
+from pyrovae.distributions.stacks import Stack
 from pyrovae.distributions.straight_through import (
     StraightThroughBernoulli,
     StraightThroughOneHotGroups,

@@ -8,20 +8,17 @@ __all__ = ["FlowPrior", "RealNVPPrior", "SplineFlowPrior"]
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
-from inspect import getattr_static
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
-from torch.distributions.utils import lazy_property
 
-from pyrovae.distributions import Coupling, Flow, affine_bend, spline_bend
+from pyrovae.distributions import Coupling, Flow, Stack, affine_bend, spline_bend
 from pyrovae.distributions.bijections import Within
 from pyrovae.drawn import DrawnWeights, weight_ranks
-from pyrovae.errors import InputError, shorten
+from pyrovae.errors import InputError
 from pyrovae.networks import MLP, near_zero
 
 
@@ -64,20 +61,14 @@ class FlowPrior(nn.Module):
         super().__init__()
 
         self.latent_dim = latent_dim
-        self.transforms = _listed(transforms)
-        reached = list(_reach(self.transforms))
-        tensors = list(_tensors(reached))  # before a trial leaves any more
-        _check(self.transforms, latent_dim)
-        self._bijections = [part for part in reached if isinstance(part, Transform)]
-        self.trained = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
-        for part in reached:
-            if isinstance(part, nn.Module) and all(part is not m for m in self.trained.modules()):
-                self.trained.append(part)
-        # Where the prior's tensors are put to be used: the owner of each, and the attribute.
-        self._places: dict[str, tuple[Any, str]] = {}
-        for owner, attribute, tensor in tensors:
-            name = f"tensor_{len(self._places)}_{attribute}"
-            self._places[name] = owner, attribute
+        self._stack = Stack(transforms, latent_dim)
+        self.transforms = self._stack.transforms
+        self.trained = nn.ModuleList(self._stack.modules)
+        self._tensors: list[str] = []
+        for i, (owner, attribute) in enumerate(self._stack.places):
+            tensor = vars(owner)[attribute]
+            name = f"tensor_{i}_{attribute}"
+            self._tensors.append(name)
             if isinstance(tensor, nn.Parameter):
                 self.register_parameter(name, tensor)
             else:  # memory of its own, as a file of weights wants it
@@ -89,7 +80,7 @@ class FlowPrior(nn.Module):
     def forward(self) -> dist.Distribution:
         """The prior, with batch shape $()$ and event shape $(D,)$."""
         weights = DrawnWeights(self, self._ranks)
-        tensors = [getattr(self, name) for name in self._places]
+        tensors = [getattr(self, name) for name in self._tensors]
         within = partial(self._in_place, weights, tensors)
         return _flow(self.loc, self.transforms, weights, within)
 
@@ -97,16 +88,14 @@ class FlowPrior(nn.Module):
     def _in_place(self, weights: DrawnWeights, tensors: Iterable[Tensor]) -> Iterator[None]:
         """Puts weights and tensors in their places; what was mapped by others is forgotten."""
         if self._mapped_by is not weights:
-            for (owner, attribute), tensor in zip(self._places.values(), tensors, strict=True):
-                vars(owner)[attribute] = tensor
-            _forget(self._bijections)
+            self._stack.put(tensors)
             self._mapped_by = weights
         with weights.in_place():
             yield
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: no pair that was mapped, whose graph cannot be."""
-        _forget(self._bijections)
+        self._stack.forget()
         state: Any = super().__getstate__()
         return {**state, "_mapped_by": None}
 
@@ -202,123 +191,6 @@ def _flow(
     """Standard normal noise around a location, through bijections that have these weights."""
     noise = dist.Normal(loc.expand(weights.batch_shape + loc.shape), 1.0).to_event(1)
     return Flow(noise, transforms, weights.in_place if within is None else within)
-
-
-def _listed(transforms: Iterable[Any]) -> list[Any]:
-    if not isinstance(transforms, Iterable):
-        raise InputError(
-            f"The transforms are a single {type(transforms).__name__}.", "Give a list of them."
-        )
-    return list(transforms)
-
-
-def _reach(values: Iterable[Any], met: dict[int, Any] | None = None) -> Iterator[Any]:
-    """Everything that transforms are made of, once each, from the outside to the inside."""
-    met = {} if met is None else met
-    for value in values:
-        if id(value) not in met:
-            met[id(value)] = value
-            yield value
-            yield from _reach(_contents(value), met)
-
-
-def _contents(value: Any) -> Iterable[Any]:
-    if isinstance(value, Transform | Distribution):
-        own = {k: v for k, v in vars(value).items() if not _is_remembered(value, k)}
-        modules = value.children() if isinstance(value, nn.Module) else ()
-        # An inverse that was asked for comes last: it holds nothing more, and changes no order.
-        return [*own.values(), *modules, vars(value).get("_inv")]
-    if isinstance(value, nn.Module):
-        return value.children()
-    if isinstance(value, partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _tensors(reached: Iterable[Any]) -> Iterator[tuple[Any, str, Tensor]]:
-    """The tensors that are attributes of transforms, with these and their names there."""
-    for owner in reached:
-        if isinstance(owner, Transform | Distribution):
-            for name, value in vars(owner).items():
-                if isinstance(value, Tensor) and not _is_remembered(owner, name):
-                    yield owner, name, value
-
-
-def _is_remembered(owner: Any, name: str) -> bool:
-    """Whether an attribute is what a transform has worked out, and not what it was given."""
-    # By the names that torch, Pyro and our own give to pairs that were mapped.
-    return isinstance(owner, Transform) and (
-        name == "_inv"
-        or "cache" in name
-        or isinstance(getattr_static(type(owner), name, None), lazy_property | cached_property)
-    )
-
-
-def _forget(bijections: Iterable[Transform]) -> None:
-    """Has bijections forget the last pair that they mapped: they know it by its objects alone."""
-    for bijection in bijections:
-        own = vars(bijection)
-        for name, value in list(own.items()):
-            if isinstance(value, Tensor | tuple) and _is_remembered(bijection, name):
-                if "cache" not in name:
-                    own.pop(name, None)  # a property, worked out when it is asked for
-                else:
-                    own[name] = (None, None) if name == "_cached_x_y" else None
-
-
-def _check(transforms: list[Any], latent_dim: int) -> None:
-    """Raises an `InputError` unless each maps vectors of so many dimensions there and back."""
-    for transform in transforms:
-        if reason := _fault(transform, latent_dim):
-            raise InputError(
-                f"The transform {type(transform).__name__} {reason}.",
-                f"Take one of {latent_dim} dimensions that has an inverse and needs no context, "
-                f"such as pyro.distributions.transforms.affine_coupling({latent_dim}).",
-            )
-
-
-def _fault(transform: Any, latent_dim: int) -> str:
-    """What keeps a transform from mapping vectors there and back; empty where nothing does."""
-    if not isinstance(transform, Transform):
-        return "is no transform by itself"
-    reached = list(_reach([transform]))
-    for part in reached:
-        if isinstance(part, list | tuple | partial):
-            if any(isinstance(value, Tensor) for value in _contents(part)):
-                return f"holds a tensor in a {type(part).__name__}, so it cannot be saved with it"
-    tensors = list(_tensors(reached))
-    for _, name, tensor in tensors:
-        if tensor.requires_grad and not isinstance(tensor, nn.Parameter):
-            return f"holds a tensor {name!r} that needs a gradient and is no nn.Parameter"
-
-    modules = {part: part.training for part in reached if isinstance(part, nn.Module)}
-    weights = [p for module in modules for p in module.parameters()] + [t for *_, t in tensors]
-    like = next((w for w in weights if w.is_floating_point()), torch.zeros(()))
-    try:
-        for module in modules:
-            module.eval()
-        return _fault_in_use(transform, latent_dim, like)
-    finally:
-        for module, training in modules.items():
-            module.training = training
-
-
-@torch.no_grad()
-def _fault_in_use(transform: Any, latent_dim: int, like: Tensor) -> str:
-    """The same, by some vectors of the dtype and on the device of a tensor."""
-    z = torch.linspace(-1, 1, 3 * latent_dim).reshape(3, latent_dim).to(like)
-    try:
-        moved = transform(z)
-        if moved.shape != z.shape:
-            return f"makes vectors of {moved.shape[-1]} dimensions out of {latent_dim}"
-    except Exception as error:
-        return f"maps no vectors of {latent_dim} dimensions ({shorten(error)})"
-    try:
-        moved = moved.clone()  # as what was not drawn, nor remembered
-        transform.log_abs_det_jacobian(transform.inv(moved), moved)
-    except Exception as error:
-        return f"cannot be inverted ({type(error).__name__}: {shorten(error)})"
-    return ""
 
 
 def _networks(latent_dim: int, layers: int, hidden: int, *, parameters: int) -> nn.ModuleList:
