@@ -8,6 +8,7 @@ handlers, their loss compiled by `torch.compile`; and NumPyro's jitted scan, for
 the splines, which it does not have.
 
     python benchmarks/priors.py [--only quality|speed] [--epochs 40] [--repeats 9] [--out FILE]
+        [--short README.md]
 
 It needs MNIST in $PYROVAE_DATA.
 """
@@ -15,6 +16,7 @@ It needs MNIST in $PYROVAE_DATA.
 import os
 import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 from pyro.infer import SVI, Trace_ELBO
@@ -23,7 +25,9 @@ from timing import (
     SEED,
     NotMeasured,
     each,
+    lines_of,
     measure,
+    median,
     parse,
     parser,
     provenance,
@@ -67,7 +71,8 @@ def quality(given):
     epochs = 1 if given.smoke_test else given.epochs
     samples = 10 if given.smoke_test else SAMPLES
     steps = epochs * -(-len(data.train) // BATCH)
-    rows, base = [], None
+    head = ["prior", "log p(x), nats", "against the first", "what changed", "ELBO", "active units"]
+    rows, base = [head, ["---"] * len(head)], None
     x = data.train.head(10_000).x
     for name, line in PRIORS.items():
         run = pyrovae.fit(
@@ -85,20 +90,20 @@ def quality(given):
         base = found.log_evidence if base is None else base
         gain = found.log_evidence - base
         error = gain.std().item() / len(gain) ** 0.5
-        against = f"{gain.mean():+.2f} +- {error:.2f}" if gain.any() else ""
-        shown = line.replace("pyrovae.", "")
-        row = f"| {name} | {found.log_evidence.mean():.2f} | {against} | `prior={shown}` | "
-        rows.append(row + f"{found.elbo.mean():.2f} | {found.active_units} |")
-        print(rows[-1], file=sys.stderr, flush=True)
-    head = "| prior | log p(x), nats | against the first | what changed | ELBO | active units |"
-    return [
-        f"{epochs} epochs, {len(found.elbo):,} test images, {samples:,} importance samples each:",
-        "",
-        head,
-        "|---|---|---|---|---|---|",
-        *rows,
-        "",
-    ]
+        row = [
+            name,
+            f"{found.log_evidence.mean():.2f}",
+            f"{gain.mean():+.2f} +- {error:.2f}" if gain.any() else "",
+            f"`prior={line.replace('pyrovae.', '')}`",
+            f"{found.elbo.mean():.2f}",
+            f"{found.active_units}",
+        ]
+        rows.append(row)
+        print(*lines_of([row]), file=sys.stderr, flush=True)
+    about = (
+        f"{epochs} epochs, {len(found.elbo):,} test images, {samples:,} importance samples each:"
+    )
+    return [about, "", *lines_of(rows)], lines_of([row[:4] for row in rows])
 
 
 # ── How fast ─────────────────────────────────────────────────────────────────────────────────
@@ -156,15 +161,18 @@ def contenders_of(name, line, examples):
 def speed(given):
     examples = (torch.rand(500, 1, 28, 28) < 0.5).float()
     count = 2 if given.smoke_test else 60
-    lines = []
+    lines, rows = [], []
     for name, line in PRIORS.items():
         made = contenders_of(name, line, examples)
         turns = {n: (lambda make=make: turn_of(make(), count)) for n, make in made.items()}
         found = measure(turns, given.repeats)
-        lines += [f"{name}:", "", *table(found, "ms", baseline="Pyro SVI"), ""]
-    return lines
+        lines += ["", f"{name}:", "", *table(found, "ms", baseline="Pyro SVI")]
+        rows.append([name, *(median(seconds, "ms") for seconds in found.values())])
+    head = ["prior", *made]
+    return lines[1:], lines_of([head, ["---"] * len(head), *rows])
 
 
+# What makes the lines of each section, and those of a shorter one.
 SECTIONS = {"quality": quality, "speed": speed}
 
 
@@ -172,11 +180,14 @@ def main():
     options = parser(__doc__, repeats=9)
     options.add_argument("--only", choices=SECTIONS, help="one section")
     options.add_argument("--epochs", type=int, default=40)
+    options.add_argument("--short", type=Path, help="a Markdown file for a short table of each")
     given = parse(options)
     for section in [given.only] if given.only else SECTIONS:
-        lines = SECTIONS[section](given)
-        script = f"priors.py --only {section}"
-        publish(f"priors {section}", [*lines, provenance(given, script)], given.out)
+        lines, short = SECTIONS[section](given)
+        ran = provenance(given, f"priors.py --only {section}")
+        publish(f"priors {section}", [*lines, "", ran], given.out)
+        if given.short is not None:
+            publish(f"priors {section}", [*short, "", ran], given.short)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ Steps = Callable[[int], Any]
 """Takes so many steps."""
 Found = list[float] | str
 """The seconds of each turn, or why there are none."""
+# How many of a unit are a second.
+UNITS = {"ms": 1e3, "s": 1.0}
 
 
 class NotMeasured(Exception):
@@ -148,6 +150,13 @@ def number(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
+def median(found: Found, unit: str) -> str:
+    """The median of what was measured, or why it was not."""
+    if isinstance(found, str):
+        return f"not measured ({found})"
+    return number(UNITS[unit] * statistics.median(found))
+
+
 def ratio(above: Found, below: Found) -> str:
     """The median of the ratios within the rounds."""
     if isinstance(above, str) or isinstance(below, str):
@@ -171,18 +180,17 @@ def table(
         baseline: The contender that the others are to beat.
         floor: The contender that none can beat.
     """
-    factor = {"ms": 1e3, "s": 1.0}[unit]
+    factor = UNITS[unit]
     headings = ["", f"{unit}, median", "from - to", f"{baseline} / this"]
     headings += [f"this / {floor}"] if floor else []
     rows = [headings, ["---"] * len(headings)]
     for name, seconds in found.items():
         if isinstance(seconds, str):
-            cells = [f"not measured ({seconds})", *[""] * (len(headings) - 2)]
+            cells = [median(seconds, unit), *[""] * (len(headings) - 2)]
         else:
-            scaled = [factor * s for s in seconds]
             cells = [
-                number(statistics.median(scaled)),
-                f"{number(min(scaled))} - {number(max(scaled))}",
+                median(seconds, unit),
+                f"{number(factor * min(seconds))} - {number(factor * max(seconds))}",
                 ratio(found[baseline], seconds),
             ]
             cells += [ratio(seconds, found[floor])] if floor else []
