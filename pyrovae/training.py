@@ -200,7 +200,7 @@ def fit(
         structure = check_program(program, splits)
         check_bound(program, structure, bound or Trace_ELBO(), splits["train"].head(3))
         check_plate(structure, len(splits["train"]), batch_size, ranks.size)
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not parameters:
             raise InputError(
                 f"The program {type(program).__name__} has no parameter to train.",
@@ -218,7 +218,7 @@ def fit(
             prepare=redraw,
             shared=ranks.size > 1,
         )
-        made = optimizer(parameters)
+        made = optimizer(list(parameters.values()))
         if steps_per_replay > 1:
             _check_recordable(made, ranks, steps_per_replay, len(splits["train"]) // batch_size)
         told = {
@@ -253,7 +253,7 @@ def fit(
             clip_norm=clip_norm,
             steps_per_replay=steps_per_replay,
             find_cause=objective.find_cause,
-            exchange=Exchange(ranks) if ranks.size > 1 else None,
+            exchange=Exchange(ranks, parameters) if ranks.size > 1 else None,
         )
         environment = {
             **describe_environment(target),

@@ -647,6 +647,13 @@ MUTANTS = [
         "test_ranks.py::test_two_shares_give_the_gradient_of_their_batch[7]",
     ),
     Mutant(
+        "a process updates what it has used itself, and nothing that another has",
+        "svi/exchange.py",
+        "else (used != 0).tolist()",
+        "else [id(p) in own for p in trained.values()]",
+        "test_ranks.py::test_a_parameter_has_the_gradient_that_another_process_found",
+    ),
+    Mutant(
         "a row that stands in for a share counts",
         "svi/exchange.py",
         "flat * self.share if self.share else torch.zeros_like(flat)",

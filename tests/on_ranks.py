@@ -96,6 +96,7 @@ def facts(out):
         "failing": failing(out, lambda x: x * torch.nan),
         "raising": failing(out, fail),
         "exact": exact(),
+        "experts": experts(),
     }
 
 
@@ -198,11 +199,33 @@ class Without(nn.Module):
         pass
 
 
-def exact():
+class Experts(Without):
+    """A program without noise, of whose networks a row chooses one; no row chooses the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.nets = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+
+    def model(self, x):
+        chosen = x[:, 2:].sum(-1).div(2, rounding_mode="floor").int()
+        with pyro.plate("data", len(x)):
+            logits = torch.zeros_like(x)
+            for which in chosen.unique().tolist():
+                rows = chosen == which
+                logits[rows] = self.nets[which](x[rows])
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+def exact(program=None, *, batch_size=27, **options):
     """What several processes train to the numbers of one: their shares are not of one size."""
-    run = train(Without(), batch_size=27, clip_norm=0.5)
+    run = train(program or Without(), batch_size=batch_size, clip_norm=0.5, **options)
     state = run.program.state_dict()
     return {"weights": {k: v.tolist() for k, v in state.items()}, "records": numbers(run)}
+
+
+def experts():
+    """The same of networks that the rows of some processes make no use of."""
+    return exact(Experts(), batch_size=5, engine="eager")
 
 
 class Centred(nn.Module):

@@ -180,7 +180,7 @@ def test_two_shares_give_the_gradient_of_their_batch(count):
         given = []
         for rank in range(2):
             ranks = Recorded(rank, 2, given)
-            exchange = Exchange(ranks)
+            exchange = Exchange(ranks, dict(program.named_parameters()))
             exchange.share = ranks.share(count)
             found = exchange(passed(ranks.rows(x) if exchange.share else x[:1]))
     assert list(found.parameters) == list(whole.parameters)
@@ -192,10 +192,10 @@ def test_two_shares_give_the_gradient_of_their_batch(count):
 
 def test_a_row_that_does_not_count_may_be_infinite():
     given = []
-    exchange = Exchange(Recorded(1, 2, given))
-    exchange.share = 0.0
     with float64():
         program = Given()
+        exchange = Exchange(Recorded(1, 2, given), dict(program.named_parameters()))
+        exchange.share = 0.0
         x = torch.full((1, 4), torch.inf)
         objective = Objective(
             program,
@@ -209,11 +209,25 @@ def test_a_row_that_does_not_count_may_be_infinite():
     assert found.loss == 0
 
 
+def test_a_parameter_has_the_gradient_that_another_process_found():
+    told = {name: nn.Parameter(torch.ones(2)) for name in ("first", "neither", "second")}
+    given = []
+    for rank, name in enumerate(("first", "second")):
+        exchange = Exchange(Recorded(rank, 2, given), told)
+        exchange.share = 0.25 + 0.5 * rank
+        gradient = torch.full((2,), 4.0)
+        own = Outcome({name: told[name]}, torch.tensor(8.0), gradient.norm(), [gradient])
+        found = exchange(own)
+    assert list(found.parameters) == ["first", "second"]
+    assert [gradient.tolist() for gradient in found.gradients] == [[1.0, 1.0], [3.0, 3.0]]
+    assert found.loss == 8.0
+
+
 def test_a_gradient_keeps_the_layout_of_its_parameter():
     weight = nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
     loss = weight.square().sum()
     (gradient,) = torch.autograd.grad(loss, weight)
-    found = Exchange(Recorded(0, 2, []))(
+    found = Exchange(Recorded(0, 2, []), {"w": weight})(
         Outcome({"w": weight}, loss.detach(), gradient.norm(), [gradient])
     )
     assert found.gradients[0].stride() == weight.stride()
@@ -343,19 +357,20 @@ def test_the_numbers_are_near_those_of_one_process(facts):
         assert last[name] == pytest.approx(alone.metrics[-1][name], rel=0.1)
 
 
-def test_without_noise_the_numbers_are_those_of_one_process(facts):
-    from on_ranks import exact
+@pytest.mark.parametrize("what", ["exact", "experts"])
+def test_without_noise_the_numbers_are_those_of_one_process(facts, what):
+    import on_ranks
 
-    alone = exact()
+    alone = getattr(on_ranks, what)()
     for found in facts[0]:
         for name, weight in alone["weights"].items():
             torch.testing.assert_close(
-                torch.tensor(found["exact"]["weights"][name]),
+                torch.tensor(found[what]["weights"][name]),
                 torch.tensor(weight),
                 rtol=1e-5,
                 atol=1e-6,
             )
-        for mine, theirs in zip(found["exact"]["records"], alone["records"], strict=True):
+        for mine, theirs in zip(found[what]["records"], alone["records"], strict=True):
             assert mine == pytest.approx(theirs, rel=1e-5)
 
 

@@ -169,7 +169,7 @@ class Stepper:
             found = self._run(plan, call, before)
         except (ValueError, RuntimeError) as error:
             if self.exchange is not None:
-                self.exchange.fail(plan.parameters.values())
+                self.exchange.fail()
             # Distributions refuse NaN in words of their own, when they check or when they draw.
             cause = self._diagnose(plan.parameters, call, before)
             if cause is None:
