@@ -6,6 +6,7 @@ __all__ = [
     "kl_weight",
     "plate_but",
     "register",
+    "roomy_plates",
     "share_noise",
     "unregistered",
     "unvalidated",
@@ -19,6 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import pyro
+import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -154,6 +156,23 @@ def plate_but(name: str, size: int, *, dim: int, but: Collection[str]) -> Any:
         but: The names of the sites that do not stand in it.
     """
     return _PlateBut(name, size, dim, but)
+
+
+class _RoomyPlates(Messenger):
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if isinstance(fn, _Subsample) and msg["value"] is None:
+            if fn.subsample_size is not None and fn.subsample_size > fn.size:
+                msg["value"] = torch.arange(fn.subsample_size, device=fn.device) % fn.size
+
+
+def roomy_plates() -> Any:
+    """A handler by which a plate may have more rows than its size: its own again and again.
+
+    It is for a plate of the training data, `pyro.plate("data", N, subsample_size=len(x))`, where
+    there are more rows than these and no density is to be scaled.
+    """
+    return _RoomyPlates()
 
 
 class _KLWeight(Messenger):

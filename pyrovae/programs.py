@@ -55,7 +55,7 @@ from pyrovae.data import Batch
 from pyrovae.devices import send
 from pyrovae.distributions import unweighted
 from pyrovae.errors import InputError
-from pyrovae.handlers import isolated_store, unregistered
+from pyrovae.handlers import isolated_store, roomy_plates, unregistered
 
 PLATE = "data"
 Site = Any  # a dict; Pyro types its traces more loosely than they are
@@ -182,7 +182,7 @@ def evaluating(program: Program) -> Iterator[None]:
     """Runs a block without gradients, in evaluation mode, leaving no trace of it.
 
     Every submodule's training flag, Pyro's parameter store and torch's random generators are
-    afterwards what they were.
+    afterwards what they were. A plate of the training data may have more rows than these.
     """
     modules = list(as_module(program).modules())
     devices = {p.device for p in as_module(program).parameters() if p.device.type == "cuda"}
@@ -195,6 +195,7 @@ def evaluating(program: Program) -> Iterator[None]:
             torch.random.fork_rng(devices=devices),
             unregistered(),
             isolated_store(),
+            roomy_plates(),
             pyro.validation_enabled(False),
         ):
             yield

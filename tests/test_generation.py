@@ -14,6 +14,7 @@ from pyrovae.data import Batch
 from pyrovae.decoders import BernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
+from pyrovae.evaluation import evaluate, log_evidence
 from pyrovae.generation import (
     decode,
     interpolate,
@@ -120,6 +121,37 @@ def test_samples_are_a_function_of_the_seed_alone(vae, batch):
     torch.randn(7)
     assert torch.equal(sample(vae, batch, 5, seed=3).x, first)
     assert not torch.equal(sample(vae, batch, 5, seed=4).x, first)
+
+
+class OfFour(nn.Module):
+    """A program whose plate has the four rows that it was trained on."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def model(self, x):
+        with pyro.plate("data", 4, subsample_size=len(x)):
+            z = pyro.sample("z", self.vae.prior())
+            pyro.sample("x", self.vae.decoder(z), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", 4, subsample_size=len(x)):
+            pyro.sample("z", self.vae.encoder(x))
+
+
+def test_a_plate_of_the_training_data_takes_more_rows_than_these():
+    given = linear_gaussian(11)
+    program, batch = OfFour(given.vae), Batch(given.x)
+    assert sample(program, batch, 9).x.shape == (9, 7)
+    torch.testing.assert_close(posterior_means(program, batch)["z"], given.posterior_loc)
+    again, expected = reconstruct(program, batch).x, reconstruct(given.vae, batch).x
+    torch.testing.assert_close(again, expected)
+    # The guide is the posterior, so that every draw weighs the evidence.
+    found = evaluate(program, given.examples, num_samples=3)
+    torch.testing.assert_close(found.log_evidence, given.log_evidence)
+    torch.testing.assert_close(found.elbo, given.log_evidence)
+    torch.testing.assert_close(log_evidence(program, given.x, num_samples=3), given.log_evidence)
 
 
 class Labelled(nn.Module):
