@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -188,8 +189,13 @@ class Run:
             split: train, valid or test; that which numbers are of if None.
 
         Raises:
-            InputError: If there is no such split.
+            InputError: If there is no such split, or it is data: those go into `run.on(data)`.
         """
+        if not isinstance(split, str | None):
+            raise InputError(
+                f"A split is told by its name, and this is a {type(split).__name__}.",
+                f"Take one of {', '.join(self.splits)}, or run.on(data).encode() for other data.",
+            )
         examples = self.splits.get(split) if split else self.measured
         if examples is None:
             raise InputError(
@@ -492,6 +498,11 @@ def _row(batch: Batch, index: int) -> Batch:
 
 def _check_at_least_one(**numbers: int) -> None:
     for name, number in numbers.items():
+        if not isinstance(number, Integral):
+            raise InputError(
+                f"The argument {name} is a {type(number).__name__}.",
+                "Give a whole number; other data are shown by run.on(data).",
+            )
         if number < 1:
             raise InputError(f"{name} is {number}.", "Give at least 1.")
 

@@ -81,6 +81,15 @@ def test_dimensions_and_sites_that_do_not_exist_are_refused(trained):
         trained.traverse(site="y")
 
 
+def test_other_data_are_given_by_on(trained):
+    x = torch.rand(3, *trained.measured.x_shape)
+    with pytest.raises(InputError, match=r"this is a Tensor.*run\.on\(data\)\.encode\(\)"):
+        trained.encode(x)
+    with pytest.raises(InputError, match=r"count is a Tensor.*run\.on\(data\)"):
+        trained.reconstruct(x)
+    assert len(trained.on(x).encode().means["z"]) == 3
+
+
 def test_a_report_names_its_numbers_and_how_they_were_made(trained):
     trained.evaluate(num_samples=20, limit=30)
     page = trained.report().read_text()
