@@ -876,6 +876,22 @@ def test_a_gradient_that_differs_at_a_kink_alone_is_no_reason_to_leave_the_graph
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)  # of the same noise
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_gradient_that_is_no_number_is_no_disagreement():
+    def model(x):
+        root = pyro.param("root", torch.zeros(3)).square().sqrt()
+        with pyro.plate("data", len(x)):
+            loc = pyro.param("loc", torch.zeros(3)) + root
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    svi = CompiledSVI(
+        model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
+    )
+    with pytest.raises(NonFiniteError, match="The gradient of 'root' is not finite"):
+        svi.step(X)
+    assert svi.engines == ["graph"]
+
+
 def test_a_branch_on_a_value_is_run_in_python_with_one_warning():
     program = Counting("a branch")
     svi = CompiledSVI(

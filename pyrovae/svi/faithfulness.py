@@ -54,7 +54,9 @@ def difference(found: Outcome, expected: Outcome, precision: str) -> Difference 
     tolerance = max(tolerance, COARSE.get(precision, 0.0))
     if _differ(found.loss, expected.loss, tolerance * (1.0 + expected.loss.abs())):
         return Difference("the loss")
-    largest = torch.stack([g.abs().amax() for g in expected.gradients if g.numel()]).amax()
+    # Of what is no number the other gradients are not to be measured by.
+    sizes = [g.abs().nan_to_num().amax() for g in expected.gradients if g.numel()]
+    largest = torch.stack(sizes).amax()
     for (name, parameter), gradient in zip(found.parameters.items(), found.gradients, strict=True):
         if _differ(gradient, gradients[id(parameter)], tolerance * largest):
             return Difference(f"the gradient of {name!r}", may_be_a_kink=True)
