@@ -166,7 +166,8 @@ def test_parameters_in_a_reentrant_checkpoint_are_not_left_untrained(alone):
     assert found[CompiledSVI] == pytest.approx(found[SVI], rel=1e-5)
 
 
-def test_sparse_gradients_are_run_in_python():
+@pytest.mark.parametrize("make_optimizer", [pyro.optim.SparseAdam, pyro.optim.SGD])
+def test_sparse_gradients_are_run_in_python(make_optimizer):
     def model(rows):
         net = pyro.module("net", embedding)
         with pyro.plate("data", len(rows)):
@@ -177,13 +178,27 @@ def test_sparse_gradients_are_run_in_python():
     for make in (SVI, compiled):
         torch.manual_seed(0)
         embedding = nn.Embedding(5, 3, sparse=True)
-        told = {"optimizer": pyro.optim.SparseAdam({"lr": 0.1})}
+        told = {"optimizer": make_optimizer({"lr": 0.1})}
         if make is compiled:
             with pytest.warns(UserWarning, match="a gradient is sparse"):
                 found.append(steps(make, model, [(rows,)] * 4, **told)[0])
         else:
             found.append(steps(make, model, [(rows,)] * 4, **told)[0])
     assert found[0] == pytest.approx(found[1])
+
+
+def test_an_optimizer_that_goes_by_rows_is_given_those_of_the_step():
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=4) as rows:
+            loc = pyro.param("loc", torch.zeros(10, 3), event_dim=1)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x[rows])
+
+    def optimizer(aware):
+        return pyro.optim.DCTAdam({"lr": 0.1, "subsample_aware": aware})
+
+    assert_alike(model, [(X,)] * 7, optimizer=optimizer(False))
+    with pytest.warns(UserWarning, match="goes by the rows that a plate draws"):
+        assert_alike(model, [(X,)] * 7, optimizer=optimizer(True))
 
 
 # ── What keys a graph ──

@@ -518,7 +518,7 @@ def test_a_rate_that_decays_does_so_once_a_step():
         optimizer = pyro.optim.clipped_adam.ClippedAdam(program.parameters(), **options)
         svi = CompiledSVI(program.model, program.guide, optimizer, Trace_ELBO(), engine="eager")
         if not merged:
-            svi._stepper.update._kernel = lambda parameters: None
+            svi._stepper.update._kernel = lambda parameters, gradients: None
         for late in (False, False, True, True):
             svi.step(x, late)
         found.append([*program.parameters(), torch.tensor(optimizer.param_groups[0]["lr"])])

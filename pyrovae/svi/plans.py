@@ -147,6 +147,7 @@ def make_plan(
         unseen=_unseen(
             found,
             reassigned,
+            update,
             draws_in_python=draws_in_python,
             writes_to_arguments=any(map(watch.writes_to, call.tensors)),
         ),
@@ -154,7 +155,12 @@ def make_plan(
 
 
 def _unseen(
-    found: Outcome, reassigned: str | None, *, draws_in_python: bool, writes_to_arguments: bool
+    found: Outcome,
+    reassigned: str | None,
+    update: Update,
+    *,
+    draws_in_python: bool,
+    writes_to_arguments: bool,
 ) -> str | None:
     """What of a run a graph would not see."""
     if reassigned is not None:
@@ -165,6 +171,8 @@ def _unseen(
         return "an argument is changed in place"
     if any(gradient.is_sparse for gradient in found.gradients):
         return "a gradient is sparse"
+    if any(map(update.goes_by_rows, found.parameters.values())):
+        return "the optimizer goes by the rows that a plate draws"
     hooked = [name for name, p in found.parameters.items() if p._backward_hooks]
     return f"the parameter {hooked[0]!r} has a hook" if hooked else None
 

@@ -181,7 +181,7 @@ class Stepper:
             found = self.exchange(found)
 
         parameters = list(found.parameters.values())
-        if self._may_wait(plan) and self.update.can_be_frozen(parameters):
+        if self._may_wait(plan) and self.update.can_be_frozen(parameters, found.gradients):
             sentinel = self._watch(found.loss.device)
             sentinel.remember([call], before, found.parameters)
             self._finish(found, before.buffers)

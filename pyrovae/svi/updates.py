@@ -18,6 +18,7 @@ import pyro
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
+from pyro.optim.dct_adam import DCTAdam
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW
@@ -80,9 +81,20 @@ class Update:
         """
         return isinstance(self.optimizer, PyroOptim) and parameter in self.optimizer.optim_objs
 
-    def can_be_frozen(self, parameters: Sequence[Tensor]) -> bool:
+    def goes_by_rows(self, parameter: Tensor) -> bool:
+        """Whether an update is of the rows that a plate has drawn, as noted on the parameter."""
+        optimizer = self.optimizer
+        if not isinstance(optimizer, PyroOptim) or optimizer.pt_optim_constructor is not DCTAdam:
+            return False
+        options = optimizer.pt_optim_args
+        is_aware = callable(options) or options.get("subsample_aware", False)
+        return is_aware and bool(getattr(parameter, "_pyro_subsample", None))
+
+    def can_be_frozen(
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor] = ()
+    ) -> bool:
         """Whether an update can be told on the device that it is not to be made."""
-        kernel = self._kernel(parameters)
+        kernel = self._kernel(parameters, gradients)
         return kernel is not None and kernel.freezes
 
     @torch.no_grad()
@@ -99,7 +111,7 @@ class Update:
             gradients: One for each.
             frozen: One on the device if nothing is to be changed, or else zero.
         """
-        kernel = self._kernel(parameters)
+        kernel = self._kernel(parameters, gradients)
         if kernel is None:
             self._let_it_step(parameters, gradients)
             return
@@ -145,8 +157,12 @@ class Update:
             rates[id(group)] = group, rate
         return rates[id(group)][1]
 
-    def _kernel(self, parameters: Sequence[Tensor]) -> "_Kernel | None":
+    def _kernel(
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> "_Kernel | None":
         """What updates all of them at once; None where the optimizer has to step by itself."""
+        if any(gradient.is_sparse for gradient in gradients):
+            return None
         slots = self._find(parameters)
         kernel = _KERNELS.get(type(slots[0].owner)) if slots else None
         if kernel and all(kernel.supports(slot.group, slot.state) for slot in slots):
