@@ -332,6 +332,31 @@ def test_a_hook_on_a_parameter_is_called():
 # ── What leaves no trace ──
 
 
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+@pytest.mark.filterwarnings("ignore:A graph does not see that the parameter")
+def test_a_hook_on_a_parameter_is_called_once_a_step(engine):
+    """As scripts note the norms of gradients."""
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)))
+    found = []
+    for make in (SVI, partial(compiled, engine=engine)):
+        pyro.clear_param_store()
+        svi = make(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        svi.evaluate_loss(X)
+        norms = []
+        parameter = pyro.get_param_store()._params["a"]
+        parameter.register_hook(lambda gradient, norms=norms: norms.append(float(gradient.norm())))
+        for _ in range(3):
+            svi.step(X)
+        found.append(norms)
+    assert found[1] == pytest.approx(found[0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_who_asks_for_python_is_not_told_what_a_graph_does_not_see():
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)) + random.random())
+    steps(partial(compiled, engine="eager"), model, [(X,)])
+
+
 class Noted(nn.Module):
     """A module that is run by another method than its call, and counts."""
 

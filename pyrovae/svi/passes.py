@@ -17,7 +17,8 @@ __all__ = [
 ]
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -106,6 +107,8 @@ def run_in_python(
     call: Call,
     owners: Sequence[nn.Module],
     update: Update,
+    *,
+    calls_hooks: bool = True,
 ) -> Outcome:
     """The pass of a call, with whatever parameters this run of the program meets.
 
@@ -113,6 +116,13 @@ def run_in_python(
     parameters of the modules whose methods model and guide are, unless a handler blocks them.
     One that this run makes no use of, and an earlier one did, has a gradient of zeros under an
     optimizer of Pyro's: its momentum goes on.
+
+    Args:
+        estimate: From the arguments of a step to a loss and its surrogate.
+        call: The arguments.
+        owners: Modules whose parameters are trained besides the parameter sites.
+        update: What updates the parameters.
+        calls_hooks: Whether hooks on parameters are called, as they are in a step.
 
     Raises:
         InputError: If there is no parameter to train. That none of them has a gradient is legal.
@@ -124,7 +134,8 @@ def run_in_python(
     candidates = {name: p for name, p in trainable.items() if update.trains(p)}
     if not candidates:
         raise nothing_to_train()
-    gradients = _gradients(surrogate, list(candidates.values()))
+    with nullcontext() if calls_hooks else _without_hooks(candidates.values()):
+        gradients = _gradients(surrogate, list(candidates.values()))
     used: dict[str, tuple[Tensor, Tensor]] = {}
     for (name, parameter), gradient in zip(candidates.items(), gradients, strict=True):
         if gradient is not None:
@@ -168,6 +179,20 @@ def _gradients(surrogate: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tens
     if not surrogate.requires_grad:
         return [None] * len(parameters)
     return torch.autograd.grad(surrogate, parameters, allow_unused=True)
+
+
+@contextmanager
+def _without_hooks(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Calls no hooks on parameters in a block."""
+    hooks = [p._backward_hooks for p in parameters if p._backward_hooks]
+    kept = [dict(of_one) for of_one in hooks]
+    for of_one in hooks:
+        of_one.clear()
+    try:
+        yield
+    finally:
+        for of_one, found in zip(hooks, kept, strict=True):
+            of_one.update(found)
 
 
 def _results(value: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Any:

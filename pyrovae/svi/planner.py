@@ -91,10 +91,11 @@ class Planner:
                 break
 
         plan = make(call)
-        if plan.unseen is not None:
+        wanted = engine or self.engine or "graph"
+        if plan.unseen is not None and wanted != "eager":
             self._warn(f"A graph does not see that {plan.unseen}: steps run in Python.")
         elif kind is not None and plan.parameters:
-            self._choose(plan, call, engine or self.engine or "graph")
+            self._choose(plan, call, wanted)
         plans.append(plan)
         return plan
 

@@ -121,7 +121,7 @@ def make_plan(
 
     try:
         with _watched(owners, modules, named), watch:
-            found = run_in_python(noted, call.again(), owners, update)
+            found = run_in_python(noted, call.again(), owners, update, calls_hooks=False)
         draws_in_python = state.has_drawn_in_python()
     finally:
         watch.undo()
