@@ -357,6 +357,18 @@ def test_who_asks_for_python_is_not_told_what_a_graph_does_not_see():
     steps(partial(compiled, engine="eager"), model, [(X,)])
 
 
+def test_attributes_that_a_script_gives_its_tensors_are_there():
+    def noted(number):
+        x = X + number
+        x.scale = 0.5
+        return x
+
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)) * x.scale)
+    calls = [(noted(number),) for number in range(3)]
+    expected, found = (steps(m, model, calls) for m in (SVI, partial(compiled, engine="eager")))
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+
+
 class Noted(nn.Module):
     """A module that is run by another method than its call, and counts."""
 

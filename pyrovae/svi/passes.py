@@ -70,12 +70,19 @@ class Call:
         What a flow has last inverted it keeps, by what object that is, together with the run
         that it has done so in. Tensors that need a gradient stay what they are: parameters.
         """
-        return self._with([t if t.requires_grad else t.detach() for t in self.tensors])
+        return self._with([t if t.requires_grad else _other(t) for t in self.tensors])
 
     def _with(self, tensors: list[Tensor]) -> "Call":
         call = copy.copy(self)
         call.tensors = tensors
         return call
+
+
+def _other(tensor: Tensor) -> Tensor:
+    """The same values as another object, with the attributes that a script has given it."""
+    other = tensor.detach()
+    vars(other).update(vars(tensor))
+    return other
 
 
 def _kind(leaf: Any) -> Any:
