@@ -369,6 +369,42 @@ def test_attributes_that_a_script_gives_its_tensors_are_there():
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
 
 
+class Standardizing(nn.Module):
+    """A module that sets a parameter and a buffer to what it first sees, and notes that it has."""
+
+    def __init__(self, replaces):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(3))
+        self.register_buffer("std", torch.ones(3))
+        self.replaces, self.is_set = replaces, False
+
+    def forward(self, x):
+        if not self.is_set:
+            with torch.no_grad():
+                self.mean.copy_(x.mean(0))
+                if self.replaces:
+                    self.std = x.std(0)
+                else:
+                    self.std.copy_(x.std(0))
+            self.is_set = True
+        return self.mean + self.std
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+@pytest.mark.parametrize("replaces", [True, False])
+@pytest.mark.filterwarnings("error")
+def test_what_a_module_sets_at_its_first_call_is_set(engine, replaces):
+    """As a normalisation does that starts from its first batch."""
+    found, nets = [], []
+    for make in (SVI, partial(compiled, engine=engine)):
+        net = Standardizing(replaces)
+        model = normal(lambda x, net=net: pyro.module("net", net)(x))
+        found.append(steps(make, model, [(X + number,) for number in range(3)]))
+        nets.append(net)
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(nets[1].state_dict(), nets[0].state_dict())
+
+
 class Noted(nn.Module):
     """A module that is run by another method than its call, and counts."""
 

@@ -100,13 +100,15 @@ def make_plan(
 ) -> Plan:
     """Finds out what a call trains and touches, by a run that leaves no trace.
 
-    Parameters that the run is the first to ask for are made, as they would be by a step.
+    Parameters that the run is the first to ask for are made, as they would be by a step. So is
+    what a module sets at its first call, and notes by a flag that it has set.
 
     Raises:
         InputError: If the estimate has no gradient, or parameters of it are hidden from one.
     """
     modules: list[nn.Module] = []
     named: list[_Named] = []
+    flags: dict[nn.Module, dict[str, bool]] = {}
     tensors = (*call.tensors, *(p for owner in owners for p in owner.parameters()))
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     state = State(devices, of_python=True)
@@ -120,20 +122,23 @@ def make_plan(
         return value, surrogate
 
     try:
-        with _watched(owners, modules, named), watch:
+        with _watched(owners, modules, named, flags), watch:
             found = run_in_python(noted, call.again(), owners, update, calls_hooks=False)
         draws_in_python = state.has_drawn_in_python()
     finally:
-        watch.undo()
+        # A flag is Python's, and is not put back: nor is what the module would not set again.
+        ready = [module for module, before in flags.items() if _flags(module) != before]
+        watch.undo(but=[t for m in ready for t in (*m.parameters(), *m.buffers(recurse=False))])
         state.restore()
-        reassigned = _put_back(named)
+        reassigned = _put_back(entry for entry in named if entry[0] not in ready)
 
     if found.idle and any(map(_is_checkpointed, surrogates)):
         raise InputError(
             "A torch.utils.checkpoint with use_reentrant=True hides its parameters from a step.",
             "Give it use_reentrant=False.",
         )
-    own = [buffer for _, _, buffer, _ in named]
+    now = (module._buffers.get(name) for module, name, _, _ in named)
+    own = [buffer for buffer in now if buffer is not None]
     changed = [t for t, _ in watch.changed if not any(map(t.is_set_to, own))]
     return Plan(
         parameters=found.parameters,
@@ -213,8 +218,9 @@ def _watched(
     owners: Sequence[nn.Module],
     modules: list[nn.Module],
     named: list[_Named],
+    flags: dict[nn.Module, dict[str, bool]],
 ) -> Iterator[None]:
-    """Notes the owners' modules, those that run in a block, and their buffers before it."""
+    """Notes the owners' modules, those that run in a block, and what they were before it."""
     seen: set[int] = set()
 
     def note(module: nn.Module, args: Any) -> None:
@@ -223,6 +229,7 @@ def _watched(
             modules.append(module)
             own = module.named_buffers(recurse=False)
             named.extend((module, name, b, b.detach().clone()) for name, b in own)
+            flags[module] = _flags(module)
 
     for owner in owners:
         for module in owner.modules():
@@ -232,3 +239,9 @@ def _watched(
         yield
     finally:
         handle.remove()
+
+
+def _flags(module: nn.Module) -> dict[str, bool]:
+    """What a module has noted of itself as true or false, besides its mode."""
+    own = vars(module).items()
+    return {name: value for name, value in own if isinstance(value, bool) and name != "training"}

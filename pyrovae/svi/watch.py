@@ -2,6 +2,7 @@
 
 __all__ = ["Watch"]
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -59,14 +60,20 @@ class Watch(TorchDispatchMode):
         """Whether a tensor is among those that were written to."""
         return any(_storage(tensor) == _storage(changed) for changed, _ in self.changed)
 
-    def undo(self) -> None:
-        """Puts everything back to what it was before the block."""
+    def undo(self, but: Iterable[Tensor] = ()) -> None:
+        """Puts everything back to what it was before the block.
+
+        Args:
+            but: Tensors that stay as they are.
+        """
         for generator, state in self.generators:
             generator.set_state(state)
+        kept = set(map(_storage, but))
         with torch.no_grad():
             # Parts may overlap: the last that was written first.
             for tensor, before in reversed(self.changed):
-                tensor.copy_(before)
+                if _storage(tensor) not in kept:
+                    tensor.copy_(before)
 
 
 def _storage(tensor: Tensor) -> int | None:
