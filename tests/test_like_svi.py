@@ -187,6 +187,14 @@ def test_sparse_gradients_are_run_in_python(make_optimizer):
     assert found[0] == pytest.approx(found[1])
 
 
+@pytest.mark.parametrize("make_optimizer", [pyro.optim.Adam, pyro.optim.SGD])
+def test_complex_parameters_are_trained(make_optimizer):
+    def loc(x):
+        return torch.fft.irfft(pyro.param("a", torch.ones(2, dtype=torch.complex64)), n=3)
+
+    assert_alike(normal(loc), [(X,)] * 5, optimizer=make_optimizer({"lr": 0.01}))
+
+
 def test_an_optimizer_that_goes_by_rows_is_given_those_of_the_step():
     def model(x):
         with pyro.plate("data", len(x), subsample_size=4) as rows:

@@ -225,8 +225,9 @@ def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _values(gradient: Tensor) -> Tensor:
-    """The entries of a gradient, of a sparse one those that it has."""
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+    """The entries of a gradient as real numbers, of a sparse one those that it has."""
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return torch.view_as_real(values) if values.is_complex() else values
 
 
 def _trainable(trace: Any, owners: Sequence[nn.Module]) -> dict[str, Tensor]:

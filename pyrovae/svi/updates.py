@@ -161,7 +161,8 @@ class Update:
         self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
     ) -> "_Kernel | None":
         """What updates all of them at once; None where the optimizer has to step by itself."""
-        if any(gradient.is_sparse for gradient in gradients):
+        # The kernels are for neither.
+        if any(g.is_sparse for g in gradients) or any(p.is_complex() for p in parameters):
             return None
         slots = self._find(parameters)
         kernel = _KERNELS.get(type(slots[0].owner)) if slots else None
