@@ -89,6 +89,33 @@ def test_the_momentum_of_a_parameter_that_is_not_used_goes_on():
     assert_alike(normal(loc), [(letter == "T", X) for letter in "TFTFF"], optimizer=sgd)
 
 
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_the_rate_of_a_parameter_that_is_used_later_has_decayed(engine, scheduled):
+    """As in training by stages, in the first of which some networks are at rest."""
+
+    def loc(used, x):
+        a, b = pyro.param("a", torch.zeros(3)), pyro.param("b", torch.zeros(3))
+        return a + b if used else a
+
+    found = []
+    for make in (SVI, partial(compiled, engine=engine)):
+        if scheduled:
+            told = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5}
+            optimizer = pyro.optim.ExponentialLR(told)
+        else:
+            optimizer = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.5, "weight_decay": 0.1})
+
+        def decay(number, optimizer=optimizer):
+            if scheduled and number:
+                optimizer.step()
+
+        calls = [(number >= 3, X) for number in range(6)]
+        found.append(steps(make, normal(loc), calls, optimizer=optimizer, before=decay))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1])
+
+
 def test_calls_that_train_nothing_take_turns_with_others():
     """As the auxiliary loss of a semi-supervised VAE does, for batches without labels."""
 

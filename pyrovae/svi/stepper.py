@@ -194,6 +194,7 @@ class Stepper:
             if not (math.isfinite(found.loss.item()) and math.isfinite(found.grad_norm.item())):
                 raise self._diagnose(found.parameters, call, before) or self._not_finite()
             self.update(parameters, self._clipped(found))
+        self.update.meet(found.idle if plan.run is None else plan.idle)
         plan.taken += 1
 
         return StepResult(found.loss, found.grad_norm)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pyro
 import torch
@@ -26,12 +27,15 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyrovae.errors import InputError
 
 Optimizer = PyroOptim | TorchOptimizer
 # What an optimizer that keeps no state, such as SGD without momentum, keeps of a parameter.
 _NOTHING: dict[str, Any] = {}
+# What each optimizer has met, and has had no gradient yet: several programs may share one.
+_idle_of: WeakKeyDictionary[Any, WeakTensorKeyDictionary] = WeakKeyDictionary()
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Update:
 
     def __init__(self, optimizer: Optimizer, *, rates_on_device: bool = False) -> None:
         self.optimizer = optimizer
+        self._idle = _idle_of.setdefault(optimizer, WeakTensorKeyDictionary())
         self._slots: list[_Slot] = []
         self._rates: dict[int, tuple[dict[str, Any], Tensor]] | None = None
         if rates_on_device:
@@ -79,7 +84,22 @@ class Update:
         In Pyro's `SVI` one that has had a gradient has one of zeros ever after, and its momentum
         goes on. An optimizer of torch's own leaves it as it is.
         """
-        return isinstance(self.optimizer, PyroOptim) and parameter in self.optimizer.optim_objs
+        is_met = isinstance(self.optimizer, PyroOptim) and parameter in self.optimizer.optim_objs
+        return is_met and parameter not in self._idle
+
+    def meet(self, parameters: Sequence[Tensor]) -> None:
+        """Tells an optimizer of Pyro's of parameters of a step that have no gradient yet.
+
+        As under Pyro's `SVI` it makes theirs, and their rates decay from then on.
+        """
+        optimizer = self._plain_pyro()
+        if optimizer is None:
+            return
+        store = pyro.get_param_store()
+        known = [p for p in parameters if store.param_name(p) is not None and p.grad is None]
+        for parameter in known:
+            self._idle[parameter] = True
+        optimizer(known)
 
     def goes_by_rows(self, parameter: Tensor) -> bool:
         """Whether an update is of the rows that a plate has drawn, as noted on the parameter."""
@@ -173,6 +193,7 @@ class Update:
     def _let_it_step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             self._check_name(parameter)
+            self._idle.pop(parameter, None)
             parameter.grad = gradient
         with torch.enable_grad():
             if isinstance(self.optimizer, PyroOptim):
@@ -208,6 +229,7 @@ class Update:
     def _look_up(self, parameters: Sequence[Tensor]) -> list[_Slot]:
         slots = []
         for parameter in parameters:
+            self._idle.pop(parameter, None)
             owner = self._owner(parameter)
             if owner is None or _hooked(owner):
                 return []
@@ -215,14 +237,23 @@ class Update:
             slots.append(_Slot(parameter, owner, groups[0], owner.state.get(parameter, _NOTHING)))
         return slots if len({type(slot.owner) for slot in slots}) == 1 else []
 
+    def _plain_pyro(self) -> PyroOptim | None:
+        """The optimizer, if it is one of Pyro's and has no step of its own."""
+        optimizer = self.optimizer
+        plain = (PyroOptim.__call__, PyroLRScheduler.__call__)
+        if isinstance(optimizer, PyroOptim) and type(optimizer).__call__ in plain:
+            return optimizer
+        return None
+
     def _owner(self, parameter: Tensor) -> TorchOptimizer | None:
         """The torch optimizer of a parameter."""
         if not isinstance(self.optimizer, PyroOptim):
             return self.optimizer
-        if type(self.optimizer).__call__ not in (PyroOptim.__call__, PyroLRScheduler.__call__):
+        optimizer = self._plain_pyro()
+        if optimizer is None:
             return None
-        owner = self.optimizer.optim_objs.get(parameter)
-        if owner is None or self.optimizer.grad_clip.get(parameter) is not None:
+        owner = optimizer.optim_objs.get(parameter)
+        if owner is None or optimizer.grad_clip.get(parameter) is not None:
             return None
         return getattr(owner, "optimizer", owner)  # a scheduler holds its optimizer
 
