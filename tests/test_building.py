@@ -249,6 +249,28 @@ def test_codes_of_other_numbers_of_classes_are_refused_by_their_numbers(kind):
         inspect_program(vae, data.train.head(3))
 
 
+@pytest.mark.parametrize(
+    ("kind", "word", "option", "value", "said"),
+    [
+        ("encoder", "mixture", "components", -1, r"components of a MixtureEncoder is -1"),
+        ("encoder", "low-rank-gaussian", "rank", -2, r"rank .* is -2"),
+        ("encoder", "iaf", "context", -9, r"context is -9"),
+        ("encoder", "iaf", "hidden", -3, r"hidden is -3"),
+        ("encoder", "spline-flow", "hidden", 0, r"hidden is \(0,\)"),
+        ("prior", "real-nvp", "hidden", 0, r"hidden is \(0, 0\)"),
+        ("decoder", "categorical", "classes", 0, r"There are 0 levels"),
+        ("decoder", "discretized-logistic-mixture", "components", 0, r"components is 0"),
+        ("decoder", "recurrent-text", "hidden", -4, r"hidden is -4"),
+        ("decoder", "recurrent-text", "embedding", 0, r"embedding is 0"),
+        ("network", "mlp", "hidden", (0,), r"hidden is \(0,\)"),
+    ],
+)
+def test_a_size_below_one_is_refused_by_the_name_of_its_option(kind, word, option, value, said):
+    data = load_data(RNG.integers(0, 5, (60, 6)), preprocessing=AsIs())
+    with pytest.raises(InputError, match=said):
+        build_vae(data, **{kind: Choice(word, {option: value})}, latent_dim=4)
+
+
 def test_two_levels_for_data_of_more_are_refused_by_their_number():
     images = RNG.integers(0, 256, (60, 5, 6)).astype(np.uint8)
     with pytest.raises(InputError, match=r"of 2 levels, .* 256\. .*--decoder.levels 256"):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyrovae.distributions import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
 from pyrovae.errors import InputError
 from pyrovae.networks import event_rank, halves, smooth_clamp
+from pyrovae.networks.sizes import check_sizes
 
 # The floor of a scale, in levels: nothing is narrower than a cell. Its ceiling, in half ranges:
 # all levels are alike.
@@ -51,7 +52,12 @@ class CategoricalDecoder(nn.Module):
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...], *, classes: int = 256) -> tuple[int, ...]:
-        """What the network must put out for one observation."""
+        """What the network must put out for one observation.
+
+        Raises:
+            InputError: If there are fewer than two levels.
+        """
+        _check_levels(classes)
         return (classes * x_shape[0], *x_shape[1:])
 
     def forward(self, z: Tensor) -> dist.Distribution:
@@ -140,8 +146,7 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
         super().__init__()
 
         _check_levels(levels)
-        if components < 1:
-            raise InputError(f"A mixture of {components} components.", "Give at least 1.")
+        check_sizes(components=components)
         self.net = net
         self.x_shape = tuple(x_shape)
         self.components = components
@@ -149,7 +154,12 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...], *, components: int = 10) -> tuple[int, ...]:
-        """What the network must put out for one observation."""
+        """What the network must put out for one observation.
+
+        Raises:
+            InputError: If there is no component.
+        """
+        check_sizes(components=components)
         channels, *pixels = _layout(x_shape)
         return (components * sum(_maps(channels)), *pixels)
 

@@ -65,11 +65,7 @@ class PixelCNNDecoder(nn.Module):
             )
         if levels < 2:
             raise InputError(f"A pixel cannot have {levels} levels.", "Give 2 or more.")
-        if features < x_shape[0]:
-            raise InputError(
-                f"{features} features are fewer than the {x_shape[0]} channels of the image.",
-                "Give as many, or more.",
-            )
+        _check_features(features, x_shape)
         if layers < 1:
             raise InputError(f"There cannot be {layers} gated layers.", "Give 1 or more.")
         if kernel < 1 or kernel % 2 == 0:
@@ -101,7 +97,12 @@ class PixelCNNDecoder(nn.Module):
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...], *, features: int = 32) -> tuple[int, ...]:
-        """What the network must put out for one image."""
+        """What the network must put out for one image.
+
+        Raises:
+            InputError: If there are fewer features than channels.
+        """
+        _check_features(features, x_shape)
         return (features, *x_shape[1:])
 
     def forward(self, z: Tensor) -> dist.Distribution:
@@ -212,6 +213,14 @@ class _OrderedConv(Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return self.by(input, self.weight * self.past)
+
+
+def _check_features(features: int, x_shape: tuple[int, ...]) -> None:
+    if features < x_shape[0]:
+        raise InputError(
+            f"{features} features are fewer than the {x_shape[0]} channels of the image.",
+            "Give as many, or more.",
+        )
 
 
 def _order(count: int, channels: int) -> Tensor:

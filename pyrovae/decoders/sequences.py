@@ -16,6 +16,7 @@ from pyrovae.drawn import weight_ranks
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Embedding
 from pyrovae.networks.recurrent import LinearSteps, State, begin_at, make_recurrent, recur
+from pyrovae.networks.sizes import check_sizes
 
 
 class RecurrentTextDecoder(nn.Module):
@@ -36,7 +37,7 @@ class RecurrentTextDecoder(nn.Module):
             weakened decoder, and every other number that of the whole one.
 
     Raises:
-        InputError: If x is no sequence, there are no symbols or no such cell, or the share is
+        InputError: If x is no sequence, a size is below 1, there is no such cell, or the share is
             not in [0, 1].
 
     References:
@@ -63,8 +64,7 @@ class RecurrentTextDecoder(nn.Module):
                 f"A RecurrentTextDecoder is for sequences, and x has the shape {tuple(x_shape)}.",
                 "Give symbols of shape (T,).",
             )
-        if symbols < 1:
-            raise InputError(f"There cannot be {symbols} symbols.", "Give 1 or more.")
+        check_sizes(symbols=symbols, embedding=embedding)
         if not 0 <= word_dropout <= 1:
             raise InputError(f"word_dropout is {word_dropout}.", "Give a share in [0, 1].")
 
@@ -84,7 +84,12 @@ class RecurrentTextDecoder(nn.Module):
 
     @staticmethod
     def net_shape(x_shape: tuple[int, ...], *, hidden: int = 256) -> tuple[int, ...]:
-        """What the network must put out for one text."""
+        """What the network must put out for one text.
+
+        Raises:
+            InputError: If that is nothing.
+        """
+        check_sizes(hidden=hidden)
         return (hidden,)
 
     def forward(self, z: Tensor) -> dist.Distribution:

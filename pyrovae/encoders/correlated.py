@@ -47,11 +47,7 @@ class LowRankGaussianEncoder(nn.Module):
     def __init__(self, net: nn.Module, *, rank: int = 5) -> None:
         super().__init__()
 
-        if rank < 1:
-            raise InputError(
-                f"The rank of a LowRankGaussianEncoder is {rank}.",
-                "Give at least 1, or take a GaussianEncoder.",
-            )
+        _check_rank(rank)
         check_outputs(net, partial(self.net_shape, rank=rank))
 
         self.net = net
@@ -59,7 +55,12 @@ class LowRankGaussianEncoder(nn.Module):
 
     @staticmethod
     def net_shape(latent_dim: int, *, rank: int = 5) -> tuple[int, ...]:
-        """What the network must put out for one example."""
+        """What the network must put out for one example.
+
+        Raises:
+            InputError: If the rank is less than 1.
+        """
+        _check_rank(rank)
         return ((2 + rank) * latent_dim,)
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -130,6 +131,14 @@ class FullCovarianceGaussianEncoder(nn.Module):
         scale_tril = scale.unsqueeze(-1) * torch.linalg.cholesky(correlating)
 
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+def _check_rank(rank: int) -> None:
+    if rank < 1:
+        raise InputError(
+            f"The rank of a LowRankGaussianEncoder is {rank}.",
+            "Give at least 1, or take a GaussianEncoder.",
+        )
 
 
 def _identity_and_square(matrix: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pyrovae.distributions import Coupling, Flow, InverseAutoregressive, spline_
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS, latent_dim_of
 from pyrovae.errors import InputError
 from pyrovae.networks import MLP, near_zero, smooth_clamp
+from pyrovae.networks.sizes import check_sizes
 
 # A gate that starts at 0.88 passes on most of what it is given (Kingma et al., 2016).
 OPEN = 2.0
@@ -40,7 +41,8 @@ class IAFEncoder(nn.Module):
         context: The size C of the context.
 
     Raises:
-        InputError: If the network fits no number of dimensions, or there is no step.
+        InputError: If the network fits no number of dimensions, or there is no step, or a size is
+            below 1.
 
     References:
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
@@ -56,6 +58,7 @@ class IAFEncoder(nn.Module):
         super().__init__()
 
         latent_dim = _latent_dim(net, layers, context, self.net_shape)
+        check_sizes(hidden=hidden)
         self.net = net
         self.layers = layers
         self.hidden = hidden
@@ -73,7 +76,12 @@ class IAFEncoder(nn.Module):
 
     @staticmethod
     def net_shape(latent_dim: int, *, context: int = 32) -> tuple[int, ...]:
-        """What the network must put out for one example."""
+        """What the network must put out for one example.
+
+        Raises:
+            InputError: If there is no context.
+        """
+        check_sizes(context=context)
         return (2 * latent_dim + context,)
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -143,7 +151,12 @@ class SplineFlowEncoder(nn.Module):
 
     @staticmethod
     def net_shape(latent_dim: int, *, context: int = 32) -> tuple[int, ...]:
-        """What the network must put out for one example."""
+        """What the network must put out for one example.
+
+        Raises:
+            InputError: If there is no context.
+        """
+        check_sizes(context=context)
         return (2 * latent_dim + context,)
 
     def forward(self, x: Tensor) -> dist.Distribution:

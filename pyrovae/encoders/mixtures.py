@@ -36,11 +36,7 @@ class MixtureEncoder(nn.Module):
     def __init__(self, net: nn.Module, *, components: int = 5) -> None:
         super().__init__()
 
-        if components < 2:
-            raise InputError(
-                f"The number of components of a MixtureEncoder is {components}.",
-                "Give at least 2, or take a GaussianEncoder.",
-            )
+        _check_components(components)
         check_outputs(net, partial(self.net_shape, components=components))
 
         self.net = net
@@ -48,7 +44,12 @@ class MixtureEncoder(nn.Module):
 
     @staticmethod
     def net_shape(latent_dim: int, *, components: int = 5) -> tuple[int, ...]:
-        """What the network must put out for one example."""
+        """What the network must put out for one example.
+
+        Raises:
+            InputError: If there are fewer than two components.
+        """
+        _check_components(components)
         return (components * (1 + 2 * latent_dim),)
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -65,3 +66,11 @@ class MixtureEncoder(nn.Module):
         component = dist.Normal(loc, smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).exp())
 
         return NormalMixture(dist.Categorical(logits=logits), component.to_event(1))
+
+
+def _check_components(components: int) -> None:
+    if components < 2:
+        raise InputError(
+            f"The number of components of a MixtureEncoder is {components}.",
+            "Give at least 2, or take a GaussianEncoder.",
+        )

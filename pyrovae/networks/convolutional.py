@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pyrovae.networks.layers import Conv2d, ConvTranspose2d, Linear
-from pyrovae.networks.sizes import as_sizes, check_strides
+from pyrovae.networks.sizes import as_sizes, check_sizes, check_strides
 
 
 class ConvNet(nn.Module):
@@ -27,8 +27,8 @@ class ConvNet(nn.Module):
         activation: The class of the nonlinearity.
 
     Raises:
-        InputError: If an image is not of shape (C, H, W), or the strides are not as many as the
-            channels.
+        InputError: If an image is not of shape (C, H, W), the strides are not as many as the
+            channels, or a size is below 1.
 
     Example:
         >>> import torch
@@ -53,6 +53,7 @@ class ConvNet(nn.Module):
         self.channels = as_sizes("channels", channels)
         self.strides = as_sizes("strides", strides)
         check_strides(self.channels, self.strides)
+        check_sizes(hidden=hidden)
         self.hidden = hidden
         self.activation = activation
 
@@ -90,8 +91,8 @@ class DeconvNet(nn.Module):
         activation: The class of the nonlinearity.
 
     Raises:
-        InputError: If an image is not of shape (C, H, W), or the strides are not as many as the
-            channels.
+        InputError: If an image is not of shape (C, H, W), the strides are not as many as the
+            channels, or a size is below 1.
 
     Example:
         >>> import torch
@@ -113,6 +114,7 @@ class DeconvNet(nn.Module):
 
         self.in_shape = as_sizes("in_shape", in_shape)
         self.out_shape = as_sizes("out_shape", out_shape, dims="C, H, W")
+        check_sizes(coarse=coarse)
         self.coarse = coarse
         self.channels = as_sizes("channels", channels)
         self.strides = as_sizes("strides", strides)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Linear
-from pyrovae.networks.sizes import as_sizes
+from pyrovae.networks.sizes import as_sizes, check_sizes
 
 
 def event_rank(net: nn.Module) -> int:
@@ -50,7 +50,7 @@ class MLP(nn.Module):
         activation: The class of the nonlinearity.
 
     Raises:
-        InputError: If sizes are a number, and no tuple.
+        InputError: If sizes are a number, and no tuple, or one is below 1.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ class GatedMLP(nn.Module):
         hidden: The widths of the hidden layers.
 
     Raises:
-        InputError: If sizes are a number, and no tuple.
+        InputError: If sizes are a number, and no tuple, or one is below 1.
 
     References:
         VAE with a VampPrior (Tomczak & Welling, 2018), arXiv:1705.07120.
@@ -144,7 +144,8 @@ class ResidualMLP(nn.Module):
         activation: The class of the nonlinearity $a$.
 
     Raises:
-        InputError: If the number of blocks is negative, or a shape is a number, and no tuple.
+        InputError: If the number of blocks is negative, a shape is a number, and no tuple, or a
+            size is below 1.
 
     References:
         Identity Mappings in Deep Residual Networks (He et al., 2016), arXiv:1603.05027.
@@ -163,6 +164,7 @@ class ResidualMLP(nn.Module):
 
         if blocks < 0:
             raise InputError(f"A ResidualMLP cannot have {blocks} blocks.", "Give 0 or more.")
+        check_sizes(hidden=hidden)
 
         self.in_shape = as_sizes("in_shape", in_shape)
         self.out_shape = as_sizes("out_shape", out_shape)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Embedding, Linear
 from pyrovae.networks.missing import values_and_mask
-from pyrovae.networks.sizes import as_sizes
+from pyrovae.networks.sizes import as_sizes, check_sizes
 
 Layer = nn.GRU | nn.LSTM
 _CELLS: Mapping[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -47,7 +47,8 @@ class RecurrentEncoderNet(nn.Module):
         missing: Whether numbers may be missing, and sequences end before the last step.
 
     Raises:
-        InputError: If there is no such cell, or a sequence is not of shape (T, F).
+        InputError: If there is no such cell, a sequence is not of shape (T, F), or a size is
+            below 1.
 
     References:
         Learning Phrase Representations using RNN Encoder-Decoder (Cho et al., 2014),
@@ -106,8 +107,8 @@ class RecurrentDecoderNet(nn.Module):
         steps: The number T of steps; as many as `out_shape` says if None.
 
     Raises:
-        InputError: If there is no such cell, a sequence is not of shape (T, F), or the steps do
-            not divide the rows of `out_shape`.
+        InputError: If there is no such cell, a sequence is not of shape (T, F), a size is below
+            1, or the steps do not divide the rows of `out_shape`.
 
     Example:
         >>> RecurrentDecoderNet((2,), (9, 3), cell="lstm")(torch.zeros(5, 2)).shape
@@ -165,7 +166,8 @@ class TokenEncoderNet(nn.Module):
         bidirectional: As in `RecurrentEncoderNet`.
 
     Raises:
-        InputError: If there is no such cell, or a sequence is not of shape (T,).
+        InputError: If there is no such cell, a sequence is not of shape (T,), or a size is below
+            1.
 
     Example:
         >>> TokenEncoderNet((9,), (4,))(torch.zeros(2, 5, 9)).shape
@@ -187,6 +189,7 @@ class TokenEncoderNet(nn.Module):
 
         self.in_shape = as_sizes("in_shape", in_shape, dims="T")
         self.out_shape = as_sizes("out_shape", out_shape)
+        check_sizes(symbols=symbols, embedding=embedding)
         self.symbols = symbols
         self.embedding = embedding
         self.hidden = hidden
@@ -213,8 +216,9 @@ def make_recurrent(cell: str, features: int, hidden: int, *, bidirectional: bool
     """Torch's layer of a cell.
 
     Raises:
-        InputError: If there is no such cell.
+        InputError: If there is no such cell, or no state.
     """
+    check_sizes(hidden=hidden)
     if cell not in _CELLS:
         raise InputError(f"There is no cell {cell!r}.", f"Take {' or '.join(_CELLS)}.")
     return _CELLS[cell](features, hidden, batch_first=True, bidirectional=bidirectional)

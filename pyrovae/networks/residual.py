@@ -30,7 +30,8 @@ class ResidualConvNet(nn.Module):
 
     Raises:
         InputError: If an image is not of shape (C, H, W), the strides are not as many as the
-            channels, the groups do not divide these, or a number is negative.
+            channels, the groups do not divide these, a number is negative,
+            or a size is below 1.
 
     References:
         Identity Mappings in Deep Residual Networks (He et al., 2016), arXiv:1603.05027.
@@ -98,7 +99,8 @@ class ResidualDeconvNet(nn.Module):
 
     Raises:
         InputError: If an image is not of shape (C, H, W), the strides are not as many as the
-            channels, the groups do not divide these, or a number is negative.
+            channels, the groups do not divide these, a number is negative,
+            or a size is below 1.
 
     Example:
         >>> import torch

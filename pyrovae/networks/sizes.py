@@ -1,6 +1,6 @@
 """The sizes that a network is given: shapes of inputs and outputs, widths of layers."""
 
-__all__ = ["as_sizes", "check_strides"]
+__all__ = ["as_sizes", "check_sizes", "check_strides"]
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def as_sizes(name: str, sizes: Sequence[int], *, dims: str = "") -> tuple[int, .
         dims: What their dimensions are to be; any if empty.
 
     Raises:
-        InputError: If they are one number, or of other dimensions.
+        InputError: If they are one number, of other dimensions, or below 1.
 
     Example:
         >>> as_sizes("in_shape", [3, 17, 23], dims="C, H, W")
@@ -30,17 +30,30 @@ def as_sizes(name: str, sizes: Sequence[int], *, dims: str = "") -> tuple[int, .
             f"{name} is {made}, and this network's is to be ({dims}).",
             "Give data of these dimensions, or take an MLP, which has any.",
         )
+    if min(made, default=1) < 1:
+        raise InputError(f"{name} is {made}.", "Give sizes of 1 or more.")
     return made
 
 
+def check_sizes(**sizes: int) -> None:
+    """Refuses sizes below 1, by the names of the arguments that give them.
+
+    Raises:
+        InputError: If one is.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"{name} is {size}.", "Give at least 1.")
+
+
 def check_strides(channels: Sequence[int], strides: Sequence[int]) -> None:
-    """Refuses strides that are not one for each of the channels, or below 1.
+    """Refuses strides that are not one for each of the channels.
 
     Raises:
         InputError: If they are.
     """
-    if len(channels) != len(strides) or any(stride < 1 for stride in strides):
+    if len(channels) != len(strides):
         raise InputError(
             f"The strides are {tuple(strides)}, and the channels {tuple(channels)}.",
-            "Give each of the channels a stride of 1 or more.",
+            "Give each of the channels a stride.",
         )
