@@ -25,6 +25,7 @@ from pyrovae.decoders import (
     PixelwiseGaussianDecoder,
     PoissonDecoder,
     StudentTDecoder,
+    TabularDecoder,
     ZeroInflatedNegativeBinomialDecoder,
 )
 from pyrovae.distributions import Beta, ContinuousBernoulli, StudentT
@@ -233,6 +234,32 @@ def test_shared_numbers_start_where_they_are_told_and_stay_above_their_floor(mak
     for options in ({"scale": 0.1}, {"scale": -1.0}):
         with pytest.raises(InputError, match=r"scale .* is not above 0\.1.*lower min_scale"):
             make(learn_scale=True, min_scale=0.1, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GaussianDecoder(nn.Identity(), scale=math.inf), r"scale is infinite"),
+        (lambda: StudentTDecoder(nn.Identity(), df=math.inf), r"df is infinite"),
+        (
+            lambda: LaplaceDecoder(nn.Identity(), learn_scale=True, min_scale=0.0),
+            r"min_scale 0\.0 is not above 0\. .*do not learn the scale",
+        ),
+        (
+            lambda: PixelwiseGaussianDecoder(nn.Identity(), min_scale=5.0, max_scale=1.0),
+            r"between the min_scale 5\.0 and the max_scale 1\.0",
+        ),
+        (lambda: PixelwiseGaussianDecoder(nn.Identity(), min_scale=-5.0), r"min_scale -5\.0"),
+        (lambda: PixelwiseGaussianDecoder(nn.Identity(), max_scale=math.inf), r"max_scale inf"),
+        (
+            lambda: TabularDecoder(nn.Identity(), columns=(0,), min_scale=0.0),
+            r"min_scale 0\.0 and the max_scale 100\.0",
+        ),
+    ],
+)
+def test_scales_without_bounds_are_refused(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
 
 
 def test_degrees_of_freedom_that_are_not_above_their_floor_are_refused():

@@ -473,7 +473,7 @@ def test_what_cannot_be_divided_into_codes_is_refused(make):
         lambda t: StraightThroughCategoricalEncoder(nn.Linear(5, 6), classes=3, temperature=t),
     ],
 )
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_is_above_zero(make, temperature):
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_is_above_zero_and_finite(make, temperature):
     with pytest.raises(InputError, match="temperature"):
         make(temperature)

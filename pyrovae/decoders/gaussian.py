@@ -8,7 +8,7 @@ from typing import ClassVar
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.decoders.positive import Positive
+from pyrovae.decoders.positive import Positive, check_scales
 from pyrovae.networks import event_rank, halves, smooth_clamp
 
 
@@ -23,7 +23,8 @@ class GaussianDecoder(nn.Module):
             for quantised data take the quantisation's own $\Delta / \sqrt{12}$.
 
     Raises:
-        InputError: If the scale is not above its floor.
+        InputError: If the scale is infinite or not above its floor, or a learned one has a floor
+            of 0 or less.
 
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),
@@ -71,7 +72,8 @@ class PixelwiseGaussianDecoder(nn.Module):
         max_scale: The ceiling of every $\sigma_i$.
 
     Raises:
-        InputError: In `forward`, if the network's two maps are not of one size.
+        InputError: If the floor is not above 0, or the ceiling not above it and finite; in
+            `forward`, if the network's two maps are not of one size.
     """
 
     values: ClassVar[str] = "real"
@@ -79,6 +81,7 @@ class PixelwiseGaussianDecoder(nn.Module):
     def __init__(self, net: nn.Module, *, min_scale: float = 1e-3, max_scale: float = 1e3) -> None:
         super().__init__()
 
+        check_scales(min_scale, max_scale)
         self.net = net
         self.min_scale = min_scale
         self.max_scale = max_scale

@@ -1,6 +1,6 @@
 """Positive numbers that a likelihood shares between examples, such as a scale."""
 
-__all__ = ["Positive"]
+__all__ = ["Positive", "check_scales"]
 
 import math
 
@@ -23,7 +23,8 @@ class Positive(nn.Module):
         shape: The shape of several.
 
     Raises:
-        InputError: If it is not above its floor.
+        InputError: If it is infinite or not above its floor, or a learned one has a floor of 0
+            or less.
 
     Example:
         >>> Positive("scale", 0.5, learn=True, low=1e-3)().item()
@@ -42,6 +43,13 @@ class Positive(nn.Module):
     ) -> None:
         super().__init__()
 
+        if learn and not low > 0:
+            raise InputError(
+                f"The {floor} {low} is not above 0.",
+                f"Give a small one above 0, or do not learn the {name}.",
+            )
+        if start == math.inf:
+            raise InputError(f"The {name} is infinite.", f"Give a finite {name}.")
         least = low if learn else 0.0
         if not start > least:
             other = f", or a lower {floor}" if floor else ", or do not learn it"
@@ -73,3 +81,16 @@ class Positive(nn.Module):
             log_value = smooth_floor(log_value, math.log(self.low))
         value = log_value.exp()
         return value.reshape(*value.shape, *[1] * rank) if value.dim() else value
+
+
+def check_scales(low: float, high: float) -> None:
+    """Refuses bounds that leave scales no room.
+
+    Raises:
+        InputError: If the floor is not above 0, or the ceiling not above it and finite.
+    """
+    if not 0 < low < high < math.inf:
+        raise InputError(
+            f"No scale is between the min_scale {low} and the max_scale {high}.",
+            "Give a min_scale above 0, and a finite max_scale that is above it.",
+        )

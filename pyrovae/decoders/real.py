@@ -28,7 +28,8 @@ class LaplaceDecoder(nn.Module):
         min_scale: The floor of a learned $s$, as in `GaussianDecoder`.
 
     Raises:
-        InputError: If the scale is not above its floor.
+        InputError: If the scale is infinite or not above its floor, or a learned one has a floor
+            of 0 or less.
     """
 
     values: ClassVar[str] = "real"
@@ -77,7 +78,8 @@ class StudentTDecoder(nn.Module):
         min_scale: The floor of a learned $s$, as in `GaussianDecoder`.
 
     Raises:
-        InputError: If the scale or the degrees of freedom are not above their floor.
+        InputError: If the scale or the degrees of freedom are infinite or not above their floor,
+            or a learned scale has a floor of 0 or less.
 
     References:
         Student-t Variational Autoencoder for Robust Density Estimation (Takahashi et al., 2018),

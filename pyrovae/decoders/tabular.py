@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae.decoders.positive import check_scales
 from pyrovae.distributions import Codes, MixedColumns, NanMasked
 from pyrovae.errors import InputError
 from pyrovae.networks import smooth_clamp
@@ -43,7 +44,8 @@ class TabularDecoder(nn.Module):
         max_scale: The ceiling of every $\sigma_i$.
 
     Raises:
-        InputError: If there is no column, or one of a single code or of less than none.
+        InputError: If there is no column, or one of a single code or of less than none; or if the
+            floor is not above 0, or the ceiling not above it and finite.
 
     References:
         Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al., 2020),
@@ -68,6 +70,7 @@ class TabularDecoder(nn.Module):
                 f"The columns {tuple(columns)} are not all real (0) or of 2 or more codes.",
                 "Give one number for each column, and leave out those with a single value.",
             )
+        check_scales(min_scale, max_scale)
         self.net = net
         self.columns = tuple(columns)
         self.min_scale = min_scale

@@ -59,13 +59,13 @@ def check_classes(dim: int, classes: int) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuses a relaxation at no temperature.
+    """Refuses a relaxation at no temperature, or at an infinite one.
 
     Raises:
-        InputError: If it is not above 0.
+        InputError: If it is not above 0 and finite.
     """
-    if not temperature > 0:
+    if not 0 < temperature < math.inf:
         raise InputError(
-            f"The temperature {temperature} is not above 0.",
+            f"The temperature {temperature} is not above 0 and finite.",
             "Give a positive number, such as 0.5.",
         )

@@ -138,7 +138,7 @@ class StraightThroughBernoulliEncoder(_Bits):
             varies more.
 
     Raises:
-        InputError: If the temperature is not above 0.
+        InputError: If the temperature is not above 0 and finite.
 
     References:
         Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017), arXiv:1611.01144.
@@ -173,7 +173,7 @@ class StraightThroughCategoricalEncoder(_Codes):
 
     Raises:
         InputError: If the network's output cannot be divided into codes, or the temperature is
-            not above 0.
+            not above 0 and finite.
 
     References:
         Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017), arXiv:1611.01144.
@@ -205,7 +205,7 @@ class RelaxedBernoulliEncoder(_Bits):
         temperature: The temperature $\tau > 0$.
 
     Raises:
-        InputError: If the temperature is not above 0.
+        InputError: If the temperature is not above 0 and finite.
 
     References:
         The Concrete Distribution (Maddison et al., 2017), arXiv:1611.00712.
@@ -239,7 +239,7 @@ class RelaxedCategoricalEncoder(_Codes):
 
     Raises:
         InputError: If the network's output cannot be divided into codes, or the temperature is
-            not above 0.
+            not above 0 and finite.
 
     References:
         The Concrete Distribution (Maddison et al., 2017), arXiv:1611.00712.

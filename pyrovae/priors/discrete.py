@@ -108,7 +108,7 @@ class RelaxedBernoulliPrior(_Bits):
         learn_logits: Whether the logits are parameters; else they are 0.
 
     Raises:
-        InputError: If there is no bit, or the temperature is not above 0.
+        InputError: If there is no bit, or the temperature is not above 0 and finite.
 
     References:
         The Concrete Distribution (Maddison et al., 2017), arXiv:1611.00712.
@@ -141,7 +141,7 @@ class RelaxedCategoricalPrior(_Codes):
 
     Raises:
         InputError: If the latent dimensions cannot be divided into codes, or the temperature is
-            not above 0.
+            not above 0 and finite.
 
     References:
         The Concrete Distribution (Maddison et al., 2017), arXiv:1611.00712.
