@@ -9,6 +9,7 @@ __all__ = ["check_support", "check_values"]
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from pyro.distributions import constraints
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -166,6 +167,7 @@ def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
         if name not in in_model:
             continue
         prior = in_model[name]["fn"]
+        _check_ends(name, prior, site["fn"])
         if _is_outside(prior, site["value"]) or _measure(site["fn"]) != _measure(prior):
             _check_classes(name, prior, site["fn"])
             raise InputError(
@@ -173,6 +175,28 @@ def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
                 f"{_family(prior)} gives no probability, or one of another kind.",
                 _pairing(prior, site["fn"]),
             )
+
+
+def _check_ends(name: str, p: Any, q: Any) -> None:
+    """Refuses a guide on an interval that goes beyond the model's.
+
+    Draws of a few examples may all lie within it.
+    """
+    inner, outer = (_base(_support(side), "base_constraint") for side in (q, p))
+    is_interval = hasattr(inner, "lower_bound") and hasattr(inner, "upper_bound")
+    if type(inner) is not type(outer) or not is_interval:
+        return
+    ends = (inner.lower_bound, inner.upper_bound, outer.lower_bound, outer.upper_bound)
+    # Numbers in Python have digits that those of a buffer have lost.
+    low, high, least, most = torch.broadcast_tensors(*(torch.as_tensor(e).float() for e in ends))
+    beyond = (low < least) | (high > most)
+    if beyond.any():
+        low, high, least, most = (float(end[beyond][0]) for end in (low, high, least, most))
+        raise InputError(
+            f"The guide's {_family(q)} draws {name!r} from {low:g} to {high:g}, and the model's "
+            f"{_family(p)} is from {least:g} to {most:g}.",
+            "Give both the same ends, such as low and high of a UniformPrior and a BetaEncoder.",
+        )
 
 
 def _check_classes(name: str, p: Any, q: Any) -> None:

@@ -240,6 +240,18 @@ def test_a_uniform_prior_is_over_the_box_that_its_encoder_draws_in():
     assert (ends.lower_bound, ends.upper_bound) == (encoded.lower_bound, encoded.upper_bound)
 
 
+@pytest.mark.parametrize(("low", "high", "fits"), [(-1.0, 1.001, False), (-0.7, 1.0, True)])
+def test_a_box_that_goes_beyond_that_of_the_prior_is_refused_whatever_is_drawn(low, high, fits):
+    data = load_data(BINARY)
+    pair = {"prior": Choice("uniform"), "encoder": Choice("beta", {"low": low, "high": high})}
+    vae = build_vae(data, **pair, latent_dim=1, hidden=8)
+    if fits:
+        inspect_program(vae, data.train.head(3))
+        return
+    with pytest.raises(InputError, match=r"'z' from -1 to 1\.001, .* is from -1 to 1\."):
+        inspect_program(vae, data.train.head(3))
+
+
 @pytest.mark.parametrize("kind", ["categorical", "relaxed-categorical"])
 def test_codes_of_other_numbers_of_classes_are_refused_by_their_numbers(kind):
     data = load_data(BINARY)
