@@ -106,8 +106,8 @@ def _remedy(support: Any, seen: Tensor) -> str:
     if whole and isinstance(support, type(constraints.integer_interval(0, 1))):
         count = int(seen.max()) + 1
         return (
-            f"Give it levels, classes or symbols for all of them: {count} (such as "
-            f"--decoder.levels {count})."
+            f"Give it levels, classes or symbols for all of them: {count} (--decoder.levels, "
+            f"--decoder.classes or --decoder.symbols {count})."
         )
     if isinstance(support, type(constraints.integer_interval(0, 1))):
         return (

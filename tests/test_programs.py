@@ -354,6 +354,7 @@ def test_data_outside_the_support_are_refused_with_example_and_remedy(decoder, f
         (dist.Bernoulli(0.5), 0.3, "--binarize dynamic"),
         (dist.ContinuousBernoulli(0.5), 7.0, "Scale or dequantise"),
         (dist.Categorical(torch.ones(4)), 7.0, "levels, classes or symbols for all of them: 8"),
+        (dist.Categorical(torch.ones(4)), 7.0, "--decoder.classes or --decoder.symbols 8"),
         (dist.Categorical(torch.ones(4)), 0.3, "preprocessing=AsIs"),
         (dist.Categorical(torch.ones(4)), -1.0, "preprocessing=AsIs"),
         (dist.Poisson(1.0), 0.3, "preprocessing=AsIs"),
