@@ -41,7 +41,7 @@ from pyrovae.networks import (
     TabularInput,
     TokenEncoderNet,
 )
-from pyrovae.parts import ACTIVATIONS
+from pyrovae.parts import ACTIVATIONS, check_number
 from pyrovae.programs import evaluating
 
 Shape = tuple[int, ...]
@@ -554,6 +554,9 @@ def _called(
     cls: Callable[..., Any], supplied: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Any:
     given = {name: _meant(cls, name, value) for name, value in options.items()}
+    for name, value in {**supplied, **given}.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            check_number(name, number)
     try:
         return cls(**supplied, **given)
     except InputError:

@@ -9,7 +9,7 @@ places, as the encoder that a VampPrior is given, is described where it is met f
 by that place elsewhere.
 """
 
-__all__ = ["PARTS", "from_config", "to_config", "why_undescribed"]
+__all__ = ["PARTS", "check_number", "from_config", "to_config", "why_undescribed"]
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ def to_config(value: Any) -> Any:
     """A part, or an argument of one, as plain data that JSON can hold.
 
     Raises:
-        InputError: If a class is not in the table.
+        InputError: If a class is not in the table, or a number is larger than any part's.
 
     Example:
         >>> to_config(priors.GaussianMixture(2, components=3))
@@ -61,6 +61,7 @@ def to_config(value: Any) -> Any:
 
 def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
+        check_number(".".join(place), value)
         return value
     if isinstance(value, tuple | list):
         return [_describe(item, (*place, str(i)), met) for i, item in enumerate(value)]
@@ -89,6 +90,18 @@ def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
     arguments = {key: _describe(getattr(value, key), (*place, key), met) for key in keys}
     own = {} if file is None else user_files.describe(file)
     return {"part": name, **own, **arguments}
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuses a whole number with which a saved part would not be built again.
+
+    Raises:
+        InputError: If it is larger than any part's.
+    """
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise InputError(
+            f"{name} is {shorten(value)}, more than any part's.", f"Give at most {LARGEST:,}."
+        )
 
 
 def why_undescribed(config: Mapping[str, Any]) -> str:

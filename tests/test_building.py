@@ -283,6 +283,21 @@ def test_a_size_below_one_is_refused_by_the_name_of_its_option(kind, word, optio
         build_vae(data, **{kind: Choice(word, {option: value})}, latent_dim=4)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"latent_dim": 10**9}, r"latent_dim is 1000000000, .*at most 16,777,216"),
+        ({"hidden": 10**9}, r"hidden is 1000000000"),
+        ({"prior": Choice("exemplar", {"keep": 10**8})}, r"keep is 100000000"),
+        ({"decoder": Choice("multinomial", {"total": 10**8})}, r"total is 100000000"),
+    ],
+)
+def test_a_number_with_which_no_run_could_be_loaded_is_refused(options, said):
+    data = load_data(RNG.integers(0, 5, (60, 6)), preprocessing=AsIs())
+    with pytest.raises(InputError, match=said):
+        build_vae(data, **{"latent_dim": 4, **options})
+
+
 def test_two_levels_for_data_of_more_are_refused_by_their_number():
     images = RNG.integers(0, 256, (60, 5, 6)).astype(np.uint8)
     with pytest.raises(InputError, match=r"of 2 levels, .* 256\. .*--decoder.levels 256"):

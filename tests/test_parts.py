@@ -12,7 +12,12 @@ import torch
 from torch import nn
 
 from pyrovae.data import AsIs, Binarize, Dequantize, Standardize
-from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
+from pyrovae.decoders import (
+    BernoulliDecoder,
+    ContinuousBernoulliDecoder,
+    GaussianDecoder,
+    MultinomialDecoder,
+)
 from pyrovae.distributions import ContinuousBernoulli
 from pyrovae.encoders import GaussianEncoder, IAFEncoder
 from pyrovae.errors import InputError
@@ -133,6 +138,11 @@ def test_what_is_not_ours_is_refused_by_name(value):
             to_config(refused)
     with pytest.raises(InputError, match="program="):
         to_config(parts)
+
+
+def test_a_number_that_is_not_built_again_is_not_described():
+    with pytest.raises(InputError, match=r"total is 100000000, more than any part's"):
+        to_config(MultinomialDecoder(MLP((2,), (3,)), total=10**8))
 
 
 @pytest.mark.parametrize(
