@@ -394,6 +394,13 @@ def test_a_prior_starts_near_the_standard_normal(make):
     assert (make(4)().log_prob(z) - expected).abs().max() < 0.5
 
 
+def test_autoregressive_steps_of_a_single_dimension_are_a_normal_and_warn_of_nothing():
+    posterior = stirred(IAFEncoder(MLP((2,), (5,)), layers=2, hidden=6, context=3))(torch.ones(2))
+    z = torch.linspace(-200, 200, 400_001).unsqueeze(-1)
+    density = posterior.log_prob(z).exp().squeeze(-1)
+    assert (density.sum() * 1e-3).item() == pytest.approx(1, abs=1e-3)
+
+
 @pytest.mark.parametrize("make", [IAFEncoder, SplineFlowEncoder])
 def test_a_flow_posterior_gets_nearer_than_a_diagonal_one(make):
     """The posterior of a linear-Gaussian model with correlated latents."""

@@ -2,6 +2,7 @@ r"""Encoders that are normalising flows, told by the observation how to bend."""
 
 __all__ = ["IAFEncoder", "SplineFlowEncoder"]
 
+import warnings
 from functools import partial
 from typing import Any, ClassVar
 
@@ -63,16 +64,18 @@ class IAFEncoder(nn.Module):
         self.layers = layers
         self.hidden = hidden
         self.context = context
-        self.nets = nn.ModuleList(
-            ConditionalAutoRegressiveNN(
-                latent_dim,
-                context,
-                [max(hidden, latent_dim)],
-                permutation=torch.arange(latent_dim),  # pyright: ignore[reportArgumentType]
-                nonlinearity=nn.SiLU(),
+        # Pyro warns of a single dimension, for which its network is right too.
+        with warnings.catch_warnings(action="ignore"):
+            self.nets = nn.ModuleList(
+                ConditionalAutoRegressiveNN(
+                    latent_dim,
+                    context,
+                    [max(hidden, latent_dim)],
+                    permutation=torch.arange(latent_dim),  # pyright: ignore[reportArgumentType]
+                    nonlinearity=nn.SiLU(),
+                )
+                for _ in range(layers)
             )
-            for _ in range(layers)
-        )
 
     @staticmethod
     def net_shape(latent_dim: int, *, context: int = 32) -> tuple[int, ...]:
