@@ -71,9 +71,12 @@ def _check_observations(model_trace: Trace, first_row: int) -> None:
             continue
 
         row = int((~inside.reshape(len(value), -1)).any(1).nonzero()[0])
-        where = f"in example {first_row + row}{_entry(distribution.support, value[row])}"
+        example, outside = value[row], _outside(distribution.support, value[row])
+        missing = example.isnan() if outside is None else example.isnan() & outside
+        lacks = bool(missing.any())
+        where = f"in example {first_row + row}{_entry(example, missing if lacks else outside)}"
         family = _family(distribution)
-        if value[row].isnan().any():
+        if lacks:
             raise InputError(
                 f"The observation {name!r} has missing entries (NaN), which its {family} "
                 f"likelihood cannot leave out, first {where}.",
@@ -121,12 +124,17 @@ def _remedy(support: Any, seen: Tensor) -> str:
     )
 
 
-def _entry(support: Any, example: Tensor) -> str:
-    """Where in an example the first value outside is, if each entry has its own support."""
+def _outside(support: Any, example: Tensor) -> Tensor | None:
+    """Which entries of an example are outside, if each of them has its own support."""
     while hasattr(support, "base_constraint") and support.event_dim > 0:
         support = support.base_constraint
     outside = ~support.check(example)
-    if outside.shape != example.shape or not outside.any():
+    return outside if outside.shape == example.shape and outside.any() else None
+
+
+def _entry(example: Tensor, outside: Tensor | None) -> str:
+    """Where in an example the first value outside is, if it is known."""
+    if outside is None:
         return ""
     index = outside.nonzero()[0].tolist()
     place = f"entry {tuple(index)}" if len(index) > 1 else f"column {index[0]}"

@@ -224,6 +224,15 @@ def test_the_same_in_python_gives_the_same_weights(capsys):
     assert same(weights(by_python["run"].program), weights(pyrovae.load("run").program))
 
 
+def test_a_value_outside_the_support_is_not_said_to_be_missing_where_others_are(capsys):
+    np.save("data.npy", with_holes(REAL, first=0))
+    said = fails(capsys, "train", "data.npy", "--missing", "--decoder", "poisson", *QUICK)
+    assert re.search(
+        r"has one outside .* Poisson likelihood, first in .*column \d \([\d.]+\)", said
+    )
+    assert "missing" not in said
+
+
 def test_no_missing_entry_is_said_to_be_none(capsys):
     np.save("x.npy", REAL.astype(np.float32))
     cli.main(["train", "x.npy", "--missing", *QUICK])
