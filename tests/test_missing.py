@@ -227,9 +227,7 @@ def test_the_same_in_python_gives_the_same_weights(capsys):
 def test_a_value_outside_the_support_is_not_said_to_be_missing_where_others_are(capsys):
     np.save("data.npy", with_holes(REAL, first=0))
     said = fails(capsys, "train", "data.npy", "--missing", "--decoder", "poisson", *QUICK)
-    assert re.search(
-        r"has one outside .* Poisson likelihood, first in .*column \d \([\d.]+\)", said
-    )
+    assert re.search(r"has one outside .* Poisson likelihood, first in .* \([\d.]+\)", said)
     assert "missing" not in said
 
 
