@@ -165,7 +165,7 @@ def _fault_in_use(transform: Any, latent_dim: int, like: Tensor) -> str:
     try:
         moved = transform(z)
         if moved.shape != z.shape:
-            return f"makes vectors of {moved.shape[-1]} dimensions out of {latent_dim}"
+            return f"makes values of shape {tuple(moved.shape[1:])} out of vectors of {latent_dim}"
     except Exception as error:
         return f"maps no vectors of {latent_dim} dimensions ({shorten(error)})"
     try:
