@@ -353,11 +353,12 @@ def _option(argument: ast.arg, default: ast.expr, told: Mapping[str, str]) -> Op
         return None
     try:
         value = ast.literal_eval(default)
+        kind = _type_of(value) if argument.annotation is None else _type_named(argument.annotation)
     except ValueError:  # a class, maybe
         value = ast.unparse(default).rpartition(".")[2].lower()
         if value not in ACTIVATIONS:
             return None
-    kind = _type_of(value) if argument.annotation is None else _type_named(argument.annotation)
+        kind = Literal[ACTIVATIONS]
     if kind is None or (value is None and type(None) not in get_args(kind)):
         return None
     return Option(argument.arg, kind, value, told.get(argument.arg, ""))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from inspect import signature
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -572,6 +573,11 @@ def test_a_base_of_another_library_is_not_taken_for_ours(imported):
     assert catalogue.read_class(Path("mine.py"), "Mine", "prior").options == ()
 
 
+def test_a_part_without_its_name_is_not_named_by_the_next_option(capsys):
+    assert run("train", "--prior", "--quiet") == 2
+    assert "Missing value for argument '--prior'" in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_python_is_one_sentence_of_cause(capsys):
     Path("mine.py").write_text("class Mine(:")
     assert "mine.py cannot be read" in failing(capsys, "train", "--prior", "mine.py:Mine")
@@ -585,7 +591,8 @@ from torch import nn
 
 class Wide(nn.Module):
     def __init__(self, latent_dim, scale=2.0, kind="a", widths=(3, 4), wide=False, count=3,
-                 spans=(1, 0.5), most: "int | None" = None, other=None, empty=(), words=("a",)):
+                 spans=(1, 0.5), most: "int | None" = None, other=None, empty=(), words=("a",),
+                 bend=nn.Tanh):
         super().__init__()
         for name, value in locals().items():
             if name not in ("self", "__class__"):
@@ -608,6 +615,7 @@ def test_an_argument_without_annotation_is_of_the_type_of_its_default(capsys, wi
         "count": int,
         "spans": tuple[float, ...],
         "most": int | None,
+        "bend": Literal[catalogue.ACTIVATIONS],
     }
     words = ["--prior", "mine.py:Wide", "--prior.scale", 3, "--prior.widths", 5, 6]
     words += ["--prior.wide", "--prior.most", 7, "--run-dir", "r"]
@@ -720,8 +728,8 @@ def test_a_recurrent_network_reads_both_ways_unless_told():
         (["--network", "mlp", "--network.hidden", 3, "--hidden", 4], "given twice"),
         (["--network", "residual-conv", "--hidden", 4], "no hidden layer"),
         (["--network", "mine.py:Net"], r"There is no file .*mine\.py\. Name it as file\.py:Net"),
-        (["--network", "mlp", "--network.hidden", -3], "MLP cannot be made of .*hidden"),
-        (["--network", "residual-conv", "--network.strides", 0, 1, 1], "stride of 1 or more"),
+        (["--network", "mlp", "--network.hidden", -3], r"hidden is \(-3,\)"),
+        (["--network", "residual-conv", "--network.strides", 0, 1, 1], r"strides is .*1 or more"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(words, answer, capsys):

@@ -126,7 +126,7 @@ def _named(kind: str, words: list[str]) -> str | None:
     """The word behind the last --KIND, or its default."""
     found = getattr(Train, kind, None)
     for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == f"--{kind}" and following is not None:
+        if word == f"--{kind}" and not (following or "--").startswith("--"):
             found = following
         if word.startswith(f"--{kind}="):
             found = word.partition("=")[2]
