@@ -451,6 +451,56 @@ def test_what_is_masked_counts_nothing(make):
     assert whole != loss
 
 
+class Rowwise(nn.Module):
+    """Rows within an example, every element of which has a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.4))
+        self.scale = torch.tensor([[0.5, 2.0], [1.5, 0.1], [1.0, 3.0]])
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", 3, dim=-2), poutine.scale(scale=self.scale):
+                z = pyro.sample("z", dist.Normal(w, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x.expand(3, -1))
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("w", dist.Normal(self.loc * x, 0.9))
+            with pyro.plate("rows", 3, dim=-2), poutine.scale(scale=self.scale):
+                pyro.sample("z", dist.Normal(self.loc * x, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (ELBO(), Trace_ELBO()),
+        (ELBO(exact_kl=True), TraceMeanField_ELBO()),
+        (StickingTheLanding(), Trace_ELBO()),
+        (ELBO(4), Trace_ELBO(4, vectorize_particles=True, max_plate_nesting=2)),
+        (IWAE(4), RenyiELBO(0, 4, vectorize_particles=True, max_plate_nesting=2)),
+    ],
+)
+def test_each_element_within_an_example_may_have_its_weight(ours, theirs):
+    program, x = Rowwise(), torch.tensor([0.5, -1.2])
+    loss, _ = loss_and_gradients(ours, program, x)
+    torch.manual_seed(0)
+    assert loss.item() == pytest.approx(theirs.loss(program.model, program.guide, x), rel=1e-6)
+
+
+def test_what_is_free_is_charged_by_the_mean_of_the_weights_within_an_example():
+    program, x = Rowwise(), torch.tensor([0.5, -1.2])
+    losses = [
+        loss_and_gradients(ELBO(4, kl=FreeBits(nats, per_dim=False)), program, x)[0]
+        for nats in (99.0, 100.0)
+    ]
+    # Of w one nat for each example, and of z what its weights are on average.
+    expected = 2 + program.scale.mean(0).sum().item()
+    assert (losses[1] - losses[0]).item() == pytest.approx(expected, rel=1e-4)
+
+
 class KLAlone(nn.Module):
     """A program whose likelihood knows nothing of its latents."""
 

@@ -85,7 +85,7 @@ class TotalCorrelation(Bound):
             + self.total_correlation * (log_aggregate - log_marginals)
             + self.dimension_wise * (log_marginals - p["fn"].log_prob(p["value"]))
         )
-        return (draw.log_likelihood - draw.masked(penalty, q) * draw.factor(q)).mean(0)
+        return (draw.log_likelihood - draw.weighed(penalty, q)).mean(0)
 
 
 class MMD(Bound):

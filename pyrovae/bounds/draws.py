@@ -260,7 +260,7 @@ class Draw:
             known = exact_kl(_weighted(q, dims), _weighted(p, dims))
         if known is None:
             return self.log_prob(q) - self.log_prob(p)
-        kl = self.masked(known, q) * self.factor(q)
+        kl = self.weighed(known, q)
         if _are_weighted_alike(q, p):
             return kl
         return kl + self.log_prob(p, like=q) - self.log_prob(p)
@@ -343,19 +343,26 @@ class Draw:
         """The log-probability of the draws of latents, as they were made: also of such as are
         masked, on which what is observed may yet depend.
         """
-        plain = [(site, unweighted(site["fn"]).log_prob(site["value"])) for site in group]
-        return self._total([self._arranged(log_prob, site) for site, log_prob in plain])
+        return self._total([self._arranged(_plain(site), site) for site in group])
 
     def log_density(self, group: Iterable[Site]) -> Tensor:
         """The log-probability of latents without weights, where they are not masked."""
-        return self._total([self._plain(unweighted(site["fn"]), site) for site in group])
+        return self._total([self.masked(_plain(site), site) for site in group])
 
     def log_prob(self, site: Site, *, like: Site | None = None) -> Tensor:
         """The log-probability of a site under all its weights, or another's, laid out."""
         like = site if like is None else like
-        return self._plain(_weighted(site, self.dim_weights(like)), site) * self.factor(like)
+        log_prob = _weighted(site, self.dim_weights(like)).log_prob(site["value"])
+        return self.weighed(log_prob, site, like=like)
 
-    def factor(self, site: Site) -> Any:
+    def weighed(self, value: Tensor, site: Site, *, like: Site | None = None) -> Tensor:
+        """A number for each element of a site, under its weights or another's, laid out."""
+        factor = self._factor(site if like is None else like)
+        if isinstance(factor, Tensor) and factor.dim():  # each element may have its own
+            return self.masked(value * factor, site)
+        return self.masked(value, site) * factor
+
+    def _factor(self, site: Site) -> Any:
         """What multiplies a site as a whole, the subsampling of the kept plates left out."""
         weight = self._weight(site)
         factor = site["scale"] / (1.0 if self._is_shared(site) else self.layout.scale)
@@ -380,8 +387,14 @@ class Draw:
         return _subsampling(site["cond_indep_stack"]) / self.layout.scale
 
     def _beta(self, site: Site) -> Any:
-        """What multiplies a site as a whole, its plates left out."""
-        return site["scale"] / _subsampling(site["cond_indep_stack"])
+        """What multiplies a site as a whole, its plates left out: on average over all that one
+        example has of it.
+        """
+        beta = site["scale"] / _subsampling(site["cond_indep_stack"])
+        if not isinstance(beta, Tensor) or beta.dim() == 0:
+            return beta
+        elements = beta.new_ones(site["fn"].batch_shape)
+        return (self._arranged(beta * elements, site) / self._arranged(elements, site)).mean(0)
 
     def _share_with(self, site: Site) -> Tensor | None:
         """The share of the examples in which a site is not all masked; None without a mask."""
@@ -401,11 +414,13 @@ class Draw:
     def _arranged(self, value: Tensor, site: Site, rank: int = 0) -> Tensor:
         return self.layout.arrange(value, rank, shared=self._is_shared(site))
 
-    def _plain(self, distribution: Any, site: Site) -> Tensor:
-        return self.masked(distribution.log_prob(site["value"]), site)
-
     def _total(self, terms: list[Tensor]) -> Tensor:
         return sum(terms) if terms else torch.zeros(())  # pyright: ignore
+
+
+def _plain(site: Site) -> Tensor:
+    """The log-probability of a site without weights, element by element of its batch."""
+    return unweighted(site["fn"]).log_prob(site["value"])
 
 
 def _weighted(site: Site, weights: Tensor | None) -> Any:
