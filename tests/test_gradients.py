@@ -279,6 +279,81 @@ def test_noise_of_a_guide_is_captured_as_it_is_drawn(path, plain, count):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+# ── Points and factors ───────────────────────────────────────────────────────────────────────
+
+
+class Pointed(nn.Module):
+    """A guide of two latents, of which the first is a point that is made of an auxiliary draw."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([0.4, -0.3, 0.7]))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.2, 1.0))
+            w = pyro.sample("w", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(self.weights[2] * z + w, 0.7), obs=x)
+
+    def guide(self, x):
+        loc, log_scale, slope = self.weights
+        with pyro.plate("data", len(x)):
+            noise = dist.Normal(0.3 * loc.expand(len(x)), 1.0)
+            u = pyro.sample("u", noise, infer={"is_auxiliary": True})
+            z = loc * x + log_scale.exp() * u
+            pyro.sample("z", dist.Delta(z, log_density=-log_scale.expand(z.shape)))
+            pyro.sample("w", dist.Normal(0.3 * z + slope * x, 0.8))
+
+
+@along_paths
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_the_density_of_a_point_is_no_score(path, plain, count, beta):
+    """Pyro's `AutoStructured` has its latents so, and their scales."""
+    program = Pointed()
+    program.model, program.guide = (kl_weight(beta)(f) for f in (program.model, program.guide))
+    of_one_expectation(path(count), plain(count), program, torch.tensor([0.7, -1.3]))
+
+
+@along_paths
+def test_a_factor_of_a_guide_is_no_score(path, plain, count):
+    class Factored(Fixed):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(self.locs[0] * x, 0.6))
+                pyro.factor("f", 0.2 * z**2 + self.locs[1] * z, has_rsample=True)
+
+    program = Factored(torch.tensor([0.4, -0.3]), 1.0)
+    of_one_expectation(path(count), plain(count), program, torch.tensor([0.7, -1.3]))
+
+
+class Point(Fixed):
+    """A point for every example."""
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(self.locs, event_dim=1))
+
+
+@along_paths
+def test_a_point_has_the_whole_of_its_gradient(path, plain, count):
+    program, x = Point(torch.randn(3, 2), 1.0), torch.randn(3)
+    (_, found), (_, expected) = (
+        loss_and_gradients(bound(count), program, x) for bound in (path, plain)
+    )
+    torch.testing.assert_close(found["locs"], expected["locs"])
+    torch.testing.assert_close(found["locs"], program.locs.detach())
+
+
+def test_a_point_that_is_learned_has_no_log_probability_to_follow():
+    with pytest.raises(InputError, match="the latent 'z' is a point that is learned"):
+        loss_and_gradients(ReweightedWakeSleep(2), Point(torch.randn(3, 2), 1.0), torch.randn(3))
+
+
 # ── Draws that exclude x ─────────────────────────────────────────────────────────────────────
 
 

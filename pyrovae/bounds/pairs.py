@@ -1,11 +1,12 @@
 r"""A model and its guide, and how they are run."""
 
-__all__ = ["PARTICLES", "GuideRun", "Pair", "latent_sites"]
+__all__ = ["PARTICLES", "GuideRun", "Pair", "drawn_sites", "latent_sites", "points_of"]
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
@@ -13,8 +14,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyrovae.bounds.own_noise import OwnNoise
+from pyrovae.distributions import innermost, unweighted
 from pyrovae.handlers import plate_but
-from pyrovae.programs import Site, sites
+from pyrovae.programs import Site, sample_sites, sites
 
 PARTICLES = "num_particles_vectorized"
 
@@ -56,7 +58,8 @@ class GuideRun:
 
     What a latent's distribution is may depend on the other latents, so with several of them the
     guide is run again. What it draws besides them, as a dropout does, is part of what made the
-    draws: it is the same in every run.
+    draws: it is the same in every run. Points and factors are made of the values of the others,
+    and made again, unless they have values, too.
 
     Args:
         pair: The guide, and what it is run on.
@@ -76,8 +79,12 @@ class GuideRun:
         moved = self.trace.copy()
         for name, value in values.items():
             moved.nodes[name] = {**moved.nodes[name], "value": value}
-        if len(values) < 2:
+        ours = sample_sites(prune_subsample_sites(self.trace)).keys()
+        made = ours - drawn_sites(self.trace).keys() - values.keys()
+        if not values or len(values) + len(made) < 2:
             return moved
+        for name in made:
+            del moved.nodes[name]
         with self._noise.given_again():
             return _run(poutine.replay(self._pair.guide, trace=moved), self._pair)
 
@@ -85,6 +92,21 @@ class GuideRun:
 def latent_sites(trace: Trace) -> dict[str, Site]:
     """The latent sites of a trace by name, without those of its plates."""
     return sites(prune_subsample_sites(trace), observed=False)
+
+
+def drawn_sites(trace: Trace) -> dict[str, Site]:
+    """The latent sites of a trace that are drawn, and no points."""
+    points = points_of(trace)
+    return {name: site for name, site in latent_sites(trace).items() if name not in points}
+
+
+def points_of(trace: Trace) -> dict[str, Site]:
+    """The latent sites of a trace that are points, also such as are made of draws."""
+    return {
+        name: site
+        for name, site in latent_sites(trace).items()
+        if isinstance(innermost(unweighted(site["fn"])), dist.Delta)
+    }
 
 
 def _run(function: Callable[..., Any], pair: Pair) -> Trace:

@@ -3,7 +3,8 @@ r"""Bounds whose gradient runs along the paths of the draws alone.
 The gradient of $\log q_\phi(z_\phi)$ has two parts: one along the path of the draw, and the
 score $\nabla_\phi \log q_\phi$ at a draw that is held fixed, whose expectation is zero. Here the
 score is taken away: it is the whole of the gradient where the draws are detached, so the guide
-is scored there once more.
+is scored there once more. The log-probability of a point that is made of other draws, and a
+factor, are no score of a draw: their gradient stays.
 """
 
 __all__ = ["DReG", "StickingTheLanding"]
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from pyrovae.bounds.base import Bound, joined, shared_out, with_gradient
 from pyrovae.bounds.draws import Draw
-from pyrovae.bounds.pairs import GuideRun, Pair, latent_sites
+from pyrovae.bounds.pairs import GuideRun, Pair, drawn_sites
 from pyrovae.programs import Site
 
 
@@ -90,15 +91,16 @@ class _PathDraw(Draw):
 
     def _fixed(self, names: Iterable[str]) -> list[Site]:
         assert self.fixed_trace is not None
-        return [self.fixed_trace.nodes[name] for name in names]
+        drawn = drawn_sites(self.fixed_trace)
+        return [drawn[name] for name in names if name in drawn]
 
 
 def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
     run = GuideRun(pair)
+    drawn = drawn_sites(run.trace)
     guide_trace = run.trace
     if shares is not None:
-        latents = latent_sites(guide_trace)
-        guide_trace = run.at({n: shares.watch(s) for n, s in latents.items()})
+        guide_trace = run.at({n: shares.watch(s) for n, s in drawn.items()})
     model_trace = pair.run_model(guide_trace)
     draw = _PathDraw.of(model_trace, guide_trace, shares=shares)
     held = draw.latents | draw.shared
@@ -107,7 +109,8 @@ def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:
         # Where the paths of examples' draws have less of their gradient, so must their score: to
         # them what they share is as the guide's parameters are.
         held = draw.latents
-    draw.fixed_trace = run.at({n: s["value"].detach() for n, s in held.items()})
+    fixed = {n: site["value"].detach() for n, site in drawn.items() if n in held}
+    draw.fixed_trace = run.at(fixed)
     return draw
 
 

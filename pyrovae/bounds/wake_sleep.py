@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyrovae.bounds.base import Bound, joined, shared_out, with_gradient
 from pyrovae.bounds.draws import Draw
-from pyrovae.bounds.pairs import GuideRun, Pair, latent_sites
+from pyrovae.bounds.pairs import GuideRun, Pair, latent_sites, points_of
+from pyrovae.distributions import innermost, unweighted
 from pyrovae.errors import InputError
 from pyrovae.programs import observation_site, sample_sites
 
@@ -34,8 +35,9 @@ class ReweightedWakeSleep(Bound):
 
     Raises:
         InputError: If the share is not in [0, 1]; at the first step, if there are latents that all
-            examples share, whose draws have no weights; and with dreams, if the program draws
-            rows of its plate by itself, or observes besides x what is none of its arguments.
+            examples share, whose draws have no weights, or points that are learned; and with
+            dreams, if the program draws rows of its plate by itself, or observes besides x what
+            is none of its arguments.
 
     References:
         Reweighted Wake-Sleep (Bornschein & Bengio, 2015), arXiv:1406.2751.
@@ -67,6 +69,13 @@ class ReweightedWakeSleep(Bound):
                 f"{min(draw.layout.shared)!r} is shared by all examples.",
                 "Take ELBO, IWAE or VIMCO (--bound elbo, iwae or vimco).",
             )
+        for name in draw.latents.keys() & points_of(draw.guide_trace).keys():
+            if innermost(unweighted(draw.latents[name]["fn"])).v.requires_grad:
+                raise InputError(
+                    f"ReweightedWakeSleep trains a guide by the log-probability of its draws, and "
+                    f"the latent {name!r} is a point that is learned.",
+                    "Take ELBO (--bound elbo), or an encoder that draws.",
+                )
         super()._check(draw)
 
     def _draw(self, pair: Pair) -> Draw:
