@@ -35,7 +35,7 @@ from pyrovae.data import Batch
 from pyrovae.devices import send
 from pyrovae.distributions import is_improper
 from pyrovae.errors import InputError
-from pyrovae.handlers import fill_improper
+from pyrovae.handlers import fill_improper, unconditioned
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import (
     Program,
@@ -441,7 +441,7 @@ def _run_model(
     program: Program, template: Batch, latents: Mapping[str, Tensor], *, draw: bool
 ) -> Generated:
     """The model with its observation freed and its latents given."""
-    model = poutine.condition(poutine.uncondition(program.model), data=dict(latents))
+    model = poutine.condition(unconditioned(program.model), data=dict(latents))
     extra = labels(program.model, template)
     with fill_improper(template.x):
         trace = poutine.trace(model).get_trace(template.x, **extra)

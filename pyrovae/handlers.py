@@ -8,12 +8,13 @@ __all__ = [
     "register",
     "roomy_plates",
     "share_noise",
+    "unconditioned",
     "unregistered",
     "unvalidated",
 ]
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -104,6 +106,24 @@ def fill_improper(like: Tensor) -> Any:
         like: A tensor whose dtype and device the zeros take.
     """
     return _FillImproper(like)
+
+
+class _Uncondition(UnconditionMessenger):
+    def _pyro_sample(self, msg: Any) -> None:
+        # Drawn, the value of `pyro.deterministic` would stand once in every row of its plate.
+        if not msg["infer"].get("_deterministic"):
+            super()._pyro_sample(msg)
+
+
+def unconditioned(model: Callable[..., Any]) -> Callable[..., Any]:
+    """A model that draws what it observes, and leaves what it notes as it is.
+
+    It is `poutine.uncondition` where there is no `pyro.deterministic`.
+
+    Args:
+        model: The model.
+    """
+    return _Uncondition()(model)
 
 
 class _ShareNoise(Messenger):

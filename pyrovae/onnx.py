@@ -26,6 +26,7 @@ from pyrovae.data import Batch
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.extras import require
 from pyrovae.generation import shared_latents
+from pyrovae.handlers import unconditioned
 from pyrovae.models import VAE
 from pyrovae.programs import (
     Program,
@@ -260,7 +261,7 @@ class _Model(nn.Module):
         return torch.vmap(self._one)(z)
 
     def _one(self, z: Tensor) -> tuple[Tensor, ...]:
-        free = poutine.uncondition(self.program.model)
+        free = unconditioned(self.program.model)
         with _Means():
             shared = {n: getattr(self, f"shared_{i}") for i, n in enumerate(self.shared)}
             model = poutine.condition(free, {self.name: z[None], **shared})

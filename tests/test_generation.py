@@ -324,6 +324,23 @@ def test_what_a_program_observes_flattened_comes_out_as_the_images_went_in(vae, 
     torch.testing.assert_close(decode(program, {"z": z}, batch).x, expected)
 
 
+@pytest.mark.parametrize("verb", [sample, reconstruct, traverse, manifold])
+def test_what_a_program_notes_is_not_drawn(vae, batch, verb):
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae, self.guide = vae, vae.guide
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.deterministic("twice", 2 * pyro.sample("z", self.vae.prior()))
+                pyro.sample("x", self.vae.decoder(z / 2), obs=x)
+
+    arguments = (5,) if verb is sample else ()
+    found, expected = (verb(program, batch, *arguments).x for program in (Noting(), vae))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("verb", [sample, reconstruct, interpolate, traverse, manifold])
 def test_double_precision_works_throughout(verb):
     with float64():

@@ -435,6 +435,22 @@ def test_all_that_is_dreamt_is_told_to_the_guide(by_name):
     assert (error < 0.05).all()
 
 
+def test_what_a_model_notes_is_not_dreamt():
+    class Noting(Labelled):
+        def model(self, x, y):
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", dist.Bernoulli(0.5), obs=y)
+                z = pyro.deterministic("noted", pyro.sample("z", dist.Normal(0.0, 1.0)))
+                pyro.sample("x", dist.Normal(z + 4 * y, 1.0), obs=x)
+
+    x, y = torch.randn(50), torch.zeros(50)
+    (_, found), (_, expected) = (
+        loss_and_gradients(ReweightedWakeSleep(2, sleep=1.0), program, x, y)
+        for program in (Noting(), Labelled())
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_what_a_guide_cannot_be_told_is_refused():
     class Unnamed(Labelled):
         def model(self, x):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.bounds.own_noise import OwnNoise
 from pyrovae.distributions import innermost, unweighted
-from pyrovae.handlers import plate_but
+from pyrovae.handlers import plate_but, unconditioned
 from pyrovae.programs import Site, sample_sites, sites
 
 PARTICLES = "num_particles_vectorized"
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
     def dream(self) -> Trace:
         """A trace of the model by itself, x drawn with the rest, and nothing with a gradient."""
-        trace = _run(poutine.uncondition(self.model), self)
+        trace = _run(unconditioned(self.model), self)
         trace.detach_()
         return trace
 

@@ -21,6 +21,7 @@ from pyrovae.evaluation import evaluate
 from pyrovae.explore.inputs import Inputs
 from pyrovae.explore.latents import Latent, look_at
 from pyrovae.generation import decode, posterior_means, shared_latents
+from pyrovae.handlers import unconditioned
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import evaluating, labels, sites, takes_labels
 from pyrovae.randomness import seeded
@@ -243,7 +244,7 @@ class Session:
         rows = self._rows(count, label)
         with evaluating(self.program), seeded(seed, "sample", device=rows.x.device):
             shared = shared_latents(self.program, rows)
-            model = poutine.condition(poutine.uncondition(self.program.model), data=shared)
+            model = poutine.condition(unconditioned(self.program.model), data=shared)
             trace = poutine.trace(model).get_trace(rows.x, **labels(self.program.model, rows))
         drawn = sites(trace, observed=False)
         latents = {name: drawn[name]["value"].flatten(1).cpu().float() for name in self.latents}
