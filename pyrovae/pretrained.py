@@ -32,7 +32,7 @@ from pyrovae.data import Batch, Preprocessing
 from pyrovae.data.decoding import Decoding
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.parts import from_config, why_undescribed
-from pyrovae.programs import Program, as_module, evaluating, trace_pair
+from pyrovae.programs import Program, as_module, dtype_of, evaluating, trace_pair
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # What is asked of a hub: nothing else in a repository is looked at.
@@ -289,9 +289,8 @@ def _fits(own: Tensor, found: Tensor) -> bool:
 
 def _check_runs(program: Program, config: dict[str, Any], folder: Path) -> None:
     """Refuses parts that fit their weights and not one another."""
-    dtype = next((p.dtype for p in as_module(program).parameters()), torch.float32)
     try:
-        x = torch.zeros(2, *config["data"]["x_shape"], dtype=dtype)
+        x = torch.zeros(2, *config["data"]["x_shape"], dtype=dtype_of(program))
         with evaluating(program):
             trace_pair(program, Batch(x, torch.zeros(2, dtype=torch.int64)))
     except Exception as error:  # whatever a part makes of what it was not made for

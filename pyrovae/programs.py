@@ -28,6 +28,7 @@ __all__ = [
     "at_weight_one",
     "check_parts",
     "data_frame",
+    "dtype_of",
     "evaluating",
     "is_auxiliary",
     "labels",
@@ -96,6 +97,11 @@ def as_module(program: Program) -> nn.Module:
         if isinstance(value, nn.Module | nn.Parameter):
             setattr(module, key, value)
     return module
+
+
+def dtype_of(program: Program) -> torch.dtype:
+    """The floating point type of a program's parameters, which it takes its data in."""
+    return next((p.dtype for p in as_module(program).parameters()), torch.float32)
 
 
 def check_parts(**parts: object) -> None:

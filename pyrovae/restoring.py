@@ -15,7 +15,7 @@ from pyrovae.devices import describe_environment, resolve_device
 from pyrovae.errors import InputError
 from pyrovae.inspection import inspect_program
 from pyrovae.parts import from_config, why_undescribed
-from pyrovae.programs import Program, as_module
+from pyrovae.programs import Program, as_module, dtype_of
 from pyrovae.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -82,7 +82,7 @@ def load(
         ) from error
 
     with run_folder.as_config(path):
-        splits = _splits(config["data"], data, data_dir, target)
+        splits = _splits(config["data"], data, data_dir, target, dtype_of(program))
         if splits and "config" not in newest.state:  # nothing else tells whether it is as it was
             inspect_program(program, next(iter(splits.values())).head(3))
     if any(examples.x_shape != x_shape for examples in splits.values()):
@@ -161,14 +161,14 @@ def _build(
 
 
 def _splits(
-    config: dict[str, Any], data: Any, data_dir: Any, device: torch.device
+    config: dict[str, Any], data: Any, data_dir: Any, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Examples]:
     source = config["source"] if data is None else data
     if source is None:
         return {}
     if isinstance(source, Examples) or config["fingerprint"] is None:
         # Trained on bare tensors or a stream, which no fingerprint tells from others.
-        return {"test": as_examples(source, "test").to(device)}
+        return {"test": as_examples(source, "test", dtype=dtype).to(device)}
 
     loaded = source
     if not isinstance(source, Data):

@@ -32,7 +32,7 @@ from pyrovae.preparation import (
     describe_data,
     describe_program,
 )
-from pyrovae.programs import Program, as_module
+from pyrovae.programs import Program, as_module, dtype_of
 from pyrovae.progress import Progress
 from pyrovae.ranks import Ranks, joined
 from pyrovae.ranks import launch as launched_by
@@ -179,8 +179,7 @@ def fit(
     target = resolve_device(device)
     check_device(precision, _cuda(target))
     module = as_module(program).to(target)
-    dtype = next((p.dtype for p in module.parameters()), torch.float32)
-    given = as_splits(train, valid, test, dtype=dtype)
+    given = as_splits(train, valid, test, dtype=dtype_of(program))
     splits = {name: split.to(target) for name, split in given.items()}
     if patience is not None and "valid" not in splits:
         raise InputError("Early stopping needs validation data.", "Give valid, or no patience.")

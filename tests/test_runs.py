@@ -119,6 +119,14 @@ def test_arrays_are_given_again_and_recognised(tmp_path):
         pyrovae.load(run.path, data=1 - x)
 
 
+def test_arrays_that_are_given_again_are_of_the_dtype_of_the_program_as_in_training(tmp_path):
+    x = binary().double()
+    run = pyrovae.fit(small_vae(), x, epochs=1, run_dir=tmp_path / "run", progress=False)
+    expected = pyrovae.evaluate(run.program, x.float(), num_samples=5)
+    found = pyrovae.load(run.path, data=x).evaluate(num_samples=5)
+    assert torch.equal(found.log_evidence, expected.log_evidence)
+
+
 def test_the_part_that_no_configuration_names_is_named(tmp_path):
     def program():
         vae = small_vae(latent_dim=2)
