@@ -20,7 +20,16 @@ from torch import Tensor
 from pyrovae.data import Batch
 from pyrovae.distributions import exact_kl, factorizes
 from pyrovae.inspection import Structure
-from pyrovae.programs import PLATE, Program, Site, data_frame, is_auxiliary, sites, trace_pair
+from pyrovae.programs import (
+    PLATE,
+    Program,
+    Site,
+    data_frame,
+    is_auxiliary,
+    sample_sites,
+    sites,
+    trace_pair,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ def _sum_batch(program: Program, batch: Batch, structure: Structure) -> Tensor:
 
 def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None) -> Terms:
     """The terms of the draws in a pair of traces, their particles in one dimension, or none."""
-    latents = sites(guide_trace, observed=False)
+    # What the guide says by a factor is of its density, too.
+    latents, guided = sites(guide_trace, observed=False), sample_sites(guide_trace)
     observed = sites(model_trace, observed=True)
     frame = data_frame(next(iter(observed.values())))
     dims = (particle_dim, frame.dim)
@@ -104,9 +114,9 @@ def read_terms(model_trace: Trace, guide_trace: Trace, particle_dim: int | None)
     # A latent that the guide leaves to the model is drawn from p(z), and cancels in the weights.
     matched = {n: model_trace.nodes[n] for n in latents if n in model_trace}
     log_likelihood, log_prior, log_posterior = torch.broadcast_tensors(
-        total(observed), total(_local(matched)), total(_local(latents))
+        total(observed), total(_local(matched)), total(_local(guided))
     )
-    global_kl = _outside(latents, particle_dim, zero) - _outside(matched, particle_dim, zero)
+    global_kl = _outside(guided, particle_dim, zero) - _outside(matched, particle_dim, zero)
     vectors = {n: s for n, s in latents.items() if _is_vector(s)}
     # An exact KL at a draw of p's parents needs them drawn before z, as a guide against the
     # model's order does not.

@@ -722,6 +722,24 @@ def test_the_kl_of_every_dimension_leaves_out_what_is_masked(x):
     assert found.kl_per_dim["z"].sum().item() == pytest.approx(found.kl.mean().item(), rel=0.1)
 
 
+def test_a_factor_of_the_guide_is_of_its_density(x):
+    vae = small_vae()
+
+    def guide(x):
+        pyro.factor("of_all", torch.tensor(0.5), has_rsample=True)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", vae.encoder(x))
+            pyro.factor("f", 0.1 * z.sum(-1) + 2.0, has_rsample=True)
+
+    program = functions_over(vae, guide=guide)
+    theirs = Trace_ELBO(4000, vectorize_particles=True, max_plate_nesting=1)
+    # They have the factor of all examples in it, which is of none of them.
+    expected = 0.5 - theirs.loss(program.model, program.guide, x)
+    found = evaluate(program, x, num_samples=4000)
+    assert found.elbo.sum().item() == pytest.approx(expected, abs=0.5)
+    assert draw_terms(program, Batch(x), 1, structure_of(program, x)).global_kl.item() == 0.5
+
+
 def test_an_auxiliary_site_is_no_latent_dimension(x):
     vae = small_vae()
 
