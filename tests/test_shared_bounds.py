@@ -356,6 +356,48 @@ def test_discrete_latents_of_examples_are_given_the_shared_draw():
     assert (error < 0.02).all(), "or this test tells nothing"
 
 
+class Counted(nn.Module):
+    """A shift g of all examples, which the guide draws from how many of them it puts on a side."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([0.4, -0.3]))
+
+    def model(self, x):
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.4))
+            pyro.sample("x", dist.Normal(g + z, 0.5), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(logits=self.weights[0] * x))
+        loc = self.weights[1] + 2 * z.mean(-1, keepdim=z.dim() > 1)
+        pyro.sample("g", dist.Normal(loc, 0.8))
+
+    def bound(self, x):
+        """By the sum over all sides of all examples."""
+        z = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * len(x))
+        q, p = dist.Bernoulli(logits=self.weights[0] * x), dist.Bernoulli(0.4)
+        log_q, loc = q.log_prob(z).sum(1), self.weights[1] + 2 * z.mean(1)
+        given = dist.Normal(loc[:, None] + z, 0.5).log_prob(x) - 0.8**2 / (2 * 0.5**2)
+        kl = (loc**2 + 0.8**2 - 1) / 2 - math.log(0.8)
+        return (log_q.exp() * ((given + p.log_prob(z)).sum(1) - log_q - kl)).sum()
+
+
+def test_draws_of_examples_are_weighed_by_what_all_share_of_them():
+    program, x = Counted(), torch.tensor([0.5, -1.2, 2.0])
+    (expected,) = torch.autograd.grad(-program.bound(x), program.weights)
+    bound, calls = ELBO(100), 200
+    gradients = [
+        loss_and_gradients(bound, program, x, seed=seed)[1]["weights"] for seed in range(calls)
+    ]
+    found = torch.stack(gradients)
+    error = found.std(0) / math.sqrt(calls)
+    assert ((found.mean(0) - expected).abs() <= 4 * error).all()
+    assert (error < 0.4).all(), "or this test tells nothing"
+
+
 # ── What is drawn once ───────────────────────────────────────────────────────────────────────
 
 

@@ -331,6 +331,16 @@ class Draw:
         """The same, of what all examples share."""
         return self._score(shared=True)
 
+    @cached_property
+    def leads_shared(self) -> bool:
+        """Whether such draws of examples stand before something that all examples share, which
+        may be drawn from them.
+        """
+        order = [*self._guided, *self.left_to_model]
+        without = self.without_gradient.keys() - self.layout.shared
+        first = min(map(order.index, without), default=len(order))
+        return any(name in self.layout.shared for name in order[first:])
+
     def _score(self, *, shared: bool) -> Tensor | None:
         group = [
             site

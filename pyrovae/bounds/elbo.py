@@ -19,6 +19,7 @@ class ELBO(Bound):
     Draws that carry gradients are differentiated along their paths, others by their score with
     the mean of the other draws as a baseline:
     $\tfrac1K \sum_k (f_k - \bar f_{-k}) \nabla \log q(z_k \mid x)$.
+    f is the bound of the draw's own example, or of all, where what they share is drawn behind it.
 
     With `exact_kl` the KL of every latent that has a closed form is taken in that form. It is so
     at draws of the prior's parents, and right only if these were drawn without knowing the
@@ -58,16 +59,18 @@ class ELBO(Bound):
 
     def _estimate(self, draws: list[Draw]) -> Tensor:
         value = joined([self._value(draw) for draw in draws])
-        return self._with_scores(value.mean(0), value, [draw.score for draw in draws])
+        scores = [None if draw.leads_shared else draw.score for draw in draws]
+        return self._with_scores(value.mean(0), value, scores)
 
     def _estimate_shared(self, draws: list[Draw]) -> Tensor:
         kls = [draw.kl_of(draw.shared, exact=self.exact_kl) for draw in draws]
         bound = -torch.stack(kls).mean()
-        if draws[0].shared_score is None:
+        scores = [_score_of_all(draw) for draw in draws]
+        if scores[0] is None:
             return bound
         # What all examples share is weighed by what all of them have of it.
         whole = joined([self._of_all(draw) - kl for draw, kl in zip(draws, kls, strict=True)])
-        return self._with_scores(bound, whole, [draw.shared_score for draw in draws]).sum()
+        return self._with_scores(bound, whole, scores).sum()
 
     def _with_scores(self, bound: Tensor, value: Tensor, scores: list[Tensor | None]) -> Tensor:
         """The bound with the gradient of draws by their score, of which each has its value."""
@@ -94,3 +97,12 @@ class ELBO(Bound):
                 stacklevel=2,
             )
         return draw.log_likelihood - draw.kl_of(draw.latents, exact=True)
+
+
+def _score_of_all(draw: Draw) -> Tensor | None:
+    """The score of what all examples share, and of the draws of examples that it is drawn from."""
+    shared, own = draw.shared_score, draw.score
+    if own is None or not draw.leads_shared:
+        return shared
+    led = own.sum(list(range(1, own.dim())), keepdim=True)
+    return led if shared is None else shared + led
