@@ -479,7 +479,10 @@ def test_whatever_the_prior_and_the_encoder_all_can_be_asked_and_is_json(kind):
     numbers = session.measure(found["input"])
     assert numbers["elbo"] <= numbers["log_evidence"] < 0
     line = session.interpolate(found["latents"], drawn["latents"][1], 3)["pictures"]
-    assert (line[0], line[-1]) == (found["picture"], drawn["pictures"][1])
+    for end, own in ((line[0], found["picture"]), (line[-1], drawn["pictures"][1])):
+        # A product of three rows rounds its last digit otherwise than that of one.
+        assert end.keys() == own.keys() == {"values"}
+        assert end["values"] == pytest.approx(own["values"], abs=2e-6)
     json.dumps([session.describe(), found, drawn, numbers, line], allow_nan=False)
 
 

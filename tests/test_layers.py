@@ -115,6 +115,7 @@ INNER = {
     "bounds": [
         {"own_noise"},
         {"pairs"},
+        {"layouts"},
         {"draws"},
         {"controls"},
         {"base"},

@@ -1,6 +1,7 @@
 """Every bound of programs with latents that all examples share, against closed forms."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pyro
@@ -606,6 +607,46 @@ def test_an_observation_outside_the_plate_is_refused():
         InputError, match=r"'sum' is outside the plate.*all that is observed.*named 'data'"
     ):
         ELBO().differentiable_loss(model, lambda x: None, torch.zeros(2))
+
+
+OF_ROWS = torch.zeros(3, 1), torch.ones(3, 1)
+
+
+@pytest.mark.parametrize("kind", [ELBO, IWAE, VIMCO, DReG, StickingTheLanding])
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("where", ["g", "z", "x", "a mask", "a value"])
+def test_a_dimension_on_the_left_of_all_plates_is_no_dimension_of_draws(kind, vectorize, where):
+    """Undeclared, its elements would be averaged as if they were draws of one example."""
+
+    def normal(name):
+        return dist.Normal(*OF_ROWS) if name == where else dist.Normal(0.0, 1.0)
+
+    def guide(x):
+        pyro.sample("g", normal("g").expand([3, 4] if where == "g" else []))
+        rows = pyro.plate("data", 4)
+        with rows:
+            pyro.sample("z", normal("z"))
+        return rows
+
+    def model(x):
+        rows = guide(x)
+        seen = poutine.mask(mask=torch.ones(3, 4) > 0) if where == "a mask" else nullcontext()
+        with rows, seen:
+            pyro.sample("x", normal("x"), obs=x.expand(3, 4) if where == "a value" else x)
+
+    count = {"num_particles": 3} if kind is not StickingTheLanding else {}
+    bound = kind(**count, vectorize_particles=vectorize)
+    with pytest.raises(InputError, match=r"shape \(3, 4\), .* dimension -2 is that of no"):
+        bound.loss(model, guide, torch.zeros(4))
+
+
+def test_a_program_without_a_plate_has_no_examples_to_take_for_draws():
+    def model(x):
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    for bound in (ELBO(), ELBO(5), IWAE(5)):
+        with pytest.raises(InputError, match=r"'x' has the batch shape \(5,\).*Give it a plate"):
+            bound.loss(model, lambda x: None, torch.zeros(5))
 
 
 class Linear(nn.Module):

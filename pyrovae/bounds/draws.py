@@ -1,14 +1,13 @@
 r"""Draws of a program's latents by its guide, and their log-weights, example by example.
 
 The log-weight of a draw is $\log w = \log p(x, z) - \log q(z \mid x)$. Every bound here is a
-function of the log-weights of one example's K draws. They are laid out as (K, plates): the
-dimensions of the plates that all sites of an example stand in are kept, and all others summed.
+function of the log-weights of one example's K draws. They are laid out as (K, plates).
 
 Latents g outside these plates, such as the weights of a Bayesian decoder, are shared by all
 examples: $\log w = \log p(x, z \mid g) - \log q(z \mid x, g)$, and theirs is a term of its own.
 """
 
-__all__ = ["Draw", "Layout", "Weights"]
+__all__ = ["Draw", "Weights"]
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,97 +21,15 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
-from pyrovae.bounds.pairs import PARTICLES
+from pyrovae.bounds.layouts import Layout, subsampling
 from pyrovae.distributions import Weighted, exact_kl, factorizes, unweighted
 from pyrovae.errors import InputError
-from pyrovae.programs import PLATE, Site, sample_sites, sites
+from pyrovae.programs import Site, sample_sites, sites
 
 # A share of no examples, to be divided by.
 TINY = 1e-12
 Weights = Mapping[str, Tensor]
 """For latent sites the weight of their KL term: a number, or one for each dimension."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which dimensions of a log-probability tell examples apart.
-
-    Attributes:
-        depth: The number of batch dimensions, that of particles included.
-        kept: Those dimensions, counted from the right, that every site of an example has.
-        scale: What the kept plates multiply log-probabilities by: their size over that of the
-            batch drawn from them.
-        shared: The latents that all examples share.
-    """
-
-    depth: int
-    kept: frozenset[int]
-    scale: float
-    shared: frozenset[str]
-
-    @staticmethod
-    def of(model_trace: Trace, guide_trace: Trace) -> "Layout":
-        """The layout of a program's traces.
-
-        Examples are told apart by the plates that all observed sites stand in, and a latent in
-        none of these is shared by all. Where the plate `data` is one of them, it decides.
-
-        Raises:
-            InputError: If no plate tells examples apart.
-        """
-        stacks = {
-            name: {f.name: f for f in site["cond_indep_stack"] if f.vectorized}
-            for trace in (guide_trace, model_trace)
-            for name, site in sample_sites(trace).items()
-        }
-        everything = {name: frame for stack in stacks.values() for name, frame in stack.items()}
-        plates = [
-            name
-            for name in everything
-            if name != PARTICLES and all(name in stacks[x] for x in _observed(model_trace))
-        ]
-        telling = {PLATE} & set(plates) or set(plates)
-        own = [stack for stack in stacks.values() if telling & stack.keys()]
-        plates = [name for name in plates if all(name in stack for stack in own)]
-        if not plates and everything.keys() - {PARTICLES}:
-            candidates = _observed(model_trace) or list(stacks)
-            outside = min(candidates, key=lambda name: len(stacks[name]))
-            raise InputError(
-                f"The site {outside!r} is outside the plate of the examples, so no example has a "
-                "bound of its own.",
-                f"Let all that is observed stand in one plate, named {PLATE!r}, or take "
-                "pyro.infer.Trace_ELBO.",
-            )
-
-        shared = [n for n, stack in stacks.items() if plates and not telling & stack.keys()]
-        frames = [everything[name] for name in plates]
-        depth = max((-frame.dim for frame in everything.values()), default=0)
-        if PARTICLES not in everything:
-            depth += 1
-        kept = frozenset({-depth, *(frame.dim for frame in frames)})
-        return Layout(depth, kept, _subsampling(frames), frozenset(shared))
-
-    def arrange(self, value: Tensor, rank: int = 0, *, shared: bool = False) -> Tensor:
-        """A log-probability, summed over all dimensions but the kept ones: (K or 1, plates).
-
-        The last `rank` dimensions are those of an event, and stay. One of a latent that all
-        examples share is summed over all but the particles: (K or 1, 1, ...).
-        """
-        padded = value.reshape((1,) * (self.depth + rank - value.dim()) + value.shape)
-        kept = {-self.depth} if shared else self.kept
-        others = [dim - rank for dim in range(-self.depth, 0) if dim not in kept]
-        return padded.sum(others, keepdim=True) if others else padded
-
-
-def _observed(model_trace: Trace) -> list[str]:
-    """The observed sites of a model, also of one that has dreamt them."""
-    found = sample_sites(model_trace).items()
-    return [n for n, s in found if s["is_observed"] or s["infer"].get("was_observed")]
-
-
-def _subsampling(frames: Iterable[Any]) -> float:
-    """What plates multiply log-probabilities by, where only a part of them is drawn."""
-    return math.prod((getattr(f, "full_size", None) or f.size) / f.size for f in frames)
 
 
 @dataclass
@@ -138,12 +55,14 @@ class Draw:
         """The draws in two traces as they were run.
 
         Raises:
-            InputError: If no plate tells examples apart.
+            InputError: As `Layout.of` and `Layout.check`.
         """
         nodes: dict[str, Site] = {**model_trace.nodes, **guide_trace.nodes}
         drawn = {name: node["value"] for name, node in nodes.items() if site_is_subsample(node)}
         model_trace, guide_trace = map(prune_subsample_sites, (model_trace, guide_trace))
         layout = Layout.of(model_trace, guide_trace)
+        for trace in (guide_trace, model_trace):
+            layout.check(trace)
         return cls(model_trace, guide_trace, layout, subsamples=drawn, **more)
 
     @cached_property
@@ -394,13 +313,13 @@ class Draw:
 
     def _within(self, site: Site) -> float:
         """What subsampled plates within the kept ones multiply a site by."""
-        return _subsampling(site["cond_indep_stack"]) / self.layout.scale
+        return subsampling(site["cond_indep_stack"]) / self.layout.scale
 
     def _beta(self, site: Site) -> Any:
         """What multiplies a site as a whole, its plates left out: on average over all that one
         example has of it.
         """
-        beta = site["scale"] / _subsampling(site["cond_indep_stack"])
+        beta = site["scale"] / subsampling(site["cond_indep_stack"])
         if not isinstance(beta, Tensor) or beta.dim() == 0:
             return beta
         elements = beta.new_ones(site["fn"].batch_shape)
