@@ -31,6 +31,7 @@ from pyrovae.runs import Run
 from pyrovae.schedules import Schedule
 from pyrovae.stages import Stages
 from pyrovae.svi import Objective, Stepper
+from pyrovae.svi.guard import placed
 from pyrovae.svi.stepper import LATE_STEPS
 
 # How often a running training saves itself. A checkpoint at every epoch would cost small data
@@ -300,7 +301,7 @@ class Loop:
                 _, self.totals, self.seen = next(whole, sums[0])
                 where = f"In epoch {epoch}, batch {self.taken - first} (step {self.taken})"
                 where += self.ranks.said
-                raise NonFiniteError(f"{where}: {error.cause}", error.remedy) from None
+                raise placed(error, where, step=self.taken) from None
             self.is_whole = True
             progress.step(sum(map(len, alike)))
             if due:

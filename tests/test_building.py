@@ -269,6 +269,7 @@ def test_codes_of_other_numbers_of_classes_are_refused_by_their_numbers(kind):
         ("encoder", "iaf", "context", -9, r"context is -9"),
         ("encoder", "iaf", "hidden", -3, r"hidden is -3"),
         ("encoder", "spline-flow", "hidden", 0, r"hidden is \(0,\)"),
+        ("prior", "exemplar", "keep", 0, r"keep is 0"),
         ("prior", "real-nvp", "hidden", 0, r"hidden is \(0, 0\)"),
         ("decoder", "categorical", "classes", 0, r"There are 0 levels"),
         ("decoder", "discretized-logistic-mixture", "components", 0, r"components is 0"),

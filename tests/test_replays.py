@@ -143,6 +143,7 @@ def test_a_step_that_is_not_finite_is_named_and_undone(
     batches = Examples(x, preprocessing=AsIs()).shuffled(8, seed=seed, epoch=1)
     number = next(n for n, raw in enumerate(batches) if 7 in raw.rows)
     assert f"In epoch 1, batch {number} (step {number}): " in found
+    assert ("no learning rate is to blame" in found) == (number == 0)
     one_by_one()
     expected, theirs = broken(x, seed=seed)
     assert found == expected
@@ -187,6 +188,7 @@ def test_a_first_group_that_is_not_finite_is_named_too(recorder):
     x[:, 1] = 9.0
     found, _ = broken(x)
     assert "In epoch 1, batch 0 (step 0): " in found
+    assert "no learning rate is to blame" in found
 
 
 def test_learning_rates_may_be_of_numpy(recorder, replayed, one_by_one):

@@ -533,6 +533,11 @@ def test_what_all_share_is_not_drawn_from_latents_of_examples():
     for bound in (IWAE(4), DReG(4), VIMCO(4)):
         with pytest.raises(InputError, match="'g', which all examples share, is drawn from"):
             bound.loss(model, guide, x)
+        one_by_one = type(bound)(4, vectorize_particles=False)
+        with pytest.raises(InputError, match="'g', which all examples share, stands behind"):
+            one_by_one.loss(model, guide, x)
+        with pytest.raises(InputError, match="'g', which all examples share, stands behind"):
+            one_by_one.loss(guide, guide, x)  # in the model
     torch.manual_seed(0)
     found = ELBO().loss(model, guide, x)
     torch.manual_seed(0)

@@ -887,9 +887,10 @@ def test_a_gradient_that_is_no_number_is_no_disagreement():
     svi = CompiledSVI(
         model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
     )
-    with pytest.raises(NonFiniteError, match="The gradient of 'root' is not finite"):
+    with pytest.raises(NonFiniteError, match="The gradient of 'root' is not finite") as raised:
         svi.step(X)
     assert svi.engines == ["graph"]
+    assert "no learning rate is to blame" in str(raised.value)
 
 
 def test_a_branch_on_a_value_is_run_in_python_with_one_warning():

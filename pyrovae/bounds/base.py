@@ -139,6 +139,8 @@ class Bound(PyroELBO):
             return [self._draw(pair)]
         if not self.vectorize_particles:
             first = self._draw(pair)
+            if self.holds_shared:
+                first.check_order()
             # Draws are of the same examples.
             once = {**first.subsamples, **(first.shared_values if self.holds_shared else {})}
             again = pair.holding(once)

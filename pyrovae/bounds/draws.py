@@ -97,11 +97,21 @@ class Draw:
         for name, site in shared:
             given = site["fn"].batch_shape
             if len(given) >= self.layout.depth and given[-self.layout.depth] > 1:
-                raise InputError(
-                    f"The latent {name!r}, which all examples share, is drawn from latents of "
-                    "examples, and these bounds draw it before them.",
-                    "Draw it first, or take ELBO (--bound elbo).",
-                )
+                raise _refusal_of_held(name, "is drawn from")
+
+    def check_order(self) -> None:
+        """The same where each draw is a run, which does not show what a latent is drawn from: it
+        may be drawn from any that stands before it.
+
+        Raises:
+            InputError: Naming one.
+        """
+        for latents in (self._guided, sites(self.model_trace, observed=False)):
+            stands_behind = False
+            for name in latents:
+                if stands_behind and name in self.layout.shared:
+                    raise _refusal_of_held(name, "stands behind")
+                stands_behind = stands_behind or name not in self.layout.shared
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -345,6 +355,14 @@ class Draw:
 
     def _total(self, terms: list[Tensor]) -> Tensor:
         return sum(terms) if terms else torch.zeros(())  # pyright: ignore
+
+
+def _refusal_of_held(name: str, how: str) -> InputError:
+    return InputError(
+        f"The latent {name!r}, which all examples share, {how} latents of examples, and these "
+        "bounds draw it before them.",
+        "Draw it first, or take ELBO (--bound elbo).",
+    )
 
 
 def _plain(site: Site) -> Tensor:

@@ -2,6 +2,7 @@
 
 __all__ = ["RefinedEncoder"]
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -63,10 +64,10 @@ class RefinedEncoder(nn.Module):
     ) -> None:
         super().__init__()
 
-        if steps < 1 or not lr > 0:
+        if steps < 1 or not 0 < lr < math.inf:
             raise InputError(
                 f"A RefinedEncoder cannot take {steps} steps of length {lr}.",
-                "Give at least 1 step and a positive lr, or take the encoder alone.",
+                "Give at least 1 step and a positive, finite lr, or take the encoder alone.",
             )
 
         self.encoder = encoder

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import Mixture
 from pyrovae.errors import InputError
+from pyrovae.networks.sizes import check_sizes
 
 
 class VampPrior(nn.Module):
@@ -54,7 +55,7 @@ class VampPrior(nn.Module):
     ) -> None:
         super().__init__()
 
-        _check_at_least_one(self, components=components)
+        check_sizes(components=components)
 
         cost = getattr(encoder, "slow_density", None)
         if cost is not None:
@@ -166,7 +167,7 @@ class ExemplarPrior(nn.Module):
                 f"Exemplars of shape {tuple(given.shape)} are no batch of examples.",
                 "Give a tensor of shape (N, x).",
             )
-        _check_at_least_one(self, exemplars=len(given), components=components, keep=keep)
+        check_sizes(exemplars=len(given), components=components, keep=keep)
         if len(given) > keep:
             given = given[torch.randperm(len(given))[:keep].to(given.device)]
 
@@ -211,11 +212,3 @@ class ExemplarPrior(nn.Module):
 def _as_real(x: Tensor) -> Tensor:
     """Examples as networks take them: bits and whole numbers as real ones."""
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
-
-
-def _check_at_least_one(part: nn.Module, **numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise InputError(
-                f"The number of {name} of a {type(part).__name__} is {number}.", "Give at least 1."
-            )

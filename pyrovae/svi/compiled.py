@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi.estimators import estimate_with, has_estimate
-from pyrovae.svi.guard import find_cause
+from pyrovae.svi.guard import find_cause, placed
 from pyrovae.svi.stepper import Stepper
 from pyrovae.svi.updates import Optimizer
 
@@ -151,8 +151,8 @@ class CompiledSVI:
         try:
             loss = self._stepper(*args, **kwargs).loss
         except NonFiniteError as error:
-            where = f"In step {self._steps - error.steps_ago}: {error.cause}"
-            raise NonFiniteError(where, error.remedy) from error
+            step = self._steps - error.steps_ago
+            raise placed(error, f"In step {step}", step=step) from error
         self._steps += 1
         return self._slots.keep(loss)
 

@@ -1,6 +1,6 @@
 """The guard against NaN and infinity: it finds out where they come from."""
 
-__all__ = ["REMEDY", "find_cause", "find_gradient"]
+__all__ = ["REMEDY", "find_cause", "find_gradient", "placed"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +17,24 @@ REMEDY = (
     "Weights are as they were before it; try a lower learning rate, gradient clipping "
     "(clip_norm), or a larger floor under a learned scale."
 )
+FIRST_REMEDY = (
+    "It was the first step, so no learning rate is to blame: look at the values of the data and "
+    "at the weights it starts from, or give a learned scale a larger floor."
+)
+
+
+def placed(error: NonFiniteError, where: str, *, step: int) -> NonFiniteError:
+    """An error with the step it is of, and what to do about it there.
+
+    Args:
+        error: The error of a step.
+        where: What it is to say first.
+        step: The number of that step, from 0.
+    """
+    blames_training = error.remedy == REMEDY and step == 0
+    return NonFiniteError(
+        f"{where}: {error.cause}", FIRST_REMEDY if blames_training else error.remedy
+    )
 
 
 def find_cause(
