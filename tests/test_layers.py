@@ -158,7 +158,7 @@ INNER = {
     ],
     "models": [{"autoencoder", "vae"}, {"__init__"}],
     "svi": [
-        {"estimators", "guard", "once", "precision", "state", "updates", "watch"},
+        {"attributes", "estimators", "guard", "once", "precision", "state", "updates", "watch"},
         {"objective", "passes"},
         {"plans"},
         {"backends", "exchange", "faithfulness", "sentinel"},

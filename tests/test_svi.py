@@ -708,6 +708,97 @@ def test_the_mode_of_a_module_keys_a_capture():
     assert found["graph"] == pytest.approx(found["eager"], rel=1e-4)
 
 
+class Annealed(nn.Module):
+    """A program of attributes that a script changes, and of some that it changes itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(3))
+        self.net = nn.Linear(3, 3, bias=False)
+        self.net.gain = 1.0
+        self.register_buffer("shift", torch.zeros(3))
+        self.mask, self.family, self.calls = torch.ones(3) > 0, "normal", 0
+
+    def model(self, x):
+        self.calls += 1
+        self.last = x.mean()
+        family = dist.Normal if self.family == "normal" else dist.Laplace
+        loc = self.loc + self.net.gain * self.net(x) + self.shift
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=self.mask.all()):
+            pyro.sample("x", family(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pass
+
+    def change(self, what, step):
+        """Gives what a script may have changed another value from a step on."""
+        later = step >= 5
+        if what == "a number":
+            self.net.gain = 1.0 + later
+        elif what == "a word":
+            self.family = "laplace" if later else "normal"
+        elif what == "a tensor":
+            self.mask = torch.full((3,), not later)
+        elif what == "a buffer":
+            self.shift = torch.full((3,), float(later))
+        elif what == "a number at every step":
+            self.net.gain = 1.0 + 1e-3 * step
+        else:
+            self.calls = 0
+
+
+def annealed(what, back_end, steps=12):
+    torch.manual_seed(0)
+    program = Annealed()
+    optimizer = torch.optim.SGD(program.parameters(), lr=1e-3)
+    svi = CompiledSVI(program.model, program.guide, optimizer, Trace_ELBO(), engine=back_end)
+    losses = []
+    for step in range(steps):
+        if what in ("a tensor", "a buffer") and step not in (0, 5):
+            pass  # each of them is another object
+        else:
+            program.change(what, step)
+        losses.append(float(svi.step(X)))
+    return losses, svi.engines
+
+
+@pytest.mark.parametrize("what", ["a number", "a word", "a tensor", "a buffer", "a counter"])
+@pytest.mark.filterwarnings("error")
+def test_what_a_script_changes_of_a_module_keys_a_capture(what):
+    """Between two comparisons a graph would go on with what it was."""
+    expected, _ = annealed(what, "eager")
+    found, engines = annealed(what, "graph")
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert engines == ["graph"] * (1 if what == "a counter" else 2)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_what_a_script_changes_again_and_again_is_run_in_python():
+    expected, _ = annealed("a number at every step", "eager", steps=30)
+    with pytest.warns(UserWarning, match="More than 8 times 'gain' is something else") as caught:
+        found, engines = annealed("a number at every step", "graph", steps=30)
+    assert len(caught) == 1
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert engines == ["graph"] * 7 + ["eager"]
+
+
+def test_parameters_that_are_others_at_every_step_are_not_captured_for_ever():
+    program = Annealed()
+    svi = CompiledSVI(
+        program.model, program.guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine="graph"
+    )
+
+    def steps():
+        for _ in range(20):
+            program.loc = nn.Parameter(program.loc.detach().clone())
+            svi.step(X)
+
+    with pytest.warns(UserWarning, match="More than 8 times modules or parameters are"):
+        steps()
+    assert svi.engines == ["eager"] * 8
+    assert program.loc.detach().norm() > 0
+
+
 def test_too_many_kinds_of_arguments_are_run_in_python():
     svi = CompiledSVI(
         *linear_program(), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="graph"
@@ -737,7 +828,15 @@ class Counting(nn.Module):
     def __init__(self, what):
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(3))
-        self.what, self.calls = what, 0
+        self._what, self.calls = [what], 0  # in a list it is nothing that keys a capture
+
+    @property
+    def what(self):
+        return self._what[0]
+
+    @what.setter
+    def what(self, what):
+        self._what[0] = what
 
     def model(self, x):
         self.calls += 1

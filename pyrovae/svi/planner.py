@@ -17,7 +17,7 @@ from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.passes import Call
 from pyrovae.svi.plans import Plan
 
-# Beyond so many kinds of arguments, capturing costs more than it saves.
+# Beyond so many kinds of arguments, or states of a program, capturing costs more than it saves.
 MOST_KINDS = 8
 # So many steps as a graph take about as long as compiling does.
 COMPILE_AFTER = 2000
@@ -94,6 +94,8 @@ class Planner:
         wanted = engine or self.engine or "graph"
         if plan.unseen is not None and wanted != "eager":
             self._warn(f"A graph does not see that {plan.unseen}: steps run in Python.")
+        elif len(plans) >= MOST_KINDS:
+            self._warn_of_states(plans.pop(0))
         elif kind is not None and plan.parameters:
             self._choose(plan, call, wanted)
         plans.append(plan)
@@ -119,6 +121,14 @@ class Planner:
             )
             return None
         return call.kind
+
+    def _warn_of_states(self, plan: Plan) -> None:
+        """Says what of a program was something else for more plans than are worth it."""
+        what = "modules or parameters are" if plan.changed is None else f"{plan.changed!r} is"
+        self._warn(
+            f"More than {MOST_KINDS} times {what} something else than before: further steps run "
+            "in Python. Change a tensor in place, such as a buffer, whose values a graph reads."
+        )
 
     def _compile_in_time(self, plan: Plan, call: Call) -> None:
         """Compiles a graph that nobody asked for in particular, once it has been run for long."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyrovae.errors import InputError
+from pyrovae.svi.attributes import Held, held_by
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.passes import Call, Outcome, Pass, run_in_python, stored
 from pyrovae.svi.state import State
@@ -34,6 +35,7 @@ class Plan:
         generators: What it draws noise from besides torch's own generators.
         stored: What Pyro's store keeps, by its names there.
         idle: Parameters of the run without a gradient, which are none of the plan's.
+        held: What the modules hold besides, and a graph has in it as it was.
         update: What updates the parameters.
         unseen: What of the run a graph would not see, in words, if there is anything.
         operations: How many operations on tensors a pass makes, its backward pass included.
@@ -52,6 +54,7 @@ class Plan:
     stored: "dict[str, weakref.ref[Tensor]]"
     idle: Sequence[Tensor]
     update: Update
+    held: Sequence[Held] = ()
     operations: int = 0
     unseen: str | None = None
     engine: str = "eager"
@@ -79,7 +82,14 @@ class Plan:
 
     def is_current(self) -> bool:
         """Whether modules and parameters are in the state that the plan was made for."""
-        return self._state == self._now() and not any(map(self.update.goes_on, self.idle))
+        if self._state != self._now() or any(map(self.update.goes_on, self.idle)):
+            return False
+        return self.run is None or self.changed is None  # Python sees what is held now
+
+    @property
+    def changed(self) -> str | None:
+        """The name of an attribute or a buffer that is no longer what a graph has of it."""
+        return next((held.name for held in self.held if not held.is_as_it_was), None)
 
     def is_alive(self) -> bool:
         """Whether Pyro's store still keeps what it did."""
@@ -109,6 +119,7 @@ def make_plan(
     modules: list[nn.Module] = []
     named: list[_Named] = []
     flags: dict[nn.Module, dict[str, bool]] = {}
+    held: list[Held] = []
     tensors = (*call.tensors, *(p for owner in owners for p in owner.parameters()))
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     state = State(devices, of_python=True)
@@ -122,7 +133,7 @@ def make_plan(
         return value, surrogate
 
     try:
-        with _watched(owners, modules, named, flags), watch:
+        with _watched(owners, modules, named, flags, held), watch:
             found = run_in_python(noted, call.again(), owners, update, calls_hooks=False)
         draws_in_python = state.has_drawn_in_python()
     finally:
@@ -148,6 +159,7 @@ def make_plan(
         stored={name: weakref.ref(p) for name, p in stored().items()},
         idle=found.idle,
         update=update,
+        held=[one for one in held if one.is_as_it_was],
         operations=watch.operations,
         unseen=_unseen(
             found,
@@ -219,6 +231,7 @@ def _watched(
     modules: list[nn.Module],
     named: list[_Named],
     flags: dict[nn.Module, dict[str, bool]],
+    held: list[Held],
 ) -> Iterator[None]:
     """Notes the owners' modules, those that run in a block, and what they were before it."""
     seen: set[int] = set()
@@ -230,6 +243,7 @@ def _watched(
             own = module.named_buffers(recurse=False)
             named.extend((module, name, b, b.detach().clone()) for name, b in own)
             flags[module] = _flags(module)
+            held.extend(held_by(module))
 
     for owner in owners:
         for module in owner.modules():
