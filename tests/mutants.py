@@ -541,6 +541,20 @@ MUTANTS = [
         "test_bounds.py::test_at_the_exact_posterior_every_bound_is_the_evidence[bound1]",
     ),
     Mutant(
+        "a graph goes on with what a script has changed",
+        "svi/plans.py",
+        "return self.run is None or self.changed is None",
+        "return True",
+        "test_svi.py::test_what_a_script_changes_of_a_module_keys_a_capture[a number]",
+    ),
+    Mutant(
+        "a dimension that no plate has is that of draws",
+        "bounds/layouts.py",
+        "for dim in range(-len(shape), 1 - self.depth):",
+        "for dim in range(-len(shape), -self.depth):",
+        "test_shared_bounds.py::test_a_program_without_a_plate_has_no_examples_to_take_for_draws",
+    ),
+    Mutant(
         "DReG shares its weights over the examples",
         "bounds/paths.py",
         "share = log_weight.detach().softmax(0)",
