@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -97,6 +98,7 @@ def facts(out):
         "raising": failing(out, fail),
         "exact": exact(),
         "experts": experts(),
+        "sparse": sparse(),
     }
 
 
@@ -226,6 +228,27 @@ def exact(program=None, *, batch_size=27, **options):
 def experts():
     """The same of networks that the rows of some processes make no use of."""
     return exact(Experts(), batch_size=5, engine="eager")
+
+
+class Embedded(Without):
+    """A program without noise, of a table of which a batch has some rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(20, 6, sparse=True)
+        self.net = None
+
+    def model(self, x):
+        row = x.mul(torch.tensor([1.0, 2.0, 4.0, 3.0, 5.0, 4.0])).sum(-1).long()
+        with pyro.plate("data", len(x)):
+            logits = self.table(row)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+def sparse():
+    """The same by an optimizer that takes sparse gradients alone."""
+    make = partial(torch.optim.SparseAdam, lr=0.05)
+    return exact(Embedded(), batch_size=40, engine="eager", optimizer=make)
 
 
 class Centred(nn.Module):

@@ -357,7 +357,7 @@ def test_the_numbers_are_near_those_of_one_process(facts):
         assert last[name] == pytest.approx(alone.metrics[-1][name], rel=0.1)
 
 
-@pytest.mark.parametrize("what", ["exact", "experts"])
+@pytest.mark.parametrize("what", ["exact", "experts", "sparse"])
 def test_without_noise_the_numbers_are_those_of_one_process(facts, what):
     import on_ranks
 

@@ -52,7 +52,8 @@ class Exchange:
         for (name, p), gradient, kept in zip(trained.items(), gradients, is_used, strict=True):
             if kept:
                 parameters[name] = p
-                summed.append(laid_out_as(p, gradient.view(p.shape).to(p.dtype)))
+                whole = gradient.view(p.shape).to(p.dtype)
+                summed.append(_like(own.get(id(p)), laid_out_as(p, whole)))
         norm = torch.linalg.vector_norm(flat[: sum(sizes)])
         return Outcome(parameters, loss.reshape(()).to(found.loss.dtype), norm, summed)
 
@@ -65,11 +66,16 @@ class Exchange:
         return {name: p for name, p in self._parameters.items() if p.requires_grad}
 
 
+def _like(own: Tensor | None, whole: Tensor) -> Tensor:
+    """The gradient of all processes, sparse where this one's is, as its optimizer may need it."""
+    return whole if own is None or not own.is_sparse else whole.to_sparse(own.sparse_dim())
+
+
 def _flat(trained: Mapping[str, Tensor], own: Mapping[int, Tensor], loss: Tensor) -> Tensor:
     """The gradient of each parameter, for each whether it has one, and the loss, as a vector."""
     gradients = [own.get(id(parameter)) for parameter in trained.values()]
     vectors = [
-        p.new_zeros(p.numel()) if gradient is None else gradient.detach().reshape(-1)
+        p.new_zeros(p.numel()) if gradient is None else _dense(gradient.detach()).reshape(-1)
         for p, gradient in zip(trained.values(), gradients, strict=True)
     ]
     first = next(iter(trained.values()))
@@ -78,3 +84,7 @@ def _flat(trained: Mapping[str, Tensor], own: Mapping[int, Tensor], loss: Tensor
         if gradient is None:
             used[i] = 0
     return torch.cat([*vectors, used, loss.reshape(1).to(used)])
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
