@@ -20,6 +20,7 @@ from torch import nn
 import pyrovae
 from pyrovae import CompiledSVI
 from pyrovae import capture as capture_module
+from pyrovae.bounds import ELBO, FreeBits, TotalCorrelation
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.svi import Stepper
 from pyrovae.svi import backends as backends_module
@@ -770,6 +771,45 @@ def test_what_a_script_changes_of_a_module_keys_a_capture(what):
     found, engines = annealed(what, "graph")
     assert found == pytest.approx(expected, rel=1e-6)
     assert engines == ["graph"] * (1 if what == "a counter" else 2)
+
+
+class Weighed:
+    """A program that is no module, its KL weighed by an attribute."""
+
+    def __init__(self):
+        self.beta = 1.0
+
+    def model(self, x):
+        loc = pyro.param("loc", torch.zeros(3))
+        with pyro.plate("data", len(x)), poutine.scale(scale=self.beta):
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        slope = pyro.param("slope", torch.full((3,), 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x, 0.7).to_event(1))
+
+
+@pytest.mark.parametrize("what", ["program", "loss", "control"])
+def test_so_does_what_it_changes_of_a_program_that_is_no_module_or_of_the_loss(what):
+    losses = {}
+    for name in ("eager", "graph"):
+        pyro.clear_param_store()
+        program = Weighed()
+        loss = TotalCorrelation() if what == "loss" else ELBO(kl=FreeBits(0.1))
+        optimizer = pyro.optim.SGD({"lr": 1e-3})
+        svi = CompiledSVI(program.model, program.guide, optimizer, loss, engine=name)
+        losses[name] = losses_of(svi, [((X,), {})] * 5)
+        if what == "program":
+            program.beta = 0.5
+        elif what == "loss":
+            loss.total_correlation = 3.0
+        else:
+            loss.kl.nats = 4.0
+        losses[name] += losses_of(svi, [((X,), {})] * 2)
+        assert svi.engines == [name] * (1 if name == "eager" else 2)
+    assert losses["graph"] == pytest.approx(losses["eager"], rel=1e-5)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

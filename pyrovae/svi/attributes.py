@@ -1,4 +1,4 @@
-"""What modules hold besides parameters, and a graph has in it as it was: numbers, words, tensors.
+"""What objects hold besides parameters, and a graph has in it as it was: numbers, words, tensors.
 
 A script may change them between two steps, as the weight of a warm-up or a mask. What a run itself
 changes, as a counter or a cache, is its own affair, and is left to the comparisons with Python.
@@ -14,7 +14,7 @@ _SEEN = (bool, int, float, complex, str, type(None), Tensor)
 
 
 class Held(NamedTuple):
-    """An attribute or a buffer of a module, and what it was.
+    """An attribute of an object, or a buffer of a module, and what it was.
 
     Attributes:
         place: What it is looked up in.
@@ -37,11 +37,14 @@ class Held(NamedTuple):
         return now == self.value
 
 
-def held_by(module: nn.Module) -> list[Held]:
-    """What a module holds at present: its plain attributes but for the mode, and its buffers."""
+def held_by(thing: object) -> list[Held]:
+    """What an object holds at present: its plain attributes, but for a module's mode, and the
+    buffers of a module.
+    """
+    buffers = thing._buffers if isinstance(thing, nn.Module) else {}
     return [
         Held(place, name, value)
-        for place in (vars(module), module._buffers)
+        for place in (vars(thing), buffers)
         for name, value in place.items()
         if isinstance(value, _SEEN) and name != "training"
     ]

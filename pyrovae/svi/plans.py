@@ -35,7 +35,7 @@ class Plan:
         generators: What it draws noise from besides torch's own generators.
         stored: What Pyro's store keeps, by its names there.
         idle: Parameters of the run without a gradient, which are none of the plan's.
-        held: What the modules hold besides, and a graph has in it as it was.
+        held: What the modules and other objects hold besides, and a graph has in it as it was.
         update: What updates the parameters.
         unseen: What of the run a graph would not see, in words, if there is anything.
         operations: How many operations on tensors a pass makes, its backward pass included.
@@ -107,6 +107,7 @@ def make_plan(
     call: Call,
     owners: Sequence[nn.Module],
     update: Update,
+    holders: Iterable[object] = (),
 ) -> Plan:
     """Finds out what a call trains and touches, by a run that leaves no trace.
 
@@ -119,7 +120,7 @@ def make_plan(
     modules: list[nn.Module] = []
     named: list[_Named] = []
     flags: dict[nn.Module, dict[str, bool]] = {}
-    held: list[Held] = []
+    held = [one for thing in holders for one in held_by(thing)]
     tensors = (*call.tensors, *(p for owner in owners for p in owner.parameters()))
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     state = State(devices, of_python=True)
