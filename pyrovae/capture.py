@@ -52,6 +52,17 @@ class Graph:
         """Runs the graph, operation by operation."""
         return self.module(*inputs, *self.closed_over)
 
+    def does_as(self, other: "Graph") -> bool:
+        """Whether another does the same to the same tensors."""
+        if self.module.code != other.module.code:
+            return False
+        inputs = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        closed_over = inputs[len(inputs) - len(self.closed_over) :]
+        triples = zip(closed_over, self.closed_over, other.closed_over, strict=True)
+        return all(
+            mine is theirs or _is_equal(node, mine, theirs) for node, mine, theirs in triples
+        )
+
 
 def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Graph:
     """Captures a function as it runs on these inputs.
@@ -120,6 +131,12 @@ def _lift(module: fx.GraphModule) -> Graph:
     module.recompile()
 
     return Graph(module, closed_over)
+
+
+def _is_equal(node: fx.Node, value: Tensor, other: Tensor) -> bool:
+    """Whether an input is a number of the program's text, which each run makes anew, and equal."""
+    is_made = all(u.target is torch.ops.aten.lift_fresh_copy.default for u in node.users)
+    return is_made and value.dtype == other.dtype and torch.equal(value, other)
 
 
 def has_compiler() -> bool:

@@ -742,6 +742,8 @@ class Annealed(nn.Module):
             self.mask = torch.full((3,), not later)
         elif what == "a buffer":
             self.shift = torch.full((3,), float(later))
+        elif what == "an epoch that nothing reads":
+            self.net.gain, self.epoch = 1.0 + later, step
         elif what == "a number at every step":
             self.net.gain = 1.0 + 1e-3 * step
         else:
@@ -763,7 +765,10 @@ def annealed(what, back_end, steps=12):
     return losses, svi.engines
 
 
-@pytest.mark.parametrize("what", ["a number", "a word", "a tensor", "a buffer", "a counter"])
+@pytest.mark.parametrize(
+    "what",
+    ["a number", "a word", "a tensor", "a buffer", "a counter", "an epoch that nothing reads"],
+)
 @pytest.mark.filterwarnings("error")
 def test_what_a_script_changes_of_a_module_keys_a_capture(what):
     """Between two comparisons a graph would go on with what it was."""

@@ -47,7 +47,12 @@ def default_engine(device: torch.device) -> str:
 
 
 def choose(
-    plan: Plan, call: Call, estimate: Estimate, engine: str, warn: Callable[[str], None]
+    plan: Plan,
+    call: Call,
+    estimate: Estimate,
+    engine: str,
+    warn: Callable[[str], None],
+    others: Sequence[Plan] = (),
 ) -> None:
     """Gives a plan the back end that is asked for, or else the best that works.
 
@@ -57,10 +62,14 @@ def choose(
         estimate: What the program is to compute.
         engine: One of `ENGINES`.
         warn: Called with the reason where another back end is taken.
+        others: Plans of which no more was changed than what modules hold; one that has the same
+            graph goes on in this one.
     """
     start = time.perf_counter()
     wanted = _to_try(plan) if engine == "auto" else (engine,)
-    passes = _passes(plan, call, estimate, wanted, warn)
+    passes = _passes(plan, call, estimate, wanted, warn, others)
+    if not passes:
+        return
     name = _fastest(plan, call, passes) if engine == "auto" else list(passes)[-1]
     if name != "eager":
         plan.run, plan.engine = passes[name], name
@@ -73,8 +82,11 @@ def _passes(
     estimate: Estimate,
     wanted: Sequence[str],
     warn: Callable[[str], None],
+    others: Sequence[Plan],
 ) -> dict[str, Pass]:
-    """The passes that work, of Python and of those that are wanted."""
+    """The passes that work, of Python and of those that are wanted; none for a plan that goes on
+    with those of another.
+    """
     in_python = make_pass(estimate, call, list(plan.parameters.values()))
     found: dict[str, Pass] = {"eager": in_python}
     if plan.operations > MOST_CAPTURED:
@@ -90,6 +102,11 @@ def _passes(
         warn(f"The program cannot be captured and is run in Python: {error}")
         return found
 
+    plan.graph = graph
+    for other in others:
+        if other.graph is not None and graph.does_as(other.graph):
+            plan.go_on_as(other)
+            return {}
     for name in wanted:
         if name == "inductor" and plan.operations > MOST_COMPILED:
             warn(

@@ -6,7 +6,7 @@ what it was made for.
 
 __all__ = ["Planner"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyro.poutine import runtime
@@ -90,6 +90,7 @@ class Planner:
                 plans.remove(plan)
                 break
 
+        others = [plan for plan in plans if plan.differs_in_what_is_held()]
         plan = make(call)
         wanted = engine or self.engine or "graph"
         if plan.unseen is not None and wanted != "eager":
@@ -97,7 +98,10 @@ class Planner:
         elif len(plans) >= MOST_KINDS:
             self._warn_of_states(plans.pop(0))
         elif kind is not None and plan.parameters:
-            self._choose(plan, call, wanted)
+            self._choose(plan, call, wanted, others)
+            for other in others:
+                if other.graph is plan.graph is not None:  # it goes on in this one
+                    plans.remove(other)
         plans.append(plan)
         return plan
 
@@ -140,6 +144,6 @@ class Planner:
                 plan.taken = 0  # what is new is checked anew
                 self._choose(plan, call, default_engine(device))
 
-    def _choose(self, plan: Plan, call: Call, engine: str) -> None:
+    def _choose(self, plan: Plan, call: Call, engine: str, others: Sequence[Plan] = ()) -> None:
         if engine != "eager" and not self.is_distrusted:
-            choose(plan, call, self._estimate, engine, self._warn)
+            choose(plan, call, self._estimate, engine, self._warn, others)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from pyrovae.capture import Graph
 from pyrovae.errors import InputError
 from pyrovae.svi.attributes import Held, held_by
 from pyrovae.svi.estimators import Estimate
@@ -43,6 +44,7 @@ class Plan:
         run: The pass of a back end other than Python: from the tensors of a call to its loss,
             its norm and its gradients.
         taken: The number of steps taken by that back end.
+        graph: What was captured for it.
         tried: Whether it was tried to compile what was run for long as a graph.
         replays: Of so many steps taken as one, what replays them; None where nothing does.
     """
@@ -60,6 +62,7 @@ class Plan:
     engine: str = "eager"
     run: Pass | None = None
     taken: int = 0
+    graph: Graph | None = None
     tried: bool = False
     replays: dict[int, Any] = field(default_factory=dict)
 
@@ -85,6 +88,19 @@ class Plan:
         if self._state != self._now() or any(map(self.update.goes_on, self.idle)):
             return False
         return self.run is None or self.changed is None  # Python sees what is held now
+
+    def differs_in_what_is_held(self) -> bool:
+        """Whether nothing keeps it from being current but that."""
+        return self._state == self._now() and self.changed is not None
+
+    def go_on_as(self, other: "Plan") -> None:
+        """Takes the back end of another, whose graph is the same.
+
+        What is not as it was for the other is nothing that the graph depends on.
+        """
+        self.run, self.engine, self.graph = other.run, other.engine, other.graph
+        self.taken, self.tried = other.taken, other.tried
+        self.held = [held for held in other.held if held.is_as_it_was]
 
     @property
     def changed(self) -> str | None:
