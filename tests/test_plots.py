@@ -262,6 +262,15 @@ def test_a_picture_that_cannot_be_saved_says_why(tmp_path):
         picture.save(tmp_path / "file" / "x.png")
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.svg", "x"])
+def test_a_picture_is_written_under_no_name_that_says_something_else(tmp_path, name):
+    picture = Picture(torch.rand(1), grid(torch.rand(1, 1, 1, 8, 8)), "")
+
+    with pytest.raises(InputError, match=r"no \.png file.*FILE\.npz"):
+        picture.save(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_drawing_changes_no_global_setting():
     before = dict(matplotlib.rcParams)
     for figure in (

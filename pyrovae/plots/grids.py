@@ -51,7 +51,7 @@ class Picture:
         Under a name in .npz it writes the data, x, and under one in .csv the rows of a table.
 
         Raises:
-            InputError: If the file cannot be written.
+            InputError: If the file is named otherwise, or cannot be written.
         """
         if self.columns and Path(path).suffix == ".csv":
             rows = self.x.flatten(0, -2)

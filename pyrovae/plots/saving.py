@@ -21,9 +21,15 @@ def save_png(path: str | Path, figure: "Figure") -> Path:
     """Writes a figure as a PNG of 150 dots per inch.
 
     Raises:
-        InputError: If the file cannot be written.
+        InputError: If the file is named otherwise, or cannot be written.
     """
-    return _write(Path(path), png(figure))
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(
+            f"{path} is no .png file, and a picture is written as one.",
+            "Name it FILE.png, or FILE.npz for the numbers in it, or of a table FILE.csv.",
+        )
+    return _write(path, png(figure))
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Tensor | np.ndarray]) -> Path:
