@@ -11,6 +11,7 @@ __all__ = [
     "describe_program",
 ]
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -30,14 +31,19 @@ from pyrovae.supports import check_support
 from pyrovae.svi import Differentiable, Objective
 from pyrovae.svi.stepper import LATE_STEPS
 
+NO_CLIPPING = ("clip_norm", math.inf)
+
 
 def check_options(**options: float | None) -> None:
-    """Refuses options of training that are too small.
+    """Refuses options of training that are too small, or are no numbers.
 
     Raises:
         InputError: Naming the option.
     """
     for name, value in options.items():
+        # An infinite norm is never exceeded, and clips nothing.
+        if value is not None and not math.isfinite(value) and (name, value) != NO_CLIPPING:
+            raise InputError(f"{name} is {value}.", "Give a finite number.")
         if name in ("clip_norm", "lr") and value is not None and not value > 0:
             raise InputError(f"{name} is {value}.", "Give more than 0.")
         least = 1 if name in ("epochs", "batch_size", "patience") else 0
