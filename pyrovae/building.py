@@ -136,8 +136,8 @@ def build_vae(
     for name, size in (("latent_dim", latent_dim), ("hidden", hidden)):
         if size is not None and size < 1:
             raise InputError(f"{name} is {size}.", "Give at least 1.")
-    if beta < 0:
-        raise InputError(f"beta is {beta}.", "Give 0 or more.")
+    if not 0 <= beta < math.inf:
+        raise InputError(f"beta is {beta}.", "Give a finite number of 0 or more.")
 
     network = Choice(network) if isinstance(network, str) else network
     decoder = decoder or Choice(default_decoder(data))

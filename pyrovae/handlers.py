@@ -14,6 +14,7 @@ __all__ = [
 ]
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -230,10 +231,10 @@ def kl_weight(weight: float | Tensor, *, sites: Collection[str] | None = None) -
         sites: The latent sites that are meant, by their names, or a single one; all if None.
 
     Raises:
-        InputError: If the weight is a negative number.
+        InputError: If the weight is a negative number, or none that is finite.
     """
-    if not isinstance(weight, Tensor) and weight < 0:
-        raise InputError(f"A weight of {weight} rewards the KL.", "Give 0 or more.")
+    if not isinstance(weight, Tensor) and not 0 <= weight < math.inf:
+        raise InputError(f"A weight of {weight} weighs no KL.", "Give a finite one of 0 or more.")
     return _KLWeight(weight, [sites] if isinstance(sites, str) else sites)
 
 

@@ -875,6 +875,10 @@ def test_several_latents_have_no_aggregate_posterior_here(bound):
         lambda: kl_weight(-0.5),
         lambda: VAE(nn.Module(), nn.Module(), nn.Module(), beta=-1.0),
         lambda: VAE(nn.Module(), nn.Module(), nn.Module(), beta=[1.0, -1.0]),
+        lambda: VAE(nn.Module(), nn.Module(), nn.Module(), beta=math.nan),
+        lambda: kl_weight(math.nan),
+        lambda: FreeBits(math.inf),
+        lambda: Capacity(strength=math.nan),
     ],
 )
 def test_options_out_of_range_are_refused(make):

@@ -389,6 +389,7 @@ def test_doctor_says_what_there_is_and_what_to_do(capsys, monkeypatch, tmp_path)
         (["--epochs", "0"], "epochs"),
         (["--latent-dim", "0"], "latent_dim"),
         (["--beta", "-1"], "beta"),
+        (["--beta", "nan"], "beta"),
         (["--lr", "-1"], "lr"),
         (["--clip-norm", "0"], "clip_norm"),
         (["--device", "meta"], "--device cpu"),

@@ -15,6 +15,7 @@ A warm-up of `fit` multiplies the KL by a share that rises from 0 to 1. A contro
 __all__ = ["BalancedKL", "Capacity", "Control", "FreeBits", "written"]
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -72,7 +73,7 @@ class FreeBits(_Control):
         per_dim: Whether each dimension of a latent has them, or each latent as a whole.
 
     Raises:
-        InputError: If the nats are negative.
+        InputError: If the nats are negative or not finite.
 
     References:
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
@@ -80,8 +81,8 @@ class FreeBits(_Control):
     """
 
     def __init__(self, nats: float = 0.1, *, per_dim: bool = True) -> None:
-        if nats < 0:
-            raise InputError(f"The free nats are {nats}.", "Give 0 or more.")
+        if not 0 <= nats < math.inf:
+            raise InputError(f"The free nats are {nats}.", "Give a finite number of 0 or more.")
 
         self.nats = nats
         self.per_dim = per_dim
@@ -119,8 +120,8 @@ class Capacity(_Control):
     takes_warmup = True
 
     def __init__(self, nats: float | Tensor = 25.0, *, strength: float = 1000.0) -> None:
-        if strength < 0:
-            raise InputError(f"The strength is {strength}.", "Give 0 or more.")
+        if not 0 <= strength < math.inf:
+            raise InputError(f"The strength is {strength}.", "Give a finite number of 0 or more.")
 
         self.nats = nats
         self.strength = strength

@@ -28,7 +28,7 @@ class VAE(nn.Module):
             latent dimension. Evaluation reports every bound at weight 1.
 
     Raises:
-        InputError: If a part is no module, or a weight is negative.
+        InputError: If a part is no module, or a weight is negative or not finite.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114.
@@ -50,8 +50,11 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.encoder = encoder
         self.beta = beta
-        if torch.as_tensor(beta).lt(0).any():
-            raise InputError(f"A beta of {beta} rewards the KL.", "Give 0 or more.")
+        given = torch.as_tensor(beta)
+        if not (given.ge(0) & given.isfinite()).all():
+            raise InputError(
+                f"A beta of {beta} weighs no KL.", "Give finite numbers of 0 or more."
+            )
         # One number stays a number: TraceEnum_ELBO compares the scales of sites.
         weights = None if isinstance(beta, int | float) else torch.tensor(beta)
         self.register_buffer("_weights", weights, persistent=False)
