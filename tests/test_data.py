@@ -17,6 +17,7 @@ from pyrovae.data import (
     Dequantize,
     Examples,
     Standardize,
+    as_examples,
     load_data,
     loading,
 )
@@ -498,3 +499,21 @@ def test_a_data_set_without_indices_is_refused():
         for take in (pyrovae.load_data, lambda x: pyrovae.fit(small_vae((4,)), x)):
             with pytest.raises(InputError, match="no length"):
                 take(given)
+
+
+@pytest.mark.parametrize("columns", [range(3), ["a", "b", "c"]])
+def test_a_table_of_pandas_is_read_by_its_rows(columns):
+    import pandas as pd
+
+    values = np.arange(9.0, dtype=np.float32).reshape(3, 3)
+    table = pd.DataFrame(values, columns=columns, index=[2, 0, 1])
+
+    assert torch.equal(as_examples(table, "train").head(3).x, torch.as_tensor(values))
+    assert torch.equal(
+        as_examples(table[columns[0]], "train").head(3).x, torch.tensor(values[:, 0])
+    )
+
+
+def test_a_single_number_is_no_data():
+    with pytest.raises(InputError, match="a single number"):
+        as_examples(torch.tensor(3.0), "train")

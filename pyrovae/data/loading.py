@@ -348,9 +348,13 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
     if is_mapped(given) and given.dtype.kind in "buif":
         kind = torch.uint8 if given.dtype == np.uint8 else dtype or torch.float32
         return Examples(MappedRows(given, dtype=kind), split=split)
-    # Of a small memmap a copy: torch warns of arrays that cannot be written to.
+    # Of a small memmap a copy: torch warns of arrays that cannot be written to. A table of pandas
+    # becomes an array by itself: torch would read it by its columns.
+    plain = isinstance(given, Tensor) or type(given) is np.ndarray
     try:
-        x = torch.as_tensor(np.array(given) if isinstance(given, np.memmap) else given)
+        x = torch.as_tensor(
+            np.array(given) if hasattr(given, "__array__") and not plain else given
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"The {split} data are a {type(given).__name__} that is no array ({shorten(error)}).",
@@ -358,6 +362,11 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
         ) from error
     if x.dtype.is_complex:
         raise InputError(f"The {split} data are complex.", "Give real numbers.")
+    if not x.dim():
+        raise InputError(
+            f"The {split} data are a single number.",
+            "Give an array whose first dimension is that of the examples.",
+        )
     if x.is_floating_point() and dtype is not None:
         x = x.to(dtype)
     return Examples(x, split=split)
