@@ -115,11 +115,13 @@ def _evaluation_sections(found: Evaluation, measured: str) -> list[Section]:
 
 
 def _latent_sections(found: Evaluation, measured: str) -> list[Section]:
+    # A vector of labels has no colour.
+    labels = None if found.labels is None or found.labels.dim() > 1 else found.labels
     sections = [
         Section(
             f"Latent space of {site}",
             f"The posterior means of {len(means):,} {measured} examples.",
-            plots.latent_scatter(means, found.labels),
+            plots.latent_scatter(means, labels),
         )
         for site, means in found.latent_means.items()
     ]

@@ -512,7 +512,7 @@ def _drawable(x: Tensor) -> Tensor:
     event = x.shape[2:]
     if len(event) == 1 or (len(event) == 3 and event[0] in (1, 3, 4)):
         return x
-    return x.unsqueeze(2) if len(event) == 2 else x.flatten(2)
+    return x.unsqueeze(2) if len(event) in (0, 2) else x.flatten(2)
 
 
 def _columns(count: int) -> int:

@@ -220,6 +220,43 @@ def test_data_that_are_no_images_are_drawn_too(shape, tmp_path):
     assert run.report().is_file()
 
 
+class Factor(nn.Module):
+    """One number for each example, w z and noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.weight * z.squeeze(-1), 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.weight * x.unsqueeze(-1) / 3, 0.8).to_event(1))
+
+
+def test_single_numbers_are_drawn_too(tmp_path):
+    x = torch.linspace(-2, 2, 30)
+    run = pyrovae.fit(Factor(), x, epochs=1, run_dir=tmp_path / "r", progress=False)
+    assert run.sample(8).x.shape == (1, 8)
+    assert run.interpolate(steps=3).x.shape == (1, 3)
+    assert run.report().is_file()
+
+
+def test_a_report_is_written_of_examples_with_vectors_of_labels(tmp_path):
+    x, y = torch.linspace(-2, 2, 30).unsqueeze(-1), torch.ones(30, 2)
+    run = pyrovae.fit(
+        small_vae((1,), decoder=pyrovae.GaussianDecoder),
+        pyrovae.Examples(x, y),
+        epochs=1,
+        run_dir=tmp_path / "r",
+        progress=False,
+    )
+    assert run.report().is_file()
+
+
 def test_a_preprocessing_of_ones_own_is_undone_in_pictures():
     class Doubled(AsIs):
         def invert(self, x):
