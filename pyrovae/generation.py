@@ -335,6 +335,8 @@ def _resample(
 def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) -> Generated:
     """Straight lines in latent space between pairs of examples.
 
+    A latent of whole numbers, between which there are none, changes half way.
+
     Args:
         program: Any program of `pyrovae.programs`.
         start: N examples to start from.
@@ -349,7 +351,10 @@ def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) 
     shares = torch.linspace(0, 1, steps, device=start.x.device, dtype=start.x.dtype)
 
     def line(a: Tensor, b: Tensor) -> Tensor:
-        return torch.lerp(a[:, None], b[:, None], shares.view(1, -1, *[1] * (a.dim() - 1)))
+        share = shares.view(1, -1, *[1] * (a.dim() - 1))
+        if not a.is_floating_point():
+            return torch.where(share < 0.5, a[:, None], b[:, None])
+        return torch.lerp(a[:, None], b[:, None], share)
 
     points = {name: line(first[name], last[name]).flatten(0, 1) for name in first}
     found = decode(program, points, _each(start, steps))

@@ -269,6 +269,27 @@ def test_the_middle_of_a_line_is_decoded_from_the_middle(vae, batch):
     torch.testing.assert_close(middle, means(vae, z))
 
 
+class Shades(nn.Module):
+    """One of three means, and a shift of it: p(x | c, z) = N(2 c + z, 1)."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(x.new_ones(3)))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(2.0 * c.unsqueeze(-1) + z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Categorical(logits=-50 * (x / 2 - torch.arange(3.0)).square()))
+            pyro.sample("z", dist.Normal(x - 2 * (x / 2).round(), 0.1).to_event(1))
+
+
+def test_whole_numbers_change_half_way_along_a_line():
+    start, end = Batch(torch.tensor([[0.1]])), Batch(torch.tensor([[4.5]]))
+    found = interpolate(Shades(), start, end, steps=5).x.flatten()
+    torch.testing.assert_close(found, torch.tensor([0.1, 0.2, 4.3, 4.4, 4.5]))
+
+
 def test_a_traversal_moves_one_dimension_and_holds_the_others(batch):
     vae = image_vae(latents=3)
     found = traverse(vae, batch, dims=[2, 0], steps=5, reach=2.0).x
