@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ def fit(
             prepare=redraw,
             shared=ranks.size > 1,
         )
-        made = optimizer(list(parameters.values()))
+        made = _make(optimizer, list(parameters.values()))
         if steps_per_replay > 1:
             _check_recordable(made, ranks, steps_per_replay, len(splits["train"]) // batch_size)
         told = {
@@ -349,6 +350,29 @@ def engine_for(steps: int, device: torch.device) -> str:
 def _name(bound: object) -> str:
     """A bound as it is written, or at least its class."""
     return repr(bound) if isinstance(bound, Bound) else type(bound).__name__
+
+
+def _make(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of the parameters.
+
+    Raises:
+        InputError: If none of torch's is made, or one that asks for more than a gradient.
+    """
+    made = optimizer(parameters) if callable(optimizer) else None
+    if not isinstance(made, torch.optim.Optimizer):
+        raise InputError(
+            f"The optimizer is of the class {type(optimizer).__name__}, which makes none of "
+            "torch's of the program's parameters.",
+            "Give what makes one, such as functools.partial(torch.optim.Adam, lr=1e-3).",
+        )
+    closure = signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise InputError(
+            f"{type(made).__name__} asks for the loss several times in a step, and a step has "
+            "it once.",
+            "Take one that goes by a single gradient, such as torch.optim.Adam.",
+        )
+    return made
 
 
 def _describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

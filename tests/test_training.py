@@ -353,6 +353,9 @@ def test_data_outside_the_support_are_refused_with_nothing_written(x, words, tmp
         ({"patience": 3}, "validation"),
         ({"bound": TraceGraph_ELBO()}, "differentiable_loss"),
         ({"device": "no-such-device"}, "--device cpu"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)}, r"SGD.*partial\("),
+        ({"optimizer": pyro.optim.Adam({"lr": 0.1})}, r"PyroOptim.*partial\("),
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS asks for the loss several times"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options, words):
