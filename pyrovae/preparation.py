@@ -102,12 +102,26 @@ def check_program(program: Program, splits: Mapping[str, Examples]) -> Structure
     # Supports first: the log-probability of a code that is none would fail in words of torch's.
     structure = inspect_program(program, train.head(FEW))
     check_parameters(program, train.head(FEW))
-    for split in splits.values():
+    for name, split in splits.items():
+        if split.x_shape != train.x_shape:
+            _check_shape(program, name, split, train)
         # Of binary values the first examples show all that there is.
         limit = 1000 if isinstance(split.preprocessing, Binarize) else None
         if not split.streams:
             check_support(program, split.in_order(split.block, limit=limit))
     return structure
+
+
+def _check_shape(program: Program, name: str, split: Examples, train: Examples) -> None:
+    """Refuses examples of another shape than those to train on, unless the program takes both."""
+    try:
+        inspect_program(program, split.head(FEW))
+    except InputError as error:
+        raise InputError(
+            f"The {name} data are of shape {split.x_shape} each and the train data of "
+            f"{train.x_shape}, and the program does not take both.",
+            "Give examples of one shape.",
+        ) from error
 
 
 def check_plate(structure: Structure, size: int, batch_size: int, processes: int) -> None:

@@ -363,6 +363,14 @@ def test_options_that_cannot_be_used_are_refused(options, words):
         quick(small_vae(), binary(), **options)
 
 
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_split_of_another_shape_that_the_program_does_not_take_is_refused(split, tmp_path):
+    given = {split: torch.zeros(5, 4)}
+    with pytest.raises(InputError, match=rf"{split} data are of shape \(4,\) .* of \(6,\)"):
+        quick(small_vae(), binary(), run_dir=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
 DISCRETE = "MeanField_ELBO needs draws .* latent 'z' are discrete.*VIMCO"
 
 
