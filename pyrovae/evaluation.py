@@ -19,6 +19,7 @@ __all__ = ["Evaluation", "evaluate", "log_evidence", "pareto_k"]
 import math
 import time
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -209,9 +210,11 @@ def evaluate(
 
     Raises:
         InputError: If the program has no bound on log p(x), an example lies outside the support
-            of its likelihood, or a number is less than 1.
+            of its likelihood, or a number is less than 1 or not whole.
     """
     for name, value in (("num_samples", num_samples), ("limit", limit)):
+        if not isinstance(value, Integral | None):
+            raise InputError(f"{name} is {value!r}.", "Give a whole number.")
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}.", "Give at least 1.")
 

@@ -14,6 +14,7 @@ __all__ = [
 import math
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ NO_CLIPPING = ("clip_norm", math.inf)
 
 
 def check_options(**options: float | None) -> None:
-    """Refuses options of training that are too small, or are no numbers.
+    """Refuses options of training that are too small, or no finite or whole numbers.
 
     Raises:
         InputError: Naming the option.
@@ -46,7 +47,10 @@ def check_options(**options: float | None) -> None:
             raise InputError(f"{name} is {value}.", "Give a finite number.")
         if name in ("clip_norm", "lr") and value is not None and not value > 0:
             raise InputError(f"{name} is {value}.", "Give more than 0.")
-        least = 1 if name in ("epochs", "batch_size", "patience") else 0
+        counts = name in ("epochs", "batch_size", "patience")
+        if counts and not isinstance(value, Integral | None):
+            raise InputError(f"{name} is {value!r}.", "Give a whole number.")
+        least = 1 if counts else 0
         if value is not None and value < least:
             raise InputError(f"{name} is {value}.", f"Give at least {least}.")
 

@@ -15,6 +15,7 @@ from pyrovae.cli.printing import print_numbers
 from pyrovae.data import Binarize, Dequantize, Examples
 from pyrovae.decoders import BernoulliDecoder, ContinuousBernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
+from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate, log_evidence, pareto_k
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
@@ -309,3 +310,10 @@ def test_a_program_whose_draws_cannot_be_compiled_is_evaluated_in_python(monkeyp
     )
     found = evaluate(case.vae, case.examples, num_samples=25)
     assert torch.equal(found.log_evidence, expected.log_evidence)
+
+
+@pytest.mark.parametrize("number", [{"num_samples": 2.5}, {"limit": 2.5}])
+def test_numbers_that_are_not_whole_are_refused(number):
+    exact = linear_gaussian()
+    with pytest.raises(InputError, match=r"is 2\.5\. Give a whole number"):
+        evaluate(exact.vae, exact.x, **number)
