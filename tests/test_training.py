@@ -355,6 +355,8 @@ def test_data_outside_the_support_are_refused_with_nothing_written(x, words, tmp
         ({"device": "no-such-device"}, "--device cpu"),
         ({"epochs": 1.5}, "epochs is 1.5. Give a whole"),
         ({"batch_size": 2.5}, "batch_size is 2.5. Give a whole"),
+        ({"bound": pyrovae.IWAE}, r"the class IWAE, .* Give IWAE\("),
+        ({"bound": TraceGraph_ELBO}, r"the class TraceGraph_ELBO, .* Give"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)}, r"SGD.*partial\("),
         ({"optimizer": pyro.optim.Adam({"lr": 0.1})}, r"PyroOptim.*partial\("),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS asks for the loss several times"),

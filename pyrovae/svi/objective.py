@@ -56,6 +56,11 @@ class Objective:
         prepare: Callable[[Tensor], Tensor] | None = None,
         shared: bool = False,
     ) -> None:
+        if isinstance(bound, type):
+            raise InputError(
+                f"The bound is the class {bound.__name__}, and not an object made of it.",
+                f"Give {bound.__name__}(...).",
+            )
         if not has_estimate(bound) or not (
             isinstance(bound, ELBO) or hasattr(bound, "differentiable_loss")
         ):
