@@ -43,6 +43,7 @@ from pyrovae.programs import (
     data_frame,
     evaluating,
     is_auxiliary,
+    is_part,
     labels,
     mean_of,
     observation_site,
@@ -459,6 +460,12 @@ def _run_model(
     site = observation_site(trace, given=latents)
     mean = None if draw else mean_of(site)
     found = Generated(site["value"], "draw") if mean is None else Generated(mean, "mean")
+    if is_part(found.x, template.x):
+        raise InputError(
+            f"The site {site['name']!r} observes {found.x[0].numel()} of the "
+            f"{template.x[0].numel()} values of an example, so what it draws is none.",
+            "Let one site named 'x' observe all of x, as by a distribution over all its parts.",
+        )
 
     # A program may observe its images flattened.
     same_size = found.x[0].numel() == template.x[0].numel()

@@ -35,6 +35,7 @@ from pyrovae.programs import (
     data_frame,
     evaluating,
     is_auxiliary,
+    is_part,
     labels,
     observation_site,
     sample_sites,
@@ -72,6 +73,7 @@ class Structure:
         charged: The global latents that the loss has a term of: it should count once for all
             examples.
         has_global_kl: Whether the KL of the global latents that the guide samples is defined.
+        observes_part: Whether the site x is but a part of an example, and other sites the rest.
     """
 
     latents: tuple[str, ...]
@@ -85,6 +87,12 @@ class Structure:
     charged: tuple[str, ...] = ()
     has_global_kl: bool = False
     vectorizes_examples: bool = False
+    observes_part: bool = False
+
+    @property
+    def draws_examples(self) -> bool:
+        """Whether what the model draws of x are examples."""
+        return not (self.improper or self.observes_part)
 
     @property
     def has_bound(self) -> bool:
@@ -119,6 +127,7 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
             vectorizes_examples=vectorizes
             or (bool(shared) and _vectorizes(program, few, structure, but=shared)),
             has_global_kl=_has_global_kl(program, few, model_trace, guide_trace),
+            observes_part=is_part(observation_site(model_trace)["value"], few.x),
         )
 
 

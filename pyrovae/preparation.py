@@ -42,14 +42,14 @@ def check_options(**options: float | None) -> None:
         InputError: Naming the option.
     """
     for name, value in options.items():
+        counts = name in ("epochs", "batch_size", "patience")
+        if counts and not isinstance(value, Integral | None):
+            raise InputError(f"{name} is {value!r}.", "Give a whole number.")
         # An infinite norm is never exceeded, and clips nothing.
         if value is not None and not math.isfinite(value) and (name, value) != NO_CLIPPING:
             raise InputError(f"{name} is {value}.", "Give a finite number.")
         if name in ("clip_norm", "lr") and value is not None and not value > 0:
             raise InputError(f"{name} is {value}.", "Give more than 0.")
-        counts = name in ("epochs", "batch_size", "patience")
-        if counts and not isinstance(value, Integral | None):
-            raise InputError(f"{name} is {value!r}.", "Give a whole number.")
         least = 1 if counts else 0
         if value is not None and value < least:
             raise InputError(f"{name} is {value}.", f"Give at least {least}.")

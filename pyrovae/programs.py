@@ -31,6 +31,7 @@ __all__ = [
     "dtype_of",
     "evaluating",
     "is_auxiliary",
+    "is_part",
     "labels",
     "mean_of",
     "observation_site",
@@ -256,6 +257,11 @@ def observation_site(trace: Trace, *, given: Collection[str] = ()) -> Site:
             "Name the observation of the model 'x'.",
         )
     return observed["x"] if "x" in observed else next(iter(observed.values()))
+
+
+def is_part(found: Tensor, x: Tensor) -> bool:
+    """Whether what a site observes are not all of the values of x."""
+    return found.numel() < x.numel()
 
 
 def mean_of(site: Site) -> Tensor | None:

@@ -408,6 +408,8 @@ class Run:
 
     def _pictures(self) -> dict[str, Picture]:
         """What a report shows."""
+        if self.structure.observes_part:
+            return {}
         pictures = {"Reconstructions": self.reconstruct()}
         improper = self.structure.improper
         if not improper:

@@ -63,7 +63,7 @@ class TensorBoard:
             self._writer = self._begin(run, step)
         for name in record.keys() - TIMES:
             self._writer.add_scalar(name, record[name], step)
-        if self.samples and not run.structure.improper:
+        if self.samples and run.structure.draws_examples:
             picture = png(run.sample(self.samples).figure)
             self._writer.add_image("samples", _pixels(picture), step, dataformats="HWC")
         self._writer.flush()

@@ -84,7 +84,7 @@ class Session:
             "paper": self.inputs.paper,
             "placed": placing is not None,
             "labels": self._labels,
-            "draws": not self.structure.improper,
+            "draws": self.structure.draws_examples,
             "measured": self._why_not_measured,
             "sites": [self._describe_site(latent) for latent in self.latents.values()],
         }
