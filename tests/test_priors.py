@@ -580,13 +580,13 @@ def test_of_many_exemplars_some_are_kept():
         (lambda: GaussianMixture(2, spread=0.0), "spread"),
         (lambda: AutoregressiveGaussianPrior(4, hidden=()), "none"),
         (lambda: AutoregressiveGaussianPrior(4, hidden=(8, 3)), "narrow"),
-        (lambda: VampPrior(encoder(), (X,), components=0), "number of components"),
+        (lambda: VampPrior(encoder(), (X,), components=0), "components is 0"),
         (lambda: VampPrior(encoder(), (X,), components=3).start_at(binary(2, X)), "cannot be"),
         (lambda: VampPrior(encoder(), (X,), components=3).start_at(binary(9, 5)), "cannot be"),
-        (lambda: ExemplarPrior(encoder(), torch.zeros(0, X)), "number of exemplars"),
+        (lambda: ExemplarPrior(encoder(), torch.zeros(0, X)), "exemplars is 0"),
         (lambda: ExemplarPrior(encoder(), torch.zeros(X)), "no batch"),
-        (lambda: ExemplarPrior(encoder(), binary(3, X), components=0), "number of components"),
-        (lambda: ExemplarPrior(encoder(), binary(3, X), keep=0), "number of keep"),
+        (lambda: ExemplarPrior(encoder(), binary(3, X), components=0), "components is 0"),
+        (lambda: ExemplarPrior(encoder(), binary(3, X), keep=0), "keep is 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):
