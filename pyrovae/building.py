@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from pyrovae import catalogue, networks, user_files
 from pyrovae.bounds import ELBO, Bound
+from pyrovae.checks import check_whole
 from pyrovae.data import AsIs, Binarize, Data, Dequantize
 from pyrovae.decoders import NanMaskedDecoder
 from pyrovae.encoders import GaussianEncoder
@@ -133,9 +134,7 @@ def build_vae(
             decoder, entries are missing that the decoder cannot leave out, or two parts need each
             other.
     """
-    for name, size in (("latent_dim", latent_dim), ("hidden", hidden)):
-        if size is not None and size < 1:
-            raise InputError(f"{name} is {size}.", "Give at least 1.")
+    check_whole(latent_dim=latent_dim, hidden=hidden)
     if not 0 <= beta < math.inf:
         raise InputError(f"beta is {beta}.", "Give a finite number of 0 or more.")
 
@@ -349,7 +348,9 @@ class _Assembly:
         choice = self.choices[kind]
         cls = choice.resolve(kind)
         options = {**self._defaults(kind, cls), **choice.options}
-        needs = [p.name for p in signature(cls).parameters.values() if p.default is p.empty]
+        parameters = signature(cls).parameters.values()
+        needs = [p.name for p in parameters if p.default is p.empty and p.name not in options]
+        needs.sort(key="net".__eq__)  # last: how large it is the others may say
         supplied = {name: self._supply(kind, name, cls, options) for name in needs}
         return _called(cls, supplied, options)
 
@@ -564,7 +565,8 @@ def _called(
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"{cls.__name__} cannot be made of {sorted(options)} ({shorten(error)}).",
-            "pyrovae train --help lists the options of every part.",
+            "pyrovae train --help has the options of every part; an argument of a class of your "
+            "own is one if it has a default.",
         ) from error
 
 

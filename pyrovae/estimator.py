@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyrovae import evaluation, generation
 from pyrovae.building import Choice, build_vae, values_of
+from pyrovae.checks import check_whole
 from pyrovae.data import AsIs, Batch, Data, Examples, Standardize
 from pyrovae.errors import InputError
 from pyrovae.preparation import check_options
@@ -183,8 +184,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             InputError: If it is less than one.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise InputError(f"n_samples is {n_samples}.", "Give at least 1.")
+        check_whole(n_samples=n_samples)
         found = generation.sample(
             self.run_.program, self._template, n_samples, draw=True, seed=self._seed()
         )

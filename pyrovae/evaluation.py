@@ -19,12 +19,12 @@ __all__ = ["Evaluation", "evaluate", "log_evidence", "pareto_k"]
 import math
 import time
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae.checks import check_whole
 from pyrovae.data import Batch, Examples, Given, as_examples
 from pyrovae.draws import Draws
 from pyrovae.errors import InputError
@@ -212,11 +212,7 @@ def evaluate(
         InputError: If the program has no bound on log p(x), an example lies outside the support
             of its likelihood, or a number is less than 1 or not whole.
     """
-    for name, value in (("num_samples", num_samples), ("limit", limit)):
-        if not isinstance(value, Integral | None):
-            raise InputError(f"{name} is {value!r}.", "Give a whole number.")
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}.", "Give at least 1.")
+    check_whole(num_samples=num_samples, limit=limit)
 
     start = time.perf_counter()
     parameter = next(as_module(program).parameters())
@@ -275,8 +271,7 @@ def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: 
     Raises:
         InputError: As `evaluate`.
     """
-    if num_samples < 1:
-        raise InputError(f"num_samples is {num_samples}.", "Give at least 1.")
+    check_whole(num_samples=num_samples)
     x = brought_to(program, Batch(x)).x
     first = Batch(x[:3])
     structure = inspect_program(program, first)

@@ -15,6 +15,7 @@ __all__ = [
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -201,10 +202,26 @@ class _KLWeight(Messenger):
         super().__init__()
         self.weight = weight
         self.sites = sites
+        self._met: set[str] = set()
+
+    def __enter__(self) -> Any:
+        self._met = set()
+        return super().__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is None and (unmet := sorted({*(self.sites or ())} - self._met)):
+            named = ", ".join(map(repr, sorted(self._met))) or "none"
+            warnings.warn(
+                f"kl_weight weighs no site {unmet[0]!r}: the latents here are {named}. Name one "
+                "of these, or leave the handler out where there is none of them.",
+                stacklevel=3,
+            )
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or isinstance(msg["fn"], _Subsample):
             return
+        self._met.add(msg["name"])
         if self.sites is not None and msg["name"] not in self.sites:
             return
         if isinstance(self.weight, Tensor) and self.weight.dim():
@@ -228,7 +245,8 @@ def kl_weight(weight: float | Tensor, *, sites: Collection[str] | None = None) -
     Args:
         weight: The weight $\beta \ge 0$, a number or a 0-dimensional tensor; or one weight for
             each dimension of a latent whose prior and posterior both factorise, a tensor $(D,)$.
-        sites: The latent sites that are meant, by their names, or a single one; all if None.
+        sites: The latent sites that are meant, by their names, or a single one; all if None. One
+            that is not met in the block is warned of.
 
     Raises:
         InputError: If the weight is a negative number, or none that is finite.

@@ -14,7 +14,6 @@ __all__ = [
 import math
 import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized
 
 from pyrovae.bounds.base import refusal_of
+from pyrovae.checks import check_whole
 from pyrovae.data import Batch, Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError
@@ -32,27 +32,26 @@ from pyrovae.supports import check_support
 from pyrovae.svi import Differentiable, Objective
 from pyrovae.svi.stepper import LATE_STEPS
 
+COUNTS = ("epochs", "batch_size", "patience")
 NO_CLIPPING = ("clip_norm", math.inf)
 
 
-def check_options(**options: float | None) -> None:
+def check_options(*, seed: int = 0, **options: Any) -> None:
     """Refuses options of training that are too small, or no finite or whole numbers.
 
     Raises:
         InputError: Naming the option.
     """
+    check_whole(least=None, seed=seed)
+    check_whole(**{name: options.pop(name) for name in COUNTS if name in options})
     for name, value in options.items():
-        counts = name in ("epochs", "batch_size", "patience")
-        if counts and not isinstance(value, Integral | None):
-            raise InputError(f"{name} is {value!r}.", "Give a whole number.")
         # An infinite norm is never exceeded, and clips nothing.
         if value is not None and not math.isfinite(value) and (name, value) != NO_CLIPPING:
             raise InputError(f"{name} is {value}.", "Give a finite number.")
         if name in ("clip_norm", "lr") and value is not None and not value > 0:
             raise InputError(f"{name} is {value}.", "Give more than 0.")
-        least = 1 if counts else 0
-        if value is not None and value < least:
-            raise InputError(f"{name} is {value}.", f"Give at least {least}.")
+        if value is not None and value < 0:
+            raise InputError(f"{name} is {value}.", "Give at least 0.")
 
 
 def check_replays(steps: int, engine: str | None) -> None:

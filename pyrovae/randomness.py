@@ -25,6 +25,8 @@ def draw_key(*counters: int | str) -> int:
         >>> draw_key(0, "step", 7) == draw_key(7, "step", 0)
         False
     """
+    # As Python's own numbers: NumPy's are written otherwise.
+    counters = tuple(c if isinstance(c, str) else int(c) for c in counters)
     digest = blake2b(repr(counters).encode(), digest_size=8).digest()
 
     return int.from_bytes(digest, "big") >> 1

@@ -28,6 +28,7 @@ from pyrovae import (
     run_folder,
     stages,
 )
+from pyrovae.checks import check_whole
 from pyrovae.data import (
     Batch,
     Examples,
@@ -505,8 +506,7 @@ def _check_at_least_one(**numbers: int) -> None:
                 f"The argument {name} is a {type(number).__name__}.",
                 "Give a whole number; other data are shown by run.on(data).",
             )
-        if number < 1:
-            raise InputError(f"{name} is {number}.", "Give at least 1.")
+    check_whole(**numbers)
 
 
 def _drawable(x: Tensor) -> Tensor:

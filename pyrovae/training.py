@@ -170,7 +170,13 @@ def fit(
         kl_warmup=kl_warmup,
         clip_norm=clip_norm,
         patience=patience,
+        seed=seed,
     )
+    if lr_schedule is not None and not callable(lr_schedule):
+        raise InputError(
+            f"The lr_schedule {lr_schedule!r} is no function of the step.",
+            "Give one, as pyrovae.schedules.cosine(1.0, 0.0, steps) makes it.",
+        )
     if kl_warmup and not weighs_kl(bound):
         raise InputError(
             f"{bound!r} leaves no KL for a warm-up to raise.",

@@ -1,5 +1,7 @@
 """Small programs that several tests train."""
 
+import pyro
+import pyro.distributions as dist
 import torch
 from torch import nn
 
@@ -31,3 +33,23 @@ def weights(program):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+class InTwo(nn.Module):
+    """A program that observes the first number of an example by one site, the rest by another."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(2, 4), nn.Linear(4, 2)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            loc = self.decoder(z)
+            for name, part in (("x", slice(1)), ("rest", slice(1, None))):
+                of_part = dist.Normal(loc[..., part], 1.0).to_event(1)
+                pyro.sample(name, of_part, obs=x[..., part])
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))

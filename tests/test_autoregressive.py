@@ -61,7 +61,7 @@ def in_order(x):
 
 SMALL = {
     "binary": (lambda: pixels((1, 2, 2), features=4, layers=2, kernel=3), 2),
-    "wide": (lambda: pixels((1, 1, 3), features=4, layers=1, kernel=1, levels=3), 3),
+    "wide": (lambda: pixels((1, 1, 3), features=4, layers=1, kernel=3, levels=3), 3),
     "colour": (lambda: pixels((2, 2, 1), features=5, layers=2, kernel=5, levels=3), 3),
     "text": (lambda: text(4, symbols=3), 3),
     "one symbol": (lambda: text(1, symbols=5), 5),
@@ -419,6 +419,7 @@ def test_a_vae_of_it_trains_captured_as_in_python(vae, symbols, shape):
         lambda: PixelCNNDecoder(nn.Identity(), (1, 4, 4), levels=1),
         lambda: PixelCNNDecoder(nn.Identity(), (3, 4, 4), features=2),
         lambda: PixelCNNDecoder(nn.Identity(), (1, 4, 4), kernel=4),
+        lambda: PixelCNNDecoder(nn.Identity(), (1, 4, 4), kernel=1),
         lambda: PixelCNNDecoder(nn.Identity(), (1, 4, 4), layers=0),
         lambda: RecurrentTextDecoder(nn.Identity(), (1, 4, 4)),
         lambda: RecurrentTextDecoder(nn.Identity(), (4,), symbols=0),

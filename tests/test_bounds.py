@@ -644,6 +644,12 @@ def test_a_weight_is_for_the_sites_that_it_names():
     assert trace("z2") == {"z1": 1.0, "z2": 3.0}
 
 
+def test_a_weight_for_no_site_there_is_warned_of():
+    program, x = Hierarchy(top_down=True), torch.tensor([[0.3], [-1.1]])
+    with pytest.warns(UserWarning, match=r"no site 'zz': the latents here are 'z1', 'z2'\. Name"):
+        kl_weight(3.0, sites=["z1", "zz"])(program.guide)(x)
+
+
 def test_weights_of_dimensions_multiply():
     found = linear_gaussian(shift=0.5, stretch=1.3)
     inner, outer = torch.tensor([[0.5, 2.0, 0.0], [3.0, 1.0, 1.0]]).double()

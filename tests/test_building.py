@@ -170,6 +170,16 @@ def test_what_the_data_decide_is_decided_for_our_own_constructors_alone(tmp_path
             assert from_data or getattr(part, option.name) == option.default
 
 
+def test_an_argument_of_an_own_class_that_has_no_default_may_be_given_from_python(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN.replace("classes=5", "classes"))
+    data, decoder = load_data(BINARY), f"{path}:Levels"
+    vae = build_vae(data, decoder=Choice(decoder, {"classes": 4}), latent_dim=2, hidden=8)
+    assert vae.decoder.classes == 4
+    with pytest.raises(InputError, match=r"needs 'classes', .*Give it a default"):
+        build_vae(data, decoder=Choice(decoder), latent_dim=2, hidden=8)
+
+
 def built(kind, word):
     """A part of a program of words of which nothing else is said."""
     few = {"components": 3} if word == "vamp" else {}

@@ -18,7 +18,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
-from programs_for_tests import binary, small_vae
+from programs_for_tests import InTwo, binary, small_vae
 from torch import nn
 
 import pyrovae
@@ -654,6 +654,11 @@ def test_a_program_without_local_latents_is_refused():
 
     with pytest.raises(InputError, match="no latent"):
         Session(run_of(Nothing(), torch.randn(9, 4)))
+
+
+def test_a_program_that_draws_parts_of_examples_is_refused():
+    with pytest.raises(InputError, match=r"a part of an example.*whole examples"):
+        Session(run_of(InTwo(), torch.randn(9, 4)))
 
 
 # ── The server ───────────────────────────────────────────────────────────────────────────────

@@ -15,9 +15,10 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 # A file imports from strictly lower layers alone. `errors` is below everything.
 LAYERS = [
+    {"errors"},
     {
+        "checks",
         "drawn",
-        "errors",
         "interrupts",
         "known_files",
         "memory",

@@ -371,6 +371,7 @@ def test_an_option_that_cannot_be_is_refused(make):
         (lambda: GatedMLP((5,), (2,), hidden=(-3,)), r"hidden is \(-3,\)"),
         (lambda: ResidualMLP(5, (2,)), r"in_shape is 5"),
         (lambda: ResidualMLP((5,), (2,), hidden=0), r"hidden is 0\. .*at least 1"),
+        (lambda: ResidualMLP((5,), (2,), hidden=2.5), r"hidden is 2\.5\. Give a whole"),
         (lambda: ConvNet((1, 8, 8), (2,), hidden=0), r"hidden is 0"),
         (
             lambda: ConvNet((1, 8, 8), (2,), channels=(0, 2), strides=(1, 1)),

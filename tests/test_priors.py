@@ -576,7 +576,7 @@ def test_of_many_exemplars_some_are_kept():
         (lambda: BernoulliPrior(0), "latent of 0 dimensions"),
         (lambda: AutoregressiveGaussianPrior(0), "latent of 0 dimensions"),
         (lambda: Autoencoder(0, nn.Identity(), nn.Identity()), "latent of 0 dimensions"),
-        (lambda: GaussianMixture(2, components=0), "0 components"),
+        (lambda: GaussianMixture(2, components=0), "components is 0"),
         (lambda: GaussianMixture(2, spread=0.0), "spread"),
         (lambda: AutoregressiveGaussianPrior(4, hidden=()), "none"),
         (lambda: AutoregressiveGaussianPrior(4, hidden=(8, 3)), "narrow"),

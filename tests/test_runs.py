@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs_for_tests import binary, same, small_vae, weights
+from programs_for_tests import InTwo, binary, same, small_vae, weights
 from pyro.distributions.transforms import affine_coupling
 from torch import nn
 
@@ -295,26 +295,6 @@ def test_numbers_of_weights_that_are_trained_on_are_taken_away(tmp_path):
 def test_records_end_at_a_line_that_is_none(bad, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(f'{{"epoch": 1}}\n{bad}\n{{"epoch": 3}}\n')
     assert run_folder.read_lines(tmp_path / "metrics.jsonl") == [{"epoch": 1}]
-
-
-class InTwo(nn.Module):
-    """A program that observes the first number of an example by one site, the rest by another."""
-
-    def __init__(self):
-        super().__init__()
-        self.decoder, self.encoder = nn.Linear(2, 4), nn.Linear(4, 2)
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            loc = self.decoder(z)
-            for name, part in (("x", slice(1)), ("rest", slice(1, None))):
-                of_part = dist.Normal(loc[..., part], 1.0).to_event(1)
-                pyro.sample(name, of_part, obs=x[..., part])
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
 
 
 def test_a_program_whose_site_x_is_a_part_of_x_draws_no_examples(tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrovae.bounds.controls import Control, written
 from pyrovae.bounds.draws import Draw
 from pyrovae.bounds.pairs import Pair
+from pyrovae.checks import check_whole
 from pyrovae.errors import InputError
 
 _OF_PYRO = frozenset(signature(PyroELBO.__init__).parameters) - {"num_particles"}
@@ -69,11 +70,8 @@ class Bound(PyroELBO):
         vectorize_particles: bool = True,
         max_plate_nesting: float = math.inf,
     ) -> None:
-        if not isinstance(num_particles, int) or num_particles < self.least_particles:
-            raise InputError(
-                f"num_particles of {type(self).__name__} is {num_particles!r}.",
-                f"Give a whole number, at least {self.least_particles}.",
-            )
+        given = {f"num_particles of {type(self).__name__}": num_particles}
+        check_whole(least=self.least_particles, **given)
         if kl is not None and (isinstance(kl, type) or not callable(kl)):
             raise InputError(
                 f"The kl of {type(self).__name__} is {kl!r}, which is no control of it.",

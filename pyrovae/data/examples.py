@@ -306,8 +306,8 @@ def refuse_non_finite(x: Rows, name: str, *, missing: bool) -> None:
             f"({int(rows.sum())} of {len(x)} examples).",
             f"{remedy}."
             if missing
-            else f"{remedy}; where NaN stands for a missing entry, say --missing, or give "
-            "load_data, or Examples, missing=True.",
+            else f"{remedy}; where NaN stands for a missing entry, train with --missing, or "
+            "give load_data, or Examples, missing=True.",
         )
     is_dense = not isinstance(x, SparseRows) or x.values.numel() == x.numel()
     if missing and is_dense and all(bool(block.isnan().all()) for block in blocks(x)):

@@ -14,10 +14,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.distributions import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
 from pyrovae.errors import InputError
 from pyrovae.networks import event_rank, halves, smooth_clamp
-from pyrovae.networks.sizes import check_sizes
 
 # The floor of a scale, in levels: nothing is narrower than a cell. Its ceiling, in half ranges:
 # all levels are alike.
@@ -146,7 +146,7 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
         super().__init__()
 
         _check_levels(levels)
-        check_sizes(components=components)
+        check_whole(components=components)
         self.net = net
         self.x_shape = tuple(x_shape)
         self.components = components
@@ -159,7 +159,7 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
         Raises:
             InputError: If there is no component.
         """
-        check_sizes(components=components)
+        check_whole(components=components)
         channels, *pixels = _layout(x_shape)
         return (components * sum(_maps(channels)), *pixels)
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.decoders.drawn import DrawnScorer
 from pyrovae.distributions import Autoregressive
 from pyrovae.drawn import weight_ranks
@@ -23,7 +24,8 @@ class PixelCNNDecoder(nn.Module):
 
     Pixels are in raster order, and the channels of a pixel in theirs. A gated PixelCNN reads the
     pixels so far: one stack of convolutions the rows above, another the pixels to the left, so
-    that none is overlooked. What the network makes of z is added in every layer.
+    that there is no blind spot; how far they reach, kernels and layers say. What the network makes
+    of z is added in every layer.
 
     Args:
         net: A network mapping $(*, D)$ to $(*, \text{features}, H, W)$.
@@ -35,7 +37,7 @@ class PixelCNNDecoder(nn.Module):
 
     Raises:
         InputError: If x is no image, there are fewer features than channels, fewer than two
-            levels or no layer, or the kernel is even.
+            levels or no layer, or the kernel is even or no wider than a pixel.
 
     References:
         Conditional Image Generation with PixelCNN Decoders (van den Oord et al., 2016),
@@ -66,10 +68,9 @@ class PixelCNNDecoder(nn.Module):
         if levels < 2:
             raise InputError(f"A pixel cannot have {levels} levels.", "Give 2 or more.")
         _check_features(features, x_shape)
-        if layers < 1:
-            raise InputError(f"There cannot be {layers} gated layers.", "Give 1 or more.")
-        if kernel < 1 or kernel % 2 == 0:
-            raise InputError(f"The kernel is {kernel} wide.", "Give an odd number.")
+        check_whole(layers=layers)
+        if kernel < 3 or kernel % 2 == 0:
+            raise InputError(f"The kernel is {kernel} wide.", "Give an odd number, 3 or more.")
 
         self.net = net
         self.x_shape = tuple(x_shape)

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.decoders.drawn import DrawnScorer
 from pyrovae.distributions import Autoregressive
 from pyrovae.drawn import weight_ranks
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Embedding
 from pyrovae.networks.recurrent import LinearSteps, State, begin_at, make_recurrent, recur
-from pyrovae.networks.sizes import check_sizes
 
 
 class RecurrentTextDecoder(nn.Module):
@@ -64,7 +64,7 @@ class RecurrentTextDecoder(nn.Module):
                 f"A RecurrentTextDecoder is for sequences, and x has the shape {tuple(x_shape)}.",
                 "Give symbols of shape (T,).",
             )
-        check_sizes(symbols=symbols, embedding=embedding)
+        check_whole(symbols=symbols, embedding=embedding)
         if not 0 <= word_dropout <= 1:
             raise InputError(f"word_dropout is {word_dropout}.", "Give a share in [0, 1].")
 
@@ -89,7 +89,7 @@ class RecurrentTextDecoder(nn.Module):
         Raises:
             InputError: If that is nothing.
         """
-        check_sizes(hidden=hidden)
+        check_whole(hidden=hidden)
         return (hidden,)
 
     def forward(self, z: Tensor) -> dist.Distribution:

@@ -11,11 +11,11 @@ import torch
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.distributions import Coupling, Flow, InverseAutoregressive, spline_bend
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS, latent_dim_of
 from pyrovae.errors import InputError
 from pyrovae.networks import MLP, near_zero, smooth_clamp
-from pyrovae.networks.sizes import check_sizes
 
 # A gate that starts at 0.88 passes on most of what it is given (Kingma et al., 2016).
 OPEN = 2.0
@@ -59,7 +59,7 @@ class IAFEncoder(nn.Module):
         super().__init__()
 
         latent_dim = _latent_dim(net, layers, context, self.net_shape)
-        check_sizes(hidden=hidden)
+        check_whole(hidden=hidden)
         self.net = net
         self.layers = layers
         self.hidden = hidden
@@ -84,7 +84,7 @@ class IAFEncoder(nn.Module):
         Raises:
             InputError: If there is no context.
         """
-        check_sizes(context=context)
+        check_whole(context=context)
         return (2 * latent_dim + context,)
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -159,7 +159,7 @@ class SplineFlowEncoder(nn.Module):
         Raises:
             InputError: If there is no context.
         """
-        check_sizes(context=context)
+        check_whole(context=context)
         return (2 * latent_dim + context,)
 
     def forward(self, x: Tensor) -> dist.Distribution:

@@ -41,7 +41,7 @@ class Session:
         run: A run with its data.
 
     Raises:
-        InputError: If its data are not at hand, or it has no latents.
+        InputError: If its data are not at hand, it has no latents, or it draws parts of examples.
     """
 
     def __init__(self, run: Run) -> None:
@@ -53,6 +53,11 @@ class Session:
             raise InputError(
                 "The program has no latent inside the plate 'data' that could be moved.",
                 "Explore a run of a program that has one.",
+            )
+        if self.structure.observes_part:
+            raise InputError(
+                "The program's site 'x' is but a part of an example, so there is nothing to show.",
+                "Explore a run of a program that draws whole examples.",
             )
         self.latents = look_at(run.program, run.measured, self.structure)
         template = run.measured.head(1)

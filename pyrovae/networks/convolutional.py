@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.networks.layers import Conv2d, ConvTranspose2d, Linear
-from pyrovae.networks.sizes import as_sizes, check_sizes, check_strides
+from pyrovae.networks.sizes import as_sizes, check_strides
 
 
 class ConvNet(nn.Module):
@@ -53,7 +54,7 @@ class ConvNet(nn.Module):
         self.channels = as_sizes("channels", channels)
         self.strides = as_sizes("strides", strides)
         check_strides(self.channels, self.strides)
-        check_sizes(hidden=hidden)
+        check_whole(hidden=hidden)
         self.hidden = hidden
         self.activation = activation
 
@@ -114,7 +115,7 @@ class DeconvNet(nn.Module):
 
         self.in_shape = as_sizes("in_shape", in_shape)
         self.out_shape = as_sizes("out_shape", out_shape, dims="C, H, W")
-        check_sizes(coarse=coarse)
+        check_whole(coarse=coarse)
         self.coarse = coarse
         self.channels = as_sizes("channels", channels)
         self.strides = as_sizes("strides", strides)

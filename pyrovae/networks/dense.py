@@ -9,9 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Linear
-from pyrovae.networks.sizes import as_sizes, check_sizes
+from pyrovae.networks.sizes import as_sizes
 
 
 def event_rank(net: nn.Module) -> int:
@@ -164,7 +165,7 @@ class ResidualMLP(nn.Module):
 
         if blocks < 0:
             raise InputError(f"A ResidualMLP cannot have {blocks} blocks.", "Give 0 or more.")
-        check_sizes(hidden=hidden)
+        check_whole(hidden=hidden)
 
         self.in_shape = as_sizes("in_shape", in_shape)
         self.out_shape = as_sizes("out_shape", out_shape)

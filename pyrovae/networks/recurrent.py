@@ -18,10 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Embedding, Linear
 from pyrovae.networks.missing import values_and_mask
-from pyrovae.networks.sizes import as_sizes, check_sizes
+from pyrovae.networks.sizes import as_sizes
 
 Layer = nn.GRU | nn.LSTM
 _CELLS: Mapping[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -189,7 +190,7 @@ class TokenEncoderNet(nn.Module):
 
         self.in_shape = as_sizes("in_shape", in_shape, dims="T")
         self.out_shape = as_sizes("out_shape", out_shape)
-        check_sizes(symbols=symbols, embedding=embedding)
+        check_whole(symbols=symbols, embedding=embedding)
         self.symbols = symbols
         self.embedding = embedding
         self.hidden = hidden
@@ -218,7 +219,7 @@ def make_recurrent(cell: str, features: int, hidden: int, *, bidirectional: bool
     Raises:
         InputError: If there is no such cell, or no state.
     """
-    check_sizes(hidden=hidden)
+    check_whole(hidden=hidden)
     if cell not in _CELLS:
         raise InputError(f"There is no cell {cell!r}.", f"Take {' or '.join(_CELLS)}.")
     return _CELLS[cell](features, hidden, batch_first=True, bidirectional=bidirectional)

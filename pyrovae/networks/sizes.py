@@ -1,6 +1,6 @@
 """The sizes that a network is given: shapes of inputs and outputs, widths of layers."""
 
-__all__ = ["as_sizes", "check_sizes", "check_strides"]
+__all__ = ["as_sizes", "check_strides"]
 
 from collections.abc import Sequence
 
@@ -33,17 +33,6 @@ def as_sizes(name: str, sizes: Sequence[int], *, dims: str = "") -> tuple[int, .
     if min(made, default=1) < 1:
         raise InputError(f"{name} is {made}.", "Give sizes of 1 or more.")
     return made
-
-
-def check_sizes(**sizes: int) -> None:
-    """Refuses sizes below 1, by the names of the arguments that give them.
-
-    Raises:
-        InputError: If one is.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{name} is {size}.", "Give at least 1.")
 
 
 def check_strides(channels: Sequence[int], strides: Sequence[int]) -> None:

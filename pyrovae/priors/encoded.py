@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.distributions import Mixture
 from pyrovae.errors import InputError
-from pyrovae.networks.sizes import check_sizes
 
 
 class VampPrior(nn.Module):
@@ -55,7 +55,7 @@ class VampPrior(nn.Module):
     ) -> None:
         super().__init__()
 
-        check_sizes(components=components)
+        check_whole(components=components)
 
         cost = getattr(encoder, "slow_density", None)
         if cost is not None:
@@ -167,7 +167,7 @@ class ExemplarPrior(nn.Module):
                 f"Exemplars of shape {tuple(given.shape)} are no batch of examples.",
                 "Give a tensor of shape (N, x).",
             )
-        check_sizes(exemplars=len(given), components=components, keep=keep)
+        check_whole(exemplars=len(given), components=components, keep=keep)
         if len(given) > keep:
             given = given[torch.randperm(len(given))[:keep].to(given.device)]
 

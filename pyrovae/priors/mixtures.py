@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
+from pyrovae.checks import check_whole
 from pyrovae.distributions import Mixture, check_dim
 from pyrovae.errors import InputError
 
@@ -30,8 +31,7 @@ class GaussianMixture(nn.Module):
         super().__init__()
 
         check_dim(latent_dim)
-        if components < 1:
-            raise InputError(f"A GaussianMixture has {components} components.", "Give at least 1.")
+        check_whole(components=components)
         if not 0 < spread < math.inf:
             raise InputError(
                 f"The spread of a GaussianMixture is {spread}.",
