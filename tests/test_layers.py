@@ -18,6 +18,7 @@ LAYERS = [
     {"errors"},
     {
         "checks",
+        "decompositions",
         "drawn",
         "interrupts",
         "known_files",
