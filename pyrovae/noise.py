@@ -58,7 +58,7 @@ def keep_order(module: fx.GraphModule) -> Callable[[], Sequence[Tensor]]:
         _tie(graph, earlier, later)
     module.recompile()
 
-    return fx.GraphModule({}, ahead)
+    return fx.GraphModule({}, ahead).forward
 
 
 def _is_draw(node: fx.Node) -> bool:

@@ -560,6 +560,68 @@ def test_a_rate_changed_after_a_state_was_loaded_is_the_one_that_counts():
     assert_close(snapshot(program)[0], before)
 
 
+CHANGES = {
+    "Adam": [
+        lambda group: group.update(lr=3e-3),
+        lambda group: group.update(weight_decay=0.3),
+        lambda group: group.update(amsgrad=False, eps=0.1),
+        lambda group: group.update(betas=[0.8, 0.95]),
+        lambda group: group["betas"].__setitem__(0, 0.1),
+        lambda group: group.update(decoupled_weight_decay=True),
+        lambda group: group.update(maximize=True),
+    ],
+    "SGD": [
+        lambda group: group.update(lr=3e-3),
+        lambda group: group.update(momentum=0.9),
+        lambda group: group.update(nesterov=True),
+        lambda group: group.update(differentiable=False, weight_decay=0.3),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_options_that_a_script_changes_between_steps_count_from_then_on(name):
+    found = []
+    for merged in (True, False):
+        torch.manual_seed(0)
+        program = Registering()
+        every = [{"params": [p]} for p in program.parameters()]
+        optimizer = getattr(torch.optim, name)(every, lr=1e-3)
+        svi = unregistered_step(program, optimizer)
+        if not merged:
+            svi._stepper.update._kernel = lambda parameters, gradients: None
+        for change in CHANGES[name]:
+            # Twice before, so that what is remembered of the first is there to be wrong.
+            torch.manual_seed(0)
+            svi.step(X)
+            svi.step(X)
+            change(optimizer.param_groups[1])
+        svi.step(X)
+        found.append(list(program.parameters()))
+    assert_close(*found)
+
+
+def test_an_optimizer_whose_state_is_emptied_begins_anew():
+    found = []
+    for emptied in (True, False):
+        torch.manual_seed(0)
+        program = Registering()
+        optimizer = torch.optim.Adam(program.parameters(), lr=1e-3)
+        svi = unregistered_step(program, optimizer)
+        svi.step(X)
+        svi.step(X)
+        if emptied:
+            optimizer.state.clear()
+        else:
+            optimizer = torch.optim.Adam(program.parameters(), lr=1e-3)
+            svi = unregistered_step(program, optimizer)
+        torch.manual_seed(1)
+        svi.step(X)
+        svi.step(X)
+        found.append(list(program.parameters()))
+    assert_close(*found)
+
+
 def test_an_optimizer_with_a_step_of_its_own_takes_it():
     class Doubled(pyro.optim.PyroOptim):
         def __call__(self, params, *args, **kwargs):

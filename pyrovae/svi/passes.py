@@ -45,7 +45,11 @@ class Call:
     """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        leaves, self._spec = tree_flatten((args, kwargs))
+        if not kwargs and all(isinstance(arg, Tensor) for arg in args):
+            # As almost always, and at every step: a tree of them takes as long as a small graph.
+            leaves, self._spec = args, None
+        else:
+            leaves, self._spec = tree_flatten((args, kwargs))
         self._rest = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self.tensors: list[Tensor] = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self.kind: Any = (self._spec, *map(_kind, leaves))
@@ -56,6 +60,8 @@ class Call:
 
     def arguments(self, tensors: Iterable[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, with these tensors for its own."""
+        if self._spec is None:
+            return tuple(tensors), {}
         given = iter(tensors)
         leaves = [next(given) if leaf is _HOLE else leaf for leaf in self._rest]
         return tree_unflatten(leaves, self._spec)

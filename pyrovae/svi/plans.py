@@ -46,6 +46,7 @@ class Plan:
         taken: The number of steps taken by that back end.
         graph: What was captured for it.
         tried: Whether it was tried to compile what was run for long as a graph.
+        devices: The CUDA devices that it draws noise on.
         replays: Of so many steps taken as one, what replays them; None where nothing does.
     """
 
@@ -67,14 +68,17 @@ class Plan:
     replays: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        of_modules = {id(p) for module in self.modules for p in module._parameters.values()}
+        self._loose = [p for p in self.parameters.values() if id(p) not in of_modules]
         # By identity, which stays one's own only while it is alive.
         self._watched = self._own()
+        self.devices = {p.device for p in self.parameters.values() if p.device.type == "cuda"}
         self._state = self._now()
 
     def _own(self) -> list[Tensor]:
         """Also the parameters that are not trained now, and may be later."""
         own = (p for module in self.modules for p in module._parameters.values())
-        return [*self.parameters.values(), *(p for p in own if p is not None)]
+        return [*self._loose, *(p for p in own if p is not None)]
 
     def _now(self) -> Any:
         modules = [(m.training, *map(id, m._modules.values())) for m in self.modules]
@@ -111,11 +115,6 @@ class Plan:
         """Whether Pyro's store still keeps what it did."""
         kept = stored()
         return all(name in kept and kept[name] is of() for name, of in self.stored.items())
-
-    @property
-    def devices(self) -> set[torch.device]:
-        """The CUDA devices that the plan draws noise on."""
-        return {p.device for p in self.parameters.values() if p.device.type == "cuda"}
 
 
 def make_plan(

@@ -44,14 +44,17 @@ class _Slot:
 
     parameter: Tensor
     owner: TorchOptimizer
+    number: int
     group: dict[str, Any]
     state: dict[str, Any]
 
     def holds(self) -> bool:
         """Whether the optimizer still keeps its state there: loading one puts it elsewhere."""
-        return self.owner.state.get(self.parameter, _NOTHING) is self.state and any(
-            group is self.group for group in self.owner.param_groups
-        )
+        owner = self.owner
+        if owner.state.get(self.parameter, _NOTHING) is not self.state:
+            return False
+        groups = owner.param_groups
+        return self.number < len(groups) and groups[self.number] is self.group
 
 
 class Update:
@@ -67,6 +70,9 @@ class Update:
         self.optimizer = optimizer
         self._idle = _idle_of.setdefault(optimizer, WeakTensorKeyDictionary())
         self._slots: list[_Slot] = []
+        # What the options of the slots were when they were last told apart, and which are alike.
+        self._told: list[tuple[Any, ...]] = []
+        self._alike: dict[tuple[Any, ...], list[int]] = {}
         self._rates: dict[int, tuple[dict[str, Any], Tensor]] | None = None
         if rates_on_device:
             self._rates = {}
@@ -140,10 +146,12 @@ class Update:
         for slot in slots:
             # A scheduler warns unless its optimizer has stepped.
             slot.owner._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
-        kernel.begin(slots)
-        rate = self._rate if kernel.freezes else _rate_of
-        for options, members in _alike(kernel, slots, gradients, rate).items():
-            kernel.apply(options, *zip(*members, strict=True), frozen)
+        if kernel.begin is not None:
+            kernel.begin(slots)
+            self._tell_apart(kernel, [kernel.told(slot) for slot in slots])
+        for options, numbers in self._alike.items():
+            members, theirs = [slots[n] for n in numbers], [gradients[n] for n in numbers]
+            kernel.apply(options, members, theirs, frozen)
 
     def follow_rates(self) -> None:
         """Brings the learning rates that the optimizer has now to the device."""
@@ -186,9 +194,23 @@ class Update:
             return None
         slots = self._find(parameters)
         kernel = _KERNELS.get(type(slots[0].owner)) if slots else None
-        if kernel and all(kernel.supports(slot.group, slot.state) for slot in slots):
-            return kernel
-        return None
+        if kernel is None:
+            return None
+        told = [kernel.told(slot) for slot in slots]
+        if told != self._told:
+            if not all(kernel.supports(slot.group, slot.state) for slot in slots):
+                return None
+            self._tell_apart(kernel, told)
+        return kernel
+
+    def _tell_apart(self, kernel: "_Kernel", told: list[tuple[Any, ...]]) -> None:
+        """Finds the numbers of the slots that share their options."""
+        rate = self._rate if kernel.freezes else _rate_of
+        self._told, self._alike = told, {}
+        for number, (slot, of_slot) in enumerate(zip(self._slots, told, strict=True)):
+            others = of_slot[1 : len(kernel.options)]
+            options = (rate(slot), *others, kernel.more(slot))
+            self._alike.setdefault(options, []).append(number)
 
     def _let_it_step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -223,7 +245,7 @@ class Update:
         if len(held) != len(parameters) or not all(
             slot.parameter is p and slot.holds() for slot, p in zip(held, parameters, strict=True)
         ):
-            self._slots = self._look_up(parameters)
+            self._slots, self._told = self._look_up(parameters), []
         return self._slots
 
     def _look_up(self, parameters: Sequence[Tensor]) -> list[_Slot]:
@@ -233,8 +255,16 @@ class Update:
             owner = self._owner(parameter)
             if owner is None or _hooked(owner):
                 return []
-            groups = [g for g in owner.param_groups if any(p is parameter for p in g["params"])]
-            slots.append(_Slot(parameter, owner, groups[0], owner.state.get(parameter, _NOTHING)))
+            number, group = next(
+                (number, group)
+                for number, group in enumerate(owner.param_groups)
+                if any(p is parameter for p in group["params"])
+            )
+            state = owner.state.get(parameter, _NOTHING)
+            if isinstance(step := state.get("step"), Tensor):
+                # Saved by an optimizer that was not fused, it is on the CPU.
+                state["step"] = step.to(parameter.device)
+            slots.append(_Slot(parameter, owner, number, group, state))
         return slots if len({type(slot.owner) for slot in slots}) == 1 else []
 
     def _plain_pyro(self) -> PyroOptim | None:
@@ -274,21 +304,6 @@ def _rate_of(slot: _Slot) -> Any:
     return slot.group["lr"]
 
 
-def _alike(
-    kernel: "_Kernel",
-    slots: Sequence[_Slot],
-    gradients: Sequence[Tensor],
-    rate: Callable[[_Slot], Any],
-) -> dict[tuple[Any, ...], list[tuple[_Slot, Tensor]]]:
-    """The slots and gradients by the options that they share."""
-    found: dict[tuple[Any, ...], list[tuple[_Slot, Tensor]]] = {}
-    for slot, gradient in zip(slots, gradients, strict=True):
-        given = (rate(slot) if name == "lr" else slot.group[name] for name in kernel.options)
-        options = tuple(tuple(value) if isinstance(value, list) else value for value in given)
-        found.setdefault((*options, kernel.more(slot)), []).append((slot, gradient))
-    return found
-
-
 # ── The kernels ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -297,20 +312,29 @@ class _Kernel:
     """How to update parameters whose options agree.
 
     Attributes:
-        options: The names of the options.
+        options: The names of the options, the learning rate first.
+        asks: The names of what else `supports` asks about.
         supports: Whether the kernel does what these options ask for, given a parameter's state.
         apply: Called with the options, the slots, their gradients, and whether to do nothing.
         more: What else must agree.
-        begin: Called with all slots before a step.
+        begin: Called with all slots before a step, whose options it may change.
         freezes: Whether it can be told to do nothing.
     """
 
     options: tuple[str, ...]
+    asks: tuple[str, ...]
     supports: Callable[[dict[str, Any], dict[str, Any]], bool]
     apply: Callable[..., None]
     more: Callable[[_Slot], Any] = lambda slot: None
-    begin: Callable[[Sequence[_Slot]], None] = lambda slots: None
+    begin: Callable[[Sequence[_Slot]], None] | None = None
     freezes: bool = True
+
+    def told(self, slot: _Slot) -> tuple[Any, ...]:
+        """What an update by this depends on besides tensors, of a parameter."""
+        values = [*map(slot.group.get, self.options), *map(slot.group.get, self.asks)]
+        # Of a list, which may be changed in place, what it holds now.
+        values = [tuple(value) if type(value) is list else value for value in values]
+        return (*values, self.more(slot))
 
 
 def _supports_adam(group: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -333,9 +357,6 @@ def _adam_with(function: Any) -> Callable[..., None]:
         frozen: Tensor | None,
     ) -> None:
         lr, (beta1, beta2), eps, weight_decay, amsgrad, maximize, _ = options
-        for slot in slots:
-            # Saved by an optimizer that was not fused, the step is on the CPU.
-            slot.state["step"] = slot.state["step"].to(slot.parameter.device)
         function(
             [slot.parameter for slot in slots],
             list(gradients),
@@ -425,18 +446,25 @@ def _sgd(
 
 _ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
 _KERNELS: dict[type[TorchOptimizer], _Kernel] = {
-    Adam: _Kernel(_ADAM_OPTIONS, _supports_coupled_adam, _adam_with(adam)),
-    AdamW: _Kernel(_ADAM_OPTIONS, _supports_adam, _adam_with(adamw)),
+    Adam: _Kernel(
+        _ADAM_OPTIONS,
+        ("differentiable", "decoupled_weight_decay"),
+        _supports_coupled_adam,
+        _adam_with(adam),
+    ),
+    AdamW: _Kernel(_ADAM_OPTIONS, ("differentiable",), _supports_adam, _adam_with(adamw)),
     ClippedAdam: _Kernel(
         ("lr", "betas", "eps", "weight_decay", "clip_norm"),
+        ("centered_variance",),
         lambda group, state: "exp_avg" in state and not group["centered_variance"],
         _clipped_adam,
-        more=lambda slot: slot.state["step"],
+        more=lambda slot: slot.state.get("step"),
         begin=_decay_rates,
         freezes=False,  # it counts its steps in Python
     ),
     SGD: _Kernel(
         ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"),
+        ("differentiable",),
         _supports_sgd,
         _sgd,
     ),
