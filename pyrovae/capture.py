@@ -21,7 +21,6 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from pyrovae.decompositions import decompositions
 from pyrovae.noise import keep_order
 
 # Noise drawn by the same kernels as eagerly, so that a step can be checked against an eager
@@ -168,9 +167,7 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Callable[..., Seque
         draw = keep_order(module)
         with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.random.fork_rng():
             everything: list[Any] = [*inputs, *(t.detach() for t in graph.closed_over), *draw()]
-            compiled: Any = compile_fx(
-                module, everything, config_patches=OPTIONS, decompositions=decompositions()
-            )
+            compiled: Any = compile_fx(module, everything, config_patches=OPTIONS)
     except Exception as error:
         raise CaptureError(_reason(error)) from error
 

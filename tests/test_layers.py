@@ -18,7 +18,6 @@ LAYERS = [
     {"errors"},
     {
         "checks",
-        "decompositions",
         "drawn",
         "interrupts",
         "known_files",
