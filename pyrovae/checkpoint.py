@@ -24,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from pyrovae.errors import CheckpointError
+from pyrovae.errors import CheckpointError, unwritable
 
 MANIFEST = "MANIFEST.json"
 KEEP = 2
@@ -80,10 +80,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"The checkpoint {final} cannot be written ({error.strerror or error}).",
-            "Free some space or choose another --run-dir; earlier checkpoints are untouched.",
-        ) from error
+        instead = "another --run-dir; earlier checkpoints are untouched"
+        raise unwritable(CheckpointError, f"The checkpoint {final}", error, instead) from error
 
     for old in _folders(folder)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)

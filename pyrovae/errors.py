@@ -7,10 +7,16 @@ __all__ = [
     "PyrovaeError",
     "RankError",
     "shorten",
+    "unwritable",
 ]
+
+import errno
+from typing import TypeVar
 
 # How much of a value an error shows.
 SHOWN = 200
+# What an operating system says where there is no room: on the disk, in a quota, in a file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def shorten(value: object) -> str:
@@ -61,3 +67,21 @@ class CheckpointError(PyrovaeError, RuntimeError):
 
 class RankError(PyrovaeError, RuntimeError):
     """One of the processes that train together cannot be reached any more."""
+
+
+Kind = TypeVar("Kind", bound=PyrovaeError)
+
+
+def unwritable(kind: type[Kind], what: object, error: OSError, instead: str) -> Kind:
+    """What to raise where something cannot be written.
+
+    Args:
+        kind: The class of the error.
+        what: What was to be written.
+        error: Why it cannot be.
+        instead: What to choose in its place, and what else there is to say.
+    """
+    return kind(
+        f"{what} cannot be written ({error.strerror or error}).",
+        f"{'Free some space or choose' if error.errno in FULL else 'Choose'} {instead}.",
+    )

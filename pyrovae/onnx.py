@@ -23,7 +23,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.data import Batch
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import CheckpointError, InputError, unwritable
 from pyrovae.extras import require
 from pyrovae.generation import shared_latents
 from pyrovae.handlers import unconditioned
@@ -91,10 +91,7 @@ def export(
             (folder / name).write_bytes(content)
         (folder / ABOUT).write_text(json.dumps(told, indent=1) + "\n")
     except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror or error}).",
-            "Free some space or choose another folder.",
-        ) from error
+        raise unwritable(CheckpointError, folder, error, "another folder") from error
     return folder
 
 

@@ -17,7 +17,7 @@ from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyrovae import plots
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, unwritable
 from pyrovae.plots.style import DPI
 
 if TYPE_CHECKING:
@@ -89,10 +89,8 @@ def _write(path: Path, page: str) -> Path:
     except OSError as error:
         if temporary.is_file():
             temporary.unlink()
-        raise InputError(
-            f"The report {path} cannot be written ({error.strerror or error}).",
-            "Free some space or choose another path; an earlier report is untouched.",
-        ) from error
+        instead = "another path; an earlier report is untouched"
+        raise unwritable(InputError, f"The report {path}", error, instead) from error
     return path
 
 

@@ -30,7 +30,7 @@ from pyrovae import user_files, user_programs
 from pyrovae.checkpoint import storable
 from pyrovae.data import Batch, Preprocessing
 from pyrovae.data.decoding import Decoding
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import CheckpointError, InputError, unwritable
 from pyrovae.parts import from_config, why_undescribed
 from pyrovae.programs import Program, as_module, dtype_of, evaluating, trace_pair
 
@@ -97,10 +97,7 @@ def write(
         (temporary / CARD).write_text(card)
         os.replace(temporary, folder)
     except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror or error}).",
-            "Free some space or choose another folder.",
-        ) from error
+        raise unwritable(CheckpointError, folder, error, "another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

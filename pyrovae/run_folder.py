@@ -40,7 +40,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pyrovae.errors import CheckpointError, InputError, PyrovaeError, shorten
+from pyrovae.errors import CheckpointError, InputError, PyrovaeError, shorten, unwritable
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATION, REPORT = "checkpoints", "evaluation.json", "report.html"
@@ -101,7 +101,7 @@ def held(path: Path | None) -> Iterator[None]:
             f"Another process is training {path}.", "Let it finish, or stop it first."
         ) from error
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(CheckpointError, path, error, "another --run-dir") from error
     try:
         yield
     finally:
@@ -129,7 +129,7 @@ def write(file: Path, content: str | bytes, *, append: bool = False) -> None:
             os.replace(temporary, file)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _unwritable(file, error) from error
+        raise unwritable(CheckpointError, file, error, "another --run-dir") from error
 
 
 def remove(file: Path) -> None:
@@ -141,7 +141,7 @@ def remove(file: Path) -> None:
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritable(file, error) from error
+        raise unwritable(CheckpointError, file, error, "another --run-dir") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -243,13 +243,6 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             break
         records.append(record)
     return records
-
-
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{path} cannot be written ({error.strerror or error}).",
-        "Free some space or choose another --run-dir.",
-    )
 
 
 # ── Whether two runs are one ─────────────────────────────────────────────────────────────────

@@ -258,8 +258,13 @@ def test_a_picture_that_cannot_be_saved_says_why(tmp_path):
     (tmp_path / "file").write_text("")
     picture = Picture(torch.rand(1), grid(torch.rand(1, 1, 1, 8, 8)), "")
 
-    with pytest.raises(InputError, match=r"file/x\.png cannot be written"):
+    with pytest.raises(
+        InputError, match=r"file/x\.png cannot be written .*\)\. Choose another path"
+    ):
         picture.save(tmp_path / "file" / "x.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"Is a directory\)\. Choose another path\."):
+        picture.save(tmp_path / "folder.png")
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.svg", "x"])

@@ -6,7 +6,7 @@ import shlex
 from importlib.resources import files
 
 from pyrovae.cli.options import New
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, unwritable
 
 
 def new(command: New) -> None:
@@ -26,7 +26,5 @@ def new(command: New) -> None:
     except FileExistsError as error:
         raise InputError(f"{path} exists already.", "Choose another name.") from error
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}).", "Choose another folder."
-        ) from error
+        raise unwritable(InputError, path, error, "another folder") from error
     print(f"{path}\n\nNext:\n  pyrovae train {name} --data digits")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, unwritable
 from pyrovae.plots.style import png
 
 if TYPE_CHECKING:
@@ -64,8 +64,5 @@ def _write(path: Path, content: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}).",
-            "Free some space or choose another path.",
-        ) from error
+        raise unwritable(InputError, path, error, "another path") from error
     return path
