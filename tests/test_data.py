@@ -289,6 +289,25 @@ def test_missing_entries_are_let_through_where_the_user_says_so():
     assert all(split.missing and split.to(torch.device("cpu")).missing for split in [data.train])
 
 
+class Table:
+    """A table as pandas has it: its items are columns, its array is of rows."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((5, 3), dtype)
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, column):
+        return np.zeros(5)
+
+
+@pytest.mark.parametrize("given", [np.zeros((5, 3)), Table()])
+def test_examples_of_an_array_or_a_table_are_refused_rather_than_read_by_items(given):
+    with pytest.raises(InputError, match=r"The train data are a (ndarray|Table)\. Give a tensor"):
+        Examples(given)
+
+
 @pytest.mark.parametrize("make", [Examples, lambda x: pyrovae.data.as_examples(x, "train")])
 def test_a_tensor_with_nan_is_refused_with_what_to_say_of_it(make):
     x = torch.zeros(30, 4)

@@ -64,8 +64,8 @@ class Examples:
         num_workers: The number of DataLoader workers of a streamed `Dataset`.
 
     Raises:
-        InputError: If there is no example, the labels are not one for each, or a tensor holds
-            infinity, or NaN where it stands for nothing.
+        InputError: If there is no example, x is an array or a table, the labels are not one for
+            each, or a tensor holds infinity, or NaN where it stands for nothing.
 
     Example:
         >>> train = Examples(torch.arange(6.0).reshape(3, 2))
@@ -86,6 +86,9 @@ class Examples:
         num_workers: int = 2,
     ) -> None:
         name = f"The {split} data"
+        # An array has a length and items, as a Dataset has; those of a table are its columns.
+        if hasattr(x, "__array__") and not isinstance(x, Rows):
+            raise InputError(f"{name} are a {type(x).__name__}.", "Give a tensor of them.")
         self._x: Rows | Dataset[Any] = SparseRows.of(x, name) if is_sparse(x) else x
         self._y = y
         self.preprocessing: Preprocessing = preprocessing or AsIs()
