@@ -27,7 +27,7 @@ import torch
 from pyrovae.devices import describe_environment
 
 SEED = 0
-PACKAGES = ("torch", "pyro-ppl", "numpyro", "jax", "pythae", "pyrovae")
+PACKAGES = ("torch", "pyro-ppl", "numpyro", "jax", "pythae", "scvi-tools", "pyrovae")
 
 Turn = Callable[[], float]
 """One turn of a contender: it returns the seconds that one step, or epoch, took."""

@@ -58,7 +58,7 @@ def agree(draws, distribution):
 
 @every_precision
 def test_stirlings_error_is_right_on_both_sides_of_its_seam(dtype, tolerance):
-    x = torch.tensor([1e-6, 0.1, 1.0, 2.5, 15.99, 16.0, 16.01, 300.0, 1e7], dtype=dtype)
+    x = torch.tensor([1e-6, 0.1, 1.0, 2.5, 7.99, 8.0, 8.01, 16.0, 300.0, 1e7], dtype=dtype)
     with mpmath.workdps(50):
         expected = [
             float(
@@ -70,6 +70,18 @@ def test_stirlings_error_is_right_on_both_sides_of_its_seam(dtype, tolerance):
             for n in map(mpmath.mpf, x.tolist())
         ]
     assert stirling_error(x).tolist() == pytest.approx(expected, abs=10 * tolerance)
+
+
+@every_precision
+def test_the_derivative_of_stirlings_error_is_right_on_its_seam_too(dtype, tolerance):
+    x = torch.tensor([0.1, 1.0, 7.99, 8.0, 8.01, 16.0, 300.0], dtype=dtype, requires_grad=True)
+    (found,) = torch.autograd.grad(stirling_error(x).sum(), x)
+    with mpmath.workdps(50):
+        expected = [
+            float(mpmath.digamma(n + 1) - mpmath.log(n) - 1 / (2 * n))
+            for n in map(mpmath.mpf, x.tolist())
+        ]
+    assert found.tolist() == pytest.approx(expected, abs=10 * tolerance)
 
 
 def exact_poisson(x, mean):

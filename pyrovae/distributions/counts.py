@@ -58,10 +58,11 @@ class NegativeBinomial(dist.NegativeBinomial):
         theta, some = self.total_count, torch.where(value > 0, value, 1.0)
         log_share, log_rest = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
 
+        log_trials = torch.log1p(some / theta)  # beside θ
         # Of x + θ trials the shares of x and of θ, beside those that are expected.
         misfit = deviance(some, torch.log1p(theta / some) + log_share)
-        misfit = misfit + deviance(theta, torch.log1p(some / theta) + log_rest)
-        spread = -0.5 * (some.log() + torch.log1p(some / theta)) - HALF_LOG_TWO_PI
+        misfit = misfit + deviance(theta, log_trials + log_rest)
+        spread = -0.5 * (some.log() + log_trials) - HALF_LOG_TWO_PI
         errors = stirling_error(some + theta) - stirling_error(theta) - stirling_error(some)
 
         return torch.where(value > 0, spread + errors - misfit, theta * log_rest)
