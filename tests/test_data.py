@@ -19,7 +19,6 @@ from pyrovae.data import (
     Standardize,
     as_examples,
     load_data,
-    loading,
 )
 from pyrovae.data.raw import SPLITS
 from pyrovae.errors import InputError
@@ -164,7 +163,7 @@ def test_a_streamed_dataset_draws_the_same_noise_for_any_number_of_workers(num_w
 
 def test_a_dataset_that_fits_is_read_into_memory_and_one_that_does_not_streams(monkeypatch):
     assert not load_data(Noisy()).train.streams
-    monkeypatch.setattr(loading, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr("pyrovae.data.given.MEMORY_LIMIT", 0)
     data = load_data(Noisy())
     assert data.train.streams
     assert len(data.train) + len(data.valid) + len(data.test) == 23

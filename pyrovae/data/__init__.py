@@ -18,6 +18,8 @@ __all__ = [
 ]
 
 from pyrovae.data.examples import Batch, Examples, RawBatch
-from pyrovae.data.loading import Data, Given, as_examples, load_data, load_examples
+from pyrovae.data.given import Given, as_examples
+from pyrovae.data.loading import load_data, load_examples
 from pyrovae.data.preprocessing import AsIs, Binarize, Dequantize, Preprocessing, Standardize
 from pyrovae.data.sequences import pad_sequences
+from pyrovae.data.sets import Data
