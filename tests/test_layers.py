@@ -160,6 +160,13 @@ INNER = {
         {"__init__"},
     ],
     "models": [{"autoencoder", "vae"}, {"__init__"}],
+    "building": [
+        {"choices"},
+        {"nets", "refusals"},
+        {"assembly"},
+        {"programs"},
+        {"__init__"},
+    ],
     "svi": [
         {"attributes", "estimators", "guard", "once", "precision", "state", "updates", "watch"},
         {"objective", "passes"},
