@@ -17,8 +17,8 @@ from torch import Tensor
 from pyrovae.capture import CaptureError, capture, compile_graph, has_compiler
 from pyrovae.data import Batch
 from pyrovae.handlers import unvalidated
-from pyrovae.inspection import Structure
 from pyrovae.programs import Program
+from pyrovae.structure import Structure
 from pyrovae.terms import Terms, draw_terms
 
 # So many draws of one shape are worth the seconds that compiling takes.

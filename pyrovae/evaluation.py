@@ -28,7 +28,7 @@ from pyrovae.checks import check_whole
 from pyrovae.data import Batch, Examples, Given, as_examples
 from pyrovae.draws import Draws
 from pyrovae.errors import InputError
-from pyrovae.inspection import Structure, inspect_program
+from pyrovae.inspection import inspect_program
 from pyrovae.memory import available, peak_of
 from pyrovae.programs import (
     Program,
@@ -39,6 +39,7 @@ from pyrovae.programs import (
     trace_pair,
 )
 from pyrovae.randomness import seeded
+from pyrovae.structure import Structure
 from pyrovae.supports import check_support
 from pyrovae.terms import draw_terms
 

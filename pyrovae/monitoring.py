@@ -10,11 +10,11 @@ import torch
 
 from pyrovae.data import Batch, Examples
 from pyrovae.errors import NonFiniteError
-from pyrovae.inspection import Structure
 from pyrovae.programs import Program, as_module, evaluating
 from pyrovae.randomness import generator, seeded
 from pyrovae.ranks import Ranks
 from pyrovae.runs import WORDS
+from pyrovae.structure import Structure
 from pyrovae.terms import sum_terms
 
 # How many examples the training ELBO of an epoch is measured on, at most. Without a validation set

@@ -25,9 +25,10 @@ from pyrovae.checks import check_whole
 from pyrovae.data import Batch, Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError
-from pyrovae.inspection import FEW, Structure, check_parameters, inspect_program
+from pyrovae.inspection import FEW, check_parameters, inspect_program
 from pyrovae.parts import to_config
 from pyrovae.programs import Program, evaluating, sites, trace_pair
+from pyrovae.structure import Structure
 from pyrovae.supports import check_support
 from pyrovae.svi import Differentiable, Objective
 from pyrovae.svi.stepper import LATE_STEPS

@@ -40,7 +40,7 @@ from pyrovae.data.tables import from_config as from_columns
 from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation
 from pyrovae.generation import Encoded, Generated
-from pyrovae.inspection import Structure, inspect_program
+from pyrovae.inspection import inspect_program
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
 from pyrovae.programs import Program, as_module
@@ -50,6 +50,7 @@ from pyrovae.run_folder import (
     read_json,
 )
 from pyrovae.stages import Stages
+from pyrovae.structure import Structure
 from pyrovae.supports import check_support
 
 # How many examples a report looks at: enough for stable numbers and a full scatter plot.

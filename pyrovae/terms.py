@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.distributions import exact_kl, factorizes
-from pyrovae.inspection import Structure
 from pyrovae.programs import (
     PLATE,
     Program,
@@ -30,6 +29,7 @@ from pyrovae.programs import (
     sites,
     trace_pair,
 )
+from pyrovae.structure import Structure
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,7 @@ MUTANTS = [
     ),
     Mutant(
         "a subsampled plate passes for the whole",
-        "inspection.py",
+        "structure.py",
         'getattr(frame, "full_size", None) or frame.size',
         "frame.size",
         "test_programs.py::test_a_subsampled_plate_is_known_by_its_full_size_and_evaluates_alike",

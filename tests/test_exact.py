@@ -32,11 +32,12 @@ from pyrovae.decoders import (
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.evaluation import evaluate, pareto_k
 from pyrovae.handlers import kl_weight
-from pyrovae.inspection import Structure, inspect_program
+from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, ConvNet, DeconvNet
 from pyrovae.priors import DiagonalGaussian, GaussianMixture, StandardNormal
 from pyrovae.programs import evaluating, trace_pair
+from pyrovae.structure import Structure
 from pyrovae.terms import draw_terms, sum_terms
 
 DECODERS = (

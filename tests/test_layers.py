@@ -43,7 +43,7 @@ LAYERS = [
     },
     {"data", "handlers", "recording"},
     {"priors", "encoders", "decoders", "programs", "hub"},
-    {"supports"},
+    {"structure", "supports"},
     {"inspection"},
     {"models", "terms", "bounds"},
     {"draws"},

@@ -16,9 +16,9 @@ from torch import Tensor
 from pyrovae.data import Batch, Examples
 from pyrovae.evaluation import ACTIVE_VARIANCE, evaluate
 from pyrovae.generation import decode, posterior_means
-from pyrovae.inspection import Structure
 from pyrovae.programs import Program, Site, evaluating, sites, trace_pair
 from pyrovae.randomness import seeded
+from pyrovae.structure import Structure
 
 # How many examples are looked at, and the quantiles of their latents that a slider goes between.
 LOOKED_AT = 1000

@@ -14,8 +14,8 @@ from pyrovae.bounds import Bound
 from pyrovae.data import Batch
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import kl_weight, share_noise
-from pyrovae.inspection import Structure
 from pyrovae.programs import PLATE, Program, labels, takes_labels
+from pyrovae.structure import Structure
 from pyrovae.svi.estimators import estimate_with, has_estimate
 from pyrovae.svi.guard import find_cause
 
