@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pyrovae.data.decoding import BadImage, Decoding, Header, decode, is_image_name, read_header
 from pyrovae.data.raw import SPLITS, Raw, cache_folder
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, unwritable
 
 IMAGES, INDEX, UNFINISHED = "images.raw", "index.json", "unfinished-"
 # Caches of another number are made anew; one more wherever the pixels or the splits change.
@@ -261,10 +261,8 @@ def _make(folder: Path, names: list[str], decoding: Decoding, place: Path) -> _C
                 index["written"] = (made / IMAGES).stat().st_mtime_ns
                 (made / INDEX).write_text(json.dumps(index))
         except OSError as error:
-            raise InputError(
-                f"The cache of {folder} cannot be written to {place} ({error.strerror}).",
-                "Free some space, or name another folder for caches with XDG_CACHE_HOME.",
-            ) from error
+            what, instead = f"The cache {place}", "another folder for caches by XDG_CACHE_HOME"
+            raise unwritable(InputError, what, error, instead) from error
 
     cached = _open(place)
     if cached is None:
