@@ -191,7 +191,7 @@ def start_from(program: Program, run: str | os.PathLike[str]) -> Matched:
     read_config(path)
     weights = checkpoint.load_newest(path / CHECKPOINTS).weights
     module = as_module(program)
-    own = module.state_dict()
+    own = module.state_dict(keep_vars=True)
     taken = [k for k, v in own.items() if k in weights and weights[k].shape == v.shape]
     if not taken:
         raise InputError(
@@ -199,4 +199,6 @@ def start_from(program: Program, run: str | os.PathLike[str]) -> Matched:
             "Start from a run of a program with parts of the same names and sizes.",
         )
     module.load_state_dict({k: weights[k] for k in taken}, strict=False)
-    return Matched(taken, [k for k in own if k not in taken])
+    # What a module shares with another goes by a name of each: a VampPrior's encoder, say.
+    given = {id(own[k]) for k in taken}
+    return Matched(taken, [k for k, v in own.items() if id(v) not in given])

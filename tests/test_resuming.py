@@ -366,6 +366,15 @@ def test_a_program_starts_from_what_of_a_run_matches(tmp_path):
         assert torch.equal(value, weights(run.program)[name] if name in taken else before[name])
 
 
+def test_weights_that_a_prior_shares_with_the_encoder_are_not_said_to_be_as_they_were(tmp_path):
+    training(program_of("plain"), tmp_path / "run", epochs=1)
+    other = small_vae(seed=3)
+    other.prior = pyrovae.VampPrior(other.encoder, (6,), components=4)
+    taken, left = start_from(other, tmp_path / "run")
+    assert any(name.startswith("encoder") for name in taken)
+    assert left == ["prior.free_inputs"]
+
+
 def test_a_run_of_which_nothing_matches_is_refused(tmp_path):
     training(program_of("plain"), tmp_path / "run", epochs=1)
     with pytest.raises(InputError, match="No weight"):
