@@ -53,7 +53,11 @@ class Regression(nn.Module):
                 loc = loc + torch.where(flag > 0, math.nan, 0.0)
             if self.where == "gradient":
                 # The root's derivative at 0 is infinite, and the root 0.
-                loc = loc + (flag * (self.log_scale * 0).abs() + 1 - flag).sqrt() - (1 - flag)
+                loc = (
+                    loc
+                    + (flag * (self.log_scale * (1 - flag)).abs() + 1 - flag).sqrt()
+                    - (1 - flag)
+                )
             if self.where == "scale":
                 scale = scale * (1 - flag)
             if self.where == "logarithm of a scale":

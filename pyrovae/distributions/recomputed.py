@@ -38,7 +38,7 @@ def in_blocks(function: Score, blocks: Sequence[Tensor]) -> list[Tensor]:
         return [function(block) for block in blocks]
     reads = _reads(function, blocks[0][:1])
     if reads is None:
-        score = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+        score: Any = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
         return [score(block) for block in blocks]
 
     return [_Recomputed.apply(function, block, *reads) for block in blocks]
