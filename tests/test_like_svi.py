@@ -706,3 +706,114 @@ def test_a_step_without_gradients_says_so():
     )
     with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
         svi.step(X)
+
+
+# ── What a script does to its optimizer and its loss ──
+
+
+def moving(*args):
+    return pyro.param("a", torch.zeros(3))
+
+
+def _start_anew(optimizer):
+    optimizer.pt_optim_args["lr"] = 1e-3
+    optimizer.optim_objs.clear()
+
+
+def _replace_all(optimizer):
+    optimizer.pt_optim_args["lr"] = 1e-3
+    optimizer.optim_objs = {}
+
+
+def _clip(optimizer):
+    optimizer.grad_clip = {p: _halve for p in optimizer.optim_objs}
+
+
+def _halve(parameter):
+    parameter.grad.mul_(torch.tensor([0.5, 1.0, 2.0]))
+
+
+def _hook_before(optimizer):
+    def scale(own, args, kwargs):
+        own.param_groups[0]["params"][0].grad.mul_(torch.tensor([1e-3, 1.0, -1.0]))
+
+    for own in optimizer.optim_objs.values():
+        own.register_step_pre_hook(scale)
+
+
+def _wrap_step(optimizer):
+    for own in optimizer.optim_objs.values():
+        own.step = lambda closure=None: None
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+@pytest.mark.parametrize(
+    "change",
+    [_start_anew, _replace_all, _clip, _hook_before, _wrap_step],
+    ids=lambda f: f.__name__,
+)
+def test_what_a_script_does_to_an_optimizer_in_the_middle_holds(change, engine):
+    found = []
+    for make in (SVI, partial(compiled, engine=engine)):
+        optimizer = pyro.optim.Adam({"lr": 0.1})
+
+        def before(number, optimizer=optimizer):
+            if number == 5:
+                change(optimizer)
+
+        found.append(steps(make, normal(moving), [(X,)] * 9, optimizer=optimizer, before=before))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1])
+
+
+class Halved(Trace_ELBO):
+    """An estimator that takes its gradient in a way of its own."""
+
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        return super().loss_and_grads(model, guide, *args, **kwargs) / 2
+
+
+class Tempered(Trace_ELBO):
+    """One whose differentiable loss is its own."""
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        return super().differentiable_loss(model, guide, *args, **kwargs) / 2
+
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.item()
+
+
+@pytest.mark.filterwarnings("ignore:The program cannot be captured")
+def test_an_estimator_that_trains_in_its_own_way_is_refused_and_a_tensor_of_its_own_is_taken():
+    replaced = Trace_ELBO()
+    replaced.loss_and_grads = Halved().loss_and_grads
+    for loss in (Halved(), replaced):
+        with pytest.raises(InputError, match=r"takes its gradient by itself.*differentiable_loss"):
+            compiled(normal(moving), lambda x: None, pyro.optim.SGD({"lr": 0.1}), loss)
+    assert_alike(normal(moving), [(X,)] * 4, loss=Tempered())
+
+
+def test_a_loss_that_is_for_evaluation_alone_is_what_evaluate_loss_calls():
+    class Marked(Trace_ELBO):
+        def loss(self, model, guide, *args, **kwargs):
+            return 7.0
+
+    svi = compiled(normal(moving), lambda x: None, pyro.optim.SGD({"lr": 0.1}), Marked())
+    assert float(svi.evaluate_loss(X)) == 7.0
+    assert float(svi.step(X)) != 7.0
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_arguments_may_have_any_name(engine):
+    model = normal(moving)
+    svi = compiled(
+        lambda x, method, loss: model(x),
+        lambda x, method, loss: None,
+        pyro.optim.SGD({"lr": 0.1}),
+        Trace_ELBO(),
+        engine,
+    )
+    svi.step(X, method="a", loss=2.0)
+    svi.evaluate_loss(X, method="a", loss=2.0)

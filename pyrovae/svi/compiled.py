@@ -11,7 +11,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError, NonFiniteError
-from pyrovae.svi.estimators import estimate_with, has_estimate
+from pyrovae.svi.estimators import estimate_with, has_estimate, has_own_loss
 from pyrovae.svi.guard import find_cause, placed
 from pyrovae.svi.stepper import Stepper
 from pyrovae.svi.updates import Optimizer
@@ -91,7 +91,8 @@ class CompiledSVI:
         if not has_estimate(loss):
             raise InputError(
                 f"{type(loss).__name__} takes its gradient by itself, which cannot be captured.",
-                "Take pyro.infer.SVI for it, or another estimator.",
+                "Take pyro.infer.SVI for it, or another estimator, or replace its "
+                "differentiable_loss rather than its loss_and_grads.",
             )
         self._model = model
         self._guide = guide
@@ -171,6 +172,8 @@ class CompiledSVI:
         """An estimate of the loss in float32, without a step."""
         self.check()
         with torch.no_grad():
+            if has_own_loss(self._loss):
+                return torch.as_tensor(self._loss.loss(self.model, self.guide, *args, **kwargs))
             value, _ = estimate_with(self._loss, self.model, self.guide)(*args, **kwargs)
         return value
 

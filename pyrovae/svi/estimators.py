@@ -6,7 +6,7 @@ the same traces, keep tensors: a value to report, and a surrogate whose gradient
 estimator's.
 """
 
-__all__ = ["Estimate", "estimate_with", "has_estimate"]
+__all__ = ["Estimate", "estimate_with", "has_estimate", "has_own_loss"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -100,6 +100,8 @@ def estimate_with(loss: Any, model: Callable[..., Any], guide: Callable[..., Any
 def _method_for(loss: ELBO) -> Callable[..., tuple[Any, Any]] | None:
     """How to estimate an ELBO: what its class inherits unchanged of Pyro's is replaced."""
     kind: Any = type(loss)
+    if "loss_and_grads" in vars(loss):
+        return None
     if kind.loss_and_grads is Trace_ELBO.loss_and_grads:
         particle = kind._differentiable_loss_particle
         return partial(_over_traces, _PARTICLES.get(particle, particle))
@@ -107,11 +109,33 @@ def _method_for(loss: ELBO) -> Callable[..., tuple[Any, Any]] | None:
         return _enumerated
     if kind.loss_and_grads is RenyiELBO.loss_and_grads:
         return _renyi
-    return _differentiable if hasattr(kind, "differentiable_loss") else None
+    return _differentiable if _has_gradient_of_its_loss(kind) else None
+
+
+def _has_gradient_of_its_loss(kind: Any) -> bool:
+    """Whether what a class differentiates is what it trains by: not if one alone is replaced."""
+    differentiable = _home(kind, "differentiable_loss")
+    trained = _home(kind, "loss_and_grads")
+    trained = _JITTED.get(trained, trained)
+    return differentiable is not None and (trained is None or issubclass(differentiable, trained))
+
+
+def _home(kind: type, name: str) -> Any:
+    """The class that an attribute of a class is inherited from."""
+    return next((base for base in kind.__mro__ if name in vars(base)), None)
+
+
+def has_own_loss(loss: Any) -> bool:
+    """Whether an ELBO has a `loss` of a user's, which `evaluate_loss` is to call."""
+    if not isinstance(loss, ELBO):
+        return False
+    home = _home(type(loss), "loss")
+    ours = home is not None and home.__module__.startswith(("pyro.", "pyrovae."))
+    return "loss" in vars(loss) or not ours
 
 
 def _call(
-    method: Any, loss: ELBO, model: Any, guide: Any, *args: Any, **kwargs: Any
+    method: Any, loss: ELBO, model: Any, guide: Any, /, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     value, surrogate = method(loss, model, guide, args, kwargs)
     return torch.as_tensor(value).detach(), torch.as_tensor(surrogate)

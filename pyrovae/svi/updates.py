@@ -49,9 +49,12 @@ class _Slot:
     state: dict[str, Any]
 
     def holds(self) -> bool:
-        """Whether the optimizer still keeps its state there: loading one puts it elsewhere."""
+        """Whether the optimizer still keeps its state there: loading one puts it elsewhere.
+
+        And whether nobody has come to want to be called at its steps.
+        """
         owner = self.owner
-        if owner.state.get(self.parameter, _NOTHING) is not self.state:
+        if owner.state.get(self.parameter, _NOTHING) is not self.state or _hooked(owner):
             return False
         groups = owner.param_groups
         return self.number < len(groups) and groups[self.number] is self.group
@@ -241,12 +244,27 @@ class Update:
 
     def _find(self, parameters: Sequence[Tensor]) -> list[_Slot]:
         """A slot for each parameter; none at all where the optimizer has to step by itself."""
-        held = self._slots
-        if len(held) != len(parameters) or not all(
-            slot.parameter is p and slot.holds() for slot, p in zip(held, parameters, strict=True)
-        ):
+        if not self._is_found(parameters):
             self._slots, self._told = self._look_up(parameters), []
         return self._slots
+
+    def _is_found(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether the slots are theirs, and the optimizer has them still as it had."""
+        held, optimizer = self._slots, self.optimizer
+        if len(held) != len(parameters):
+            return False
+        made: Any = None
+        clips: Any = _NOTHING
+        if isinstance(optimizer, PyroOptim):
+            made, clips = optimizer.optim_objs, optimizer.grad_clip
+        for slot, parameter in zip(held, parameters, strict=True):
+            if slot.parameter is not parameter or not slot.holds():
+                return False
+            if made is not None and _plain(made.get(parameter)) is not slot.owner:
+                return False
+            if clips.get(parameter) is not None:
+                return False
+        return True
 
     def _look_up(self, parameters: Sequence[Tensor]) -> list[_Slot]:
         slots = []
@@ -285,7 +303,7 @@ class Update:
         owner = optimizer.optim_objs.get(parameter)
         if owner is None or optimizer.grad_clip.get(parameter) is not None:
             return None
-        return getattr(owner, "optimizer", owner)  # a scheduler holds its optimizer
+        return _plain(owner)
 
 
 def is_recordable(optimizer: TorchOptimizer) -> bool:
@@ -294,10 +312,18 @@ def is_recordable(optimizer: TorchOptimizer) -> bool:
     return kernel is not None and kernel.freezes and not _hooked(optimizer)
 
 
-def _hooked(owner: TorchOptimizer) -> bool:
-    """Whether somebody wants to be called at every step of an optimizer."""
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    return any(getattr(owner, name, None) for name in hooks)
+def _plain(owner: Any) -> Any:
+    """An optimizer of torch's: a scheduler holds its own."""
+    return getattr(owner, "optimizer", owner)
+
+
+def _hooked(owner: Any) -> bool:
+    """Whether somebody wants to be called at every step of an optimizer, or has replaced it."""
+    if owner._optimizer_step_pre_hooks or owner._optimizer_step_post_hooks:
+        return True
+    own = vars(owner).get("step")
+    # A scheduler counts the steps of its optimizer so.
+    return own is not None and not hasattr(own, "_wrapped_by_lr_sched")
 
 
 def _rate_of(slot: _Slot) -> Any:
