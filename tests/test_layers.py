@@ -169,7 +169,7 @@ INNER = {
     ],
     "svi": [
         {"attributes", "estimators", "guard", "once", "precision", "state", "updates", "watch"},
-        {"objective", "passes"},
+        {"objective", "passes", "reach"},
         {"plans"},
         {"backends", "exchange", "faithfulness", "sentinel"},
         {"planner", "replays"},

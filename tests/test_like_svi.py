@@ -24,6 +24,7 @@ from pyro.infer import (
 )
 from pyro.infer.autoguide import AutoIAFNormal
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from pyrovae.capture import Graph
@@ -817,3 +818,190 @@ def test_arguments_may_have_any_name(engine):
     )
     svi.step(X, method="a", loss=2.0)
     svi.evaluate_loss(X, method="a", loss=2.0)
+
+
+# ── What a script changes, wherever the program reads it ──
+
+
+class Scaled:
+    """A program of a class of a user's, whose scale has its default there."""
+
+    scale = 1.0
+
+    def model(self, x):
+        with poutine.scale(scale=self.scale), pyro.plate("data", len(x)):
+            loc = pyro.param("a", torch.zeros(3))
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def __call__(self, x):
+        self.model(x)
+
+
+class ScaledModule(Scaled, nn.Module):
+    """The same as a module, which may have no such attribute either."""
+
+    def model(self, x):
+        with poutine.scale(scale=getattr(self, "weight", 1.0) * self.scale):
+            normal(moving)(x)
+
+    def forward(self, x):
+        self.model(x)
+
+    def __call__(self, x):
+        self.model(x)
+
+
+def _by_scale(thing):
+    thing.scale = np.float32(5.0)
+
+
+def _by_class(thing):
+    type(thing).scale = 5.0
+
+
+def _by_name(thing):
+    thing.weight = 5.0
+
+
+@pytest.mark.parametrize("change", [_by_scale, _by_class, _by_name], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda thing: thing.model,
+        lambda thing: poutine.scale(thing.model, 0.5),
+        lambda thing: config_enumerate(thing.model),
+        lambda thing: partial(thing.model),
+        lambda thing: lambda x: thing.model(x),
+        lambda thing: thing,
+    ],
+    ids=["method", "handler", "decorator", "partial", "closure", "object"],
+)
+@pytest.mark.parametrize("kind", [Scaled, ScaledModule])
+def test_what_a_script_gives_a_program_between_comparisons_is_seen(kind, wrap, change):
+    if kind is Scaled and change is _by_name:
+        pytest.skip("it has no such name")
+    found = []
+    for make in (SVI, compiled):
+        own = type("Own", (kind,), {})
+        thing = own()
+
+        def before(number, thing=thing):
+            if number == 10:
+                change(thing)
+
+        found.append(steps(make, wrap(thing), [(X,)] * 15, before=before))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1])
+
+
+WEIGHT = 1.0
+NET = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Dropout(0.5))
+
+
+def test_a_number_and_a_mode_that_a_model_reads_by_name_are_seen(monkeypatch):
+    def model(x):
+        with poutine.scale(scale=WEIGHT * local):
+            # A method of its own, and none that a hook of torch's is called at.
+            kept = torch.nn.functional.dropout(x, 0.5, training=NET.training)
+            normal(lambda x: pyro.param("a", torch.zeros(3)) + kept)(x)
+
+    found = []
+    for make in (SVI, compiled):
+        local = 1.0
+        NET.train()
+        monkeypatch.setitem(globals(), "WEIGHT", 1.0)
+
+        def before(number):
+            nonlocal local
+            if number == 5:
+                local = 3.0
+            if number == 10:
+                monkeypatch.setitem(globals(), "WEIGHT", 7.0)
+            if number == 13:
+                NET.eval()
+
+        found.append(steps(make, model, [(X,)] * 15, before=before))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1])
+
+
+def test_a_layer_that_is_pruned_in_the_middle_is_seen():
+    found = []
+    for make in (SVI, compiled):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 3, bias=False)
+
+        def before(number, layer=layer):
+            if number == 10:
+                prune.l1_unstructured(layer, "weight", amount=4)
+
+        def model(x, layer=layer):
+            pyro.module("layer", layer)
+            normal(lambda x: layer(x.flip(-1)))(x)
+
+        found.append(steps(make, model, [(X,)] * 15, before=before)[0])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_autocast_round_a_step_is_seen():
+    def model(x):
+        weight = pyro.param("w", torch.full((3, 3), 0.3))
+        normal(lambda x: (x @ weight).float() + torch.zeros(()))(x)
+
+    found = []
+    for make in (SVI, compiled):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        svi = make(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        losses = []
+        for number in range(30):
+            with torch.autocast("cpu", torch.bfloat16, enabled=9 < number < 20):
+                losses.append(float(svi.step(X)))
+        found.append(losses)
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:The PyTorch API of nest")
+@pytest.mark.filterwarnings("ignore:The program cannot be", "ignore:An argument that is no tensor")
+@pytest.mark.parametrize(
+    "turn", [torch.Tensor.to_sparse_csr, lambda x: torch.nested.nested_tensor([x])]
+)
+def test_arguments_without_strides_are_taken(engine, turn):
+    def model(x):
+        normal(moving)(x.to_dense() if x.layout is torch.sparse_csr else x.unbind()[0])
+
+    for make in (SVI, partial(compiled, engine=engine)):
+        losses = steps(make, model, [(turn(X),)] * 3)[0]
+        assert losses[2] < losses[0]
+
+
+def test_a_module_whose_buffers_are_still_to_be_made_is_taken():
+    found = []
+    for make in (SVI, compiled):
+        norm = nn.LazyBatchNorm1d()
+
+        def model(x, norm=norm):
+            normal(lambda x: pyro.param("a", torch.zeros(3)) + norm(x))(x)
+
+        found.append(steps(make, model, [(X,)] * 4)[0])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_a_parameter_that_is_given_another_size_is_seen():
+    found = []
+    for make in (SVI, compiled):
+        pyro.clear_param_store()
+        layer = nn.Embedding(3, 1)
+        nn.init.zeros_(layer.weight)
+
+        def model(x, layer=layer):
+            pyro.module("layer", layer)
+            normal(lambda x: layer.weight.sum() * torch.ones(3))(x)
+
+        svi = make(model, lambda x: None, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO())
+        losses = [float(svi.step(X)) for _ in range(3)]
+        layer.weight.data = torch.zeros(5, 1)
+        layer.weight.grad = None
+        found.append([*losses, *(float(svi.step(X)) for _ in range(3))])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)

@@ -102,7 +102,7 @@ class CompiledSVI:
             estimate_with(loss, model, guide),
             optim,
             owners=_owners(model, guide),
-            holders=_holders(loss, model, guide),
+            readers=(loss, getattr(loss, "kl", None), model, guide),
             engine=engine,
             precision=precision,
             find_cause=partial(find_cause, model, guide),
@@ -201,15 +201,6 @@ class _Slots:
         place = self._block[self._taken]
         self._taken += 1
         return place.copy_(number)
-
-
-def _holders(loss: Any, *functions: Callable[..., Any]) -> list[object]:
-    """Objects that are no modules, whose attributes a step may read: what functions are methods
-    of, and the loss with its control of the KL.
-    """
-    own = (getattr(function, "__self__", None) for function in (*functions, loss))
-    found = [*own, loss, getattr(loss, "kl", None)]
-    return [t for t in found if hasattr(t, "__dict__") and not isinstance(t, nn.Module | type)]
 
 
 def _owners(*functions: Callable[..., Any]) -> list[nn.Module]:

@@ -92,9 +92,12 @@ def _other(tensor: Tensor) -> Tensor:
 
 
 def _kind(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    return type(leaf), leaf
+    if not isinstance(leaf, Tensor):
+        return type(leaf), leaf
+    if leaf.is_nested:
+        return {}  # of any number of shapes: not to be compared
+    order = leaf.stride() if leaf.layout is torch.strided else leaf.layout
+    return leaf.shape, order, leaf.dtype, leaf.device, leaf.requires_grad
 
 
 class Outcome(NamedTuple):

@@ -9,6 +9,7 @@ __all__ = ["Planner"]
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from pyro.poutine import runtime
 
 from pyrovae.errors import InputError
@@ -65,7 +66,9 @@ class Planner:
 
     def known(self, call: Call) -> Plan | None:
         """The plan of a call, if there is one that still holds."""
-        plans = self._plans.get(call.kind, ()) if call.kind is not None else ()
+        plans = (
+            self._plans.get((call.kind, *_modes_of_torch()), ()) if call.kind is not None else ()
+        )
         return next((plan for plan in plans if plan.is_current() and plan.is_alive()), None)
 
     def plan_for(
@@ -118,13 +121,14 @@ class Planner:
                 "Put it round the model and the guide."
             )
             return None
-        if call.kind not in self._plans and len(self._plans) >= MOST_KINDS:
+        kind = call.kind, *_modes_of_torch()
+        if kind not in self._plans and len(self._plans) >= MOST_KINDS:
             self._warn(
                 f"More than {MOST_KINDS} kinds of arguments: further ones are run in Python. Pad "
                 "batches and sequences to a few shapes, and give numbers that change as tensors."
             )
             return None
-        return call.kind
+        return kind
 
     def _warn_of_states(self, plan: Plan) -> None:
         """Says what of a program was something else for more plans than are worth it."""
@@ -147,3 +151,12 @@ class Planner:
     def _choose(self, plan: Plan, call: Call, engine: str, others: Sequence[Plan] = ()) -> None:
         if engine != "eager" and not self.is_distrusted:
             choose(plan, call, self._estimate, engine, self._warn, others)
+
+
+def _modes_of_torch() -> tuple[Any, ...]:
+    """What torch is set to do that a graph has in it: the default type, and that of autocast."""
+    default = torch.get_default_dtype()
+    if not torch.is_autocast_enabled("cpu") and not torch.is_autocast_enabled("cuda"):
+        return (default,)
+    kinds = [name for name in ("cpu", "cuda") if torch.is_autocast_enabled(name)]
+    return default, *((name, torch.get_autocast_dtype(name)) for name in kinds)

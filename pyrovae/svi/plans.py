@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from pyrovae.capture import Graph
 from pyrovae.errors import InputError
 from pyrovae.svi.attributes import Held, held_by
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.passes import Call, Outcome, Pass, run_in_python, stored
+from pyrovae.svi.reach import reach_of
 from pyrovae.svi.state import State
 from pyrovae.svi.updates import Update
 from pyrovae.svi.watch import Watch
@@ -83,7 +85,7 @@ class Plan:
     def _now(self) -> Any:
         modules = [(m.training, *map(id, m._modules.values())) for m in self.modules]
         return modules, [
-            (id(p), p.dtype, p.device, p.requires_grad, p.stride(), bool(p._backward_hooks))
+            (id(p), p.dtype, p.device, p.requires_grad, _order(p), bool(p._backward_hooks))
             for p in self._own()
         ]
 
@@ -122,7 +124,7 @@ def make_plan(
     call: Call,
     owners: Sequence[nn.Module],
     update: Update,
-    holders: Iterable[object] = (),
+    readers: Iterable[object] = (),
 ) -> Plan:
     """Finds out what a call trains and touches, by a run that leaves no trace.
 
@@ -135,7 +137,7 @@ def make_plan(
     modules: list[nn.Module] = []
     named: list[_Named] = []
     flags: dict[nn.Module, dict[str, bool]] = {}
-    held = [one for thing in holders for one in held_by(thing)]
+    reached, held = reach_of(*readers)
     tensors = (*call.tensors, *(p for owner in owners for p in owner.parameters()))
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     state = State(devices, of_python=True)
@@ -149,7 +151,7 @@ def make_plan(
         return value, surrogate
 
     try:
-        with _watched(owners, modules, named, flags, held), watch:
+        with _watched((*owners, *reached), modules, named, flags, held), watch:
             found = run_in_python(noted, call.again(), owners, update, calls_hooks=False)
         draws_in_python = state.has_drawn_in_python()
     finally:
@@ -241,6 +243,11 @@ def _put_back(named: Iterable[_Named]) -> str | None:
     return found
 
 
+def _order(parameter: Tensor) -> Any:
+    """How a parameter lies in memory, one that is still to be made nowhere."""
+    return None if is_lazy(parameter) else (parameter.shape, parameter.stride())
+
+
 @contextmanager
 def _watched(
     owners: Sequence[nn.Module],
@@ -256,7 +263,7 @@ def _watched(
         if id(module) not in seen:
             seen.add(id(module))
             modules.append(module)
-            own = module.named_buffers(recurse=False)
+            own = ((n, b) for n, b in module.named_buffers(recurse=False) if not is_lazy(b))
             named.extend((module, name, b, b.detach().clone()) for name, b in own)
             flags[module] = _flags(module)
             held.extend(held_by(module))

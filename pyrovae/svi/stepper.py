@@ -62,7 +62,7 @@ class Stepper:
         estimate: From the arguments of a step to a loss and its surrogate.
         optimizer: What updates the parameters.
         owners: Modules whose parameters are trained besides the parameter sites.
-        holders: Other objects whose attributes a step may read, as those of a loss.
+        readers: Functions and objects that a step calls, which may read what a script changes.
         engine: The back end, one of `backends.ENGINES`; `auto` tries all of them on the first
             arguments and keeps the fastest. If None, a graph, and on a CPU with a compiler
             compiled from the 2,000th step of a kind on.
@@ -88,7 +88,7 @@ class Stepper:
         optimizer: Optimizer,
         *,
         owners: Sequence[nn.Module] = (),
-        holders: Sequence[object] = (),
+        readers: Sequence[object] = (),
         engine: str | None = None,
         precision: str = "float32",
         clip_norm: float | None = None,
@@ -103,7 +103,7 @@ class Stepper:
         self.steps_per_replay = steps_per_replay
         self.update = Update(optimizer, rates_on_device=steps_per_replay > 1)
         self._owners = owners
-        self._holders = holders
+        self._readers = readers
         self._find_cause = find_cause
         self._check_every = check_every or (LATE_STEPS if steps_per_replay > 1 else None)
         self.exchange = exchange
@@ -427,7 +427,7 @@ class Stepper:
         kept = stored()
         before = set(kept)
         try:
-            return make_plan(self.estimate, call, self._owners, self.update, self._holders)
+            return make_plan(self.estimate, call, self._owners, self.update, self._readers)
         except (ValueError, RuntimeError) as error:
             named = {n: p for owner in self._owners for n, p in owner.named_parameters()}
             named |= {name: kept[name] for name in kept.keys() - before}
