@@ -33,7 +33,6 @@ from pyrovae.memory import available, peak_of
 from pyrovae.programs import (
     Program,
     as_module,
-    brought_to,
     evaluating,
     observation_site,
     trace_pair,
@@ -216,8 +215,7 @@ def evaluate(
     check_whole(num_samples=num_samples, limit=limit)
 
     start = time.perf_counter()
-    parameter = next(as_module(program).parameters())
-    examples = as_examples(examples, "test", dtype=parameter.dtype).to(parameter.device)
+    examples = _on_its_device(program, examples)
     first = examples.head(3)
     structure = inspect_program(program, first)
     _check_bound(structure)
@@ -256,7 +254,9 @@ def evaluate(
     )
 
 
-def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: int = 0) -> Tensor:
+def log_evidence(
+    program: Program, examples: Given, *, num_samples: int = 1000, seed: int = 0
+) -> Tensor:
     r"""$\log \hat p(x)$ of each example by draws of its own, in nats, with shape (N,).
 
     `evaluate` draws for whole batches, which is faster. Here the draws of an example are a
@@ -265,7 +265,7 @@ def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: 
 
     Args:
         program: Any program of `pyrovae.programs`.
-        x: N examples of the program's x.
+        examples: N examples, as `evaluate` takes them.
         num_samples: The number of draws from the guide for each example.
         seed: The seed of the draws.
 
@@ -273,21 +273,26 @@ def log_evidence(program: Program, x: Tensor, *, num_samples: int = 1000, seed: 
         InputError: As `evaluate`.
     """
     check_whole(num_samples=num_samples)
-    x = brought_to(program, Batch(x)).x
-    first = Batch(x[:3])
+    examples = _on_its_device(program, examples)
+    first = examples.head(3)
     structure = inspect_program(program, first)
     _check_bound(structure)
-    check_support(program, map(Batch, x.split(1000)))
+    check_support(program, examples.in_order(examples.block))
 
     rows = _most_rows(program, structure, first)
     found: list[Tensor] = []
     with evaluating(program):
-        draws = Draws(program, structure, len(x) * -(-num_samples // rows))
-        for row in x.split(1):
-            content = row.cpu().numpy().tobytes().hex()
-            with seeded(seed, "evaluate", content, device=x.device):
-                found.append(_measure(draws, Batch(row), num_samples, rows)["log_evidence"])
+        draws = Draws(program, structure, len(examples) * -(-num_samples // rows))
+        for example in examples.in_order(1):
+            content = example.x.cpu().numpy().tobytes().hex()
+            with seeded(seed, "evaluate", content, device=examples.device):
+                found.append(_measure(draws, example, num_samples, rows)["log_evidence"])
     return torch.cat(found).cpu()
+
+
+def _on_its_device(program: Program, examples: Given) -> Examples:
+    parameter = next(as_module(program).parameters())
+    return as_examples(examples, "test", dtype=parameter.dtype).to(parameter.device)
 
 
 def _most_rows(program: Program, structure: Structure, batch: Batch) -> int:

@@ -116,6 +116,17 @@ def test_its_estimate_agrees_with_an_evaluation_and_does_not_depend_on_neighbour
     assert not torch.equal(alone, log_evidence(case.vae, case.x, num_samples=5000, seed=1))
 
 
+def test_an_example_is_measured_beside_its_own_label():
+    case = linear_gaussian(6)
+    model, guide = case.vae.model, case.vae.guide
+    case.vae.model = lambda x, y: model(x - y[:, None])
+    case.vae.guide = lambda x, y: guide(x - y[:, None])
+    y = torch.arange(6)
+    labelled = torch.utils.data.TensorDataset(case.x + y[:, None], y)
+    found = log_evidence(case.vae, labelled, num_samples=200)
+    torch.testing.assert_close(found, case.log_evidence, atol=1e-3, rtol=1e-4)
+
+
 def test_rows_have_draws_of_their_own():
     """Equal errors of all rows would not fall as the mean is taken over more of them."""
     case = linear_gaussian(400, shift=0.5, stretch=1.4)

@@ -312,6 +312,28 @@ def test_a_program_whose_draws_cannot_be_compiled_is_evaluated_in_python(monkeyp
     assert torch.equal(found.log_evidence, expected.log_evidence)
 
 
+@pytest.mark.parametrize("measure", [evaluate, log_evidence])
+def test_draws_of_a_program_that_reads_its_data_in_python_are_found_out(monkeypatch, measure):
+    """What `tolist` gives is a number of the first batch in the compiled draw of all others."""
+    case = linear_gaussian(24)
+    model = case.vae.model
+
+    def reads(x):
+        offset = torch.tensor(x[:, 0].tolist(), dtype=x.dtype) - x[:, 0]
+        return model(x + offset[:, None])
+
+    case.vae.model = reads
+    monkeypatch.setattr(evaluation, "WEIGHTS", 400)
+    monkeypatch.setitem(evaluation.CHUNK, "cpu", 400)
+    expected = measure(case.vae, case.examples, num_samples=200)
+    monkeypatch.setattr(draws, "OFTEN", 1)
+    with pytest.warns(UserWarning, match=r"others for further examples .* \.tolist\(\)"):
+        found = measure(case.vae, case.examples, num_samples=200)
+    if measure is evaluate:
+        found, expected = found.log_evidence, expected.log_evidence
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("number", [{"num_samples": 2.5}, {"limit": 2.5}])
 def test_numbers_that_are_not_whole_are_refused(number):
     exact = linear_gaussian()

@@ -979,7 +979,7 @@ def test_arguments_without_strides_are_taken(engine, turn):
 def test_a_module_whose_buffers_are_still_to_be_made_is_taken():
     found = []
     for make in (SVI, compiled):
-        norm = nn.LazyBatchNorm1d()
+        norm = nn.LazyBatchNorm1d(affine=False)
 
         def model(x, norm=norm):
             normal(lambda x: pyro.param("a", torch.zeros(3)) + norm(x))(x)
@@ -1005,3 +1005,42 @@ def test_a_parameter_that_is_given_another_size_is_seen():
         layer.weight.grad = None
         found.append([*losses, *(float(svi.step(X)) for _ in range(3))])
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_tensor_with_a_gradient_that_nobody_trains_is_named_once(engine):
+    """A script may train it by an optimizer of its own, from what `.grad` would be."""
+    layer = nn.Linear(3, 3, bias=False)
+    model = normal(lambda x: pyro.param("a", torch.zeros(3)) + layer(x))
+    with pytest.warns(UserWarning, match=r"shape \(3, 3\) has a gradient.*pyro.module") as found:
+        steps(partial(compiled, engine=engine), model, [(X,)] * 3)
+    assert len(found) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_named_or_hidden_or_detached_is_none_of_these():
+    layer = nn.Linear(3, 3, bias=False)
+
+    def model(x):
+        with poutine.block():
+            pyro.module("layer", layer)
+        normal(lambda x: pyro.param("a", torch.zeros(3)) + layer(x))(x)
+
+    assert_alike(model, [(X,)] * 3)
+    assert_alike(normal(lambda x: pyro.param("b", torch.zeros(3)) + layer(x).detach()), [(X,)] * 3)
+
+
+def test_noise_that_a_program_winds_back_by_itself_is_found_at_once():
+    def guide(x):
+        with torch.random.fork_rng(), pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("a", torch.zeros(3)), 1.0).to_event(1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    expected = steps(SVI, model, [(X,)] * 4, guide=guide)[0]
+    with pytest.warns(UserWarning, match="At step 1 .* the noise that is left for the next step"):
+        found = steps(compiled, model, [(X,)] * 4, guide=guide)[0]
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -274,15 +274,19 @@ def test_an_optimizer_that_has_changed_is_the_one_that_updates(
 
 def test_a_program_that_a_recording_does_not_see_is_found_out(recorder, replayed):
     class Stateful(Normalised):
-        factor = 1.0
+        """Its state lies in a dictionary, into which no watch looks."""
+
+        def __init__(self):
+            super().__init__()
+            self.factors = {"loc": 1.0}
 
         def model(self, x):
             with pyro.plate("data", len(x)):
                 z = pyro.sample("z", self.prior())
-                pyro.sample("x", dist.Normal(self.factor * z, 1.0).to_event(1), obs=x)
+                pyro.sample("x", dist.Normal(self.factors["loc"] * z, 1.0).to_event(1), obs=x)
 
     def change(run):
-        run.program.factor += 1.0
+        run.program.factors["loc"] += 1.0
 
     with pytest.warns(UserWarning, match=r"At step 32 the cuda-graph .* disagree"):
         fit(Stateful(), torch.randn(200, 3), on_epoch=change)

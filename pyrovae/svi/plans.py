@@ -41,6 +41,7 @@ class Plan:
         held: What the modules and other objects hold besides, and a graph has in it as it was.
         update: What updates the parameters.
         unseen: What of the run a graph would not see, in words, if there is anything.
+        outside: The shape of a tensor with a gradient that neither Pyro nor an owner knows of.
         operations: How many operations on tensors a pass makes, its backward pass included.
         engine: The name of the back end.
         run: The pass of a back end other than Python: from the tensors of a call to its loss,
@@ -62,6 +63,7 @@ class Plan:
     held: Sequence[Held] = ()
     operations: int = 0
     unseen: str | None = None
+    outside: tuple[int, ...] | None = None
     engine: str = "eager"
     run: Pass | None = None
     taken: int = 0
@@ -166,6 +168,14 @@ def make_plan(
             "A torch.utils.checkpoint with use_reentrant=True hides its parameters from a step.",
             "Give it use_reentrant=False.",
         )
+    known = [*stored().values(), *found.parameters.values(), *found.idle]
+    known += [p for owner in owners for p in owner.parameters()]
+    outside = [
+        leaf
+        for surrogate in surrogates
+        for leaf in _leaves(surrogate)
+        if not any(leaf is one for one in known) and not watch.makes(leaf)
+    ]
     now = (module._buffers.get(name) for module, name, _, _ in named)
     own = [buffer for buffer in now if buffer is not None]
     changed = [t for t, _ in watch.changed if not any(map(t.is_set_to, own))]
@@ -179,6 +189,7 @@ def make_plan(
         update=update,
         held=[one for one in held if one.is_as_it_was],
         operations=watch.operations,
+        outside=tuple(outside[0].shape) if outside else None,
         unseen=_unseen(
             found,
             reassigned,
@@ -218,16 +229,24 @@ def _is_checkpointed(result: Tensor) -> bool:
     Such a one finds the gradients of what it has run in a backward pass of its own, into `.grad`,
     and `autograd.grad` knows nothing of them.
     """
+    return any(node.name() == "CheckpointFunctionBackward" for node in _nodes(result))
+
+
+def _leaves(result: Tensor) -> list[Tensor]:
+    """The tensors that a backward pass from a result would give a `.grad`."""
+    return [node.variable for node in _nodes(result) if hasattr(node, "variable")]
+
+
+def _nodes(result: Tensor) -> Iterator[Any]:
+    """The operations in the graph of a result."""
     seen, left = set(), [result.grad_fn]
     while left:
         node = left.pop()
         if node is None or node in seen:
             continue
-        if node.name() == "CheckpointFunctionBackward":
-            return True
+        yield node
         seen.add(node)
         left += [following for following, _ in node.next_functions]
-    return False
 
 
 def _put_back(named: Iterable[_Named]) -> str | None:

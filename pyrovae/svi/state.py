@@ -60,6 +60,15 @@ class State:
         """Whether noise of Python's or NumPy's has been drawn since."""
         return self._of_python is not None and self._of_python != _noise_of_python()
 
+    def leaves_noise_as(self, other: "State") -> bool:
+        """Whether the streams of noise of the CPU go on as those of another state of the same."""
+        pairs = zip(self._generators, self._noise, other._noise, strict=True)
+        return all(
+            torch.equal(own, others)
+            for generator, own, others in pairs
+            if generator.device.type == "cpu"
+        )
+
     def after(self, passes: Callable[[], None]) -> "State":
         """The state with buffers as they are now, and the noise that passes leave from here on."""
         now = self._again()

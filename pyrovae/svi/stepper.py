@@ -20,7 +20,7 @@ from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.handlers import unvalidated
 from pyrovae.svi.estimators import Estimate
 from pyrovae.svi.exchange import Exchange
-from pyrovae.svi.faithfulness import difference, is_checked
+from pyrovae.svi.faithfulness import Difference, difference, is_checked
 from pyrovae.svi.guard import REMEDY, find_gradient
 from pyrovae.svi.once import Once
 from pyrovae.svi.passes import (
@@ -367,11 +367,13 @@ class Stepper:
         after = State(plan.devices, plan.buffers, plan.generators, of_python=True)
         before.restore()
         expected = self._in_python(call.again())
+        in_python = State(plan.devices, plan.buffers, plan.generators, of_python=True)
         differs = difference(found, expected, self.precision)
+        if differs is None and not after.leaves_noise_as(in_python):
+            differs = Difference("the noise that is left for the next step")
         if differs is None:
             after.restore()
             return found
-        in_python = State(plan.devices, plan.buffers, plan.generators, of_python=True)
         if differs.may_be_a_kink and self._agree_elsewhere(plan, call, after):
             after.restore()
             return found
@@ -427,7 +429,7 @@ class Stepper:
         kept = stored()
         before = set(kept)
         try:
-            return make_plan(self.estimate, call, self._owners, self.update, self._readers)
+            plan = make_plan(self.estimate, call, self._owners, self.update, self._readers)
         except (ValueError, RuntimeError) as error:
             named = {n: p for owner in self._owners for n, p in owner.named_parameters()}
             named |= {name: kept[name] for name in kept.keys() - before}
@@ -437,6 +439,13 @@ class Stepper:
             raise cause from error
         finally:
             self._made = [name for name in kept if name not in before]
+        if plan.outside is not None:
+            self._warn(
+                f"A tensor of shape {plan.outside} has a gradient, and is no parameter of Pyro's: "
+                "it is not trained, nor is its .grad filled as pyro.infer.SVI would. Name its "
+                "module by pyro.module, or detach it."
+            )
+        return plan
 
     def _forget(self) -> None:
         """Takes parameters out of Pyro's store again that a step was the first to make, wrong."""

@@ -56,6 +56,10 @@ class Watch(TorchDispatchMode):
             self._kept.add(part)
             self.changed.append((tensor.detach(), tensor.detach().clone()))
 
+    def makes(self, tensor: Tensor) -> bool:
+        """Whether the memory of a tensor is newer than the block."""
+        return _storage(tensor) in self._made
+
     def writes_to(self, tensor: Tensor) -> bool:
         """Whether a tensor is among those that were written to."""
         return any(_storage(tensor) == _storage(changed) for changed, _ in self.changed)
