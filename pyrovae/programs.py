@@ -33,6 +33,7 @@ __all__ = [
     "is_auxiliary",
     "is_part",
     "labels",
+    "masked_at_sites",
     "mean_of",
     "observation_site",
     "sample_sites",
@@ -55,7 +56,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Batch
 from pyrovae.devices import send
-from pyrovae.distributions import unweighted
+from pyrovae.distributions import outer_mask, unweighted
 from pyrovae.errors import InputError
 from pyrovae.handlers import isolated_store, roomy_plates, unregistered
 
@@ -178,9 +179,21 @@ def trace_pair(
 
 def at_weight_one(trace: Trace) -> Trace:
     """A trace without its plates' own sites and without weights on dimensions."""
-    trace = prune_subsample_sites(trace)
+    trace = masked_at_sites(prune_subsample_sites(trace))
     for site in sample_sites(trace).values():
         site["fn"] = unweighted(site["fn"])
+    return trace
+
+
+def masked_at_sites(trace: Trace) -> Trace:
+    """A trace in which what is masked of latents is so by their sites, as `poutine.mask` has it.
+
+    It counts nothing also where a distribution has the mask, but was drawn as any other.
+    """
+    for site in sites(trace, observed=False).values():
+        site["fn"], mask = outer_mask(site["fn"])
+        if mask is not None:
+            site["mask"] = mask if site["mask"] is None else site["mask"] & mask
     return trace
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyrovae import catalogue
 from pyrovae.data import Batch
-from pyrovae.distributions import WithEnds
+from pyrovae.distributions import WithEnds, WithFaces
 from pyrovae.errors import InputError
 from pyrovae.programs import Program, data_frame, evaluating, sample_sites, sites, trace_pair
 
@@ -30,7 +30,7 @@ _OVER = {
     type(constraints.one_hot): ("categorical", "categorical"),
     type(constraints.unit_interval): ("beta", "uniform"),
     WithEnds: ("relaxed-bernoulli", "relaxed-bernoulli"),
-    type(constraints.simplex): ("relaxed-categorical", "relaxed-categorical"),
+    WithFaces: ("relaxed-categorical", "relaxed-categorical"),
 }
 _REMEDY = (
     "Scale or standardise data of very large numbers, and see that no network of the guide "
@@ -243,7 +243,7 @@ def _is_outside(distribution: Any, value: Tensor) -> bool:
 
 def _measure(distribution: Any) -> str:
     """What a probability is per: a value, an area of a surface, a volume, or, where the ends of
-    an interval have one, now a value and now a length.
+    an interval or the faces of a simplex have one, now a value and now a length or an area.
 
     The ratio of two of different kinds, such as a mass over a density, is none of probabilities.
     """
@@ -252,6 +252,8 @@ def _measure(distribution: Any) -> str:
     constraint = _constraint(distribution)
     if constraint is WithEnds:
         return "value or length"
+    if constraint is WithFaces:
+        return "value or area"
     return "area" if constraint in _SURFACES else "volume"
 
 

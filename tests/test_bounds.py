@@ -451,6 +451,61 @@ def test_what_is_masked_counts_nothing(make):
     assert whole != loss
 
 
+class MaskedLatent(nn.Module):
+    """A latent that is masked in some examples, in which what is observed yet depends on it."""
+
+    def __init__(self, how, *, discrete=False):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor([[0.3, -0.2]]))
+        self.how, self.discrete = how, discrete
+
+    def draw(self, loc):
+        seen = torch.tensor([True, False, True])
+        kind = dist.Bernoulli(logits=loc) if self.discrete else dist.Normal(loc, 0.7)
+        if self.how == "poutine":
+            with poutine.mask(mask=seen):
+                return pyro.sample("z", kind.to_event(1))
+        if self.how == "distribution":
+            return pyro.sample("z", kind.to_event(1).mask(seen))
+        return pyro.sample("z", kind.mask(seen[:, None]).to_event(1))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = self.draw(torch.zeros(len(x), 2))
+            pyro.sample("x", dist.Normal(z.sum(-1), 0.5), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            self.draw(self.loc * x[:, None])
+
+
+@pytest.mark.parametrize("how", ["distribution", "entries"])
+@pytest.mark.parametrize(
+    ("make", "discrete"),
+    [
+        *((EVERY[n], False) for n in EVERY if n not in ("TotalCorrelation", "MMD")),
+        *((EVERY[n], True) for n in ("ELBO", "VIMCO", "ReweightedWakeSleep")),
+        (lambda: ELBO(2, exact_kl=True, kl=BalancedKL()), False),
+    ],
+)
+def test_a_mask_of_a_distribution_is_as_one_of_its_site(make, discrete, how):
+    """Their draws have a score, though they count nothing themselves."""
+    x = torch.tensor([0.5, -1.2, 0.7])
+    found = [
+        loss_and_gradients(make(), MaskedLatent(way, discrete=discrete), x)
+        for way in ("poutine", how)
+    ]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("per_dim", [True, False])
+def test_free_bits_are_of_examples_in_which_a_distribution_is_not_masked(per_dim):
+    x = torch.tensor([0.5, -1.2, 0.7])
+    bound = ELBO(2, exact_kl=True, kl=FreeBits(0.3, per_dim=per_dim))
+    ways = ("poutine", "distribution")
+    torch.testing.assert_close(*(loss_and_gradients(bound, MaskedLatent(way), x) for way in ways))
+
+
 class Rowwise(nn.Module):
     """Rows within an example, every element of which has a weight of its own."""
 
@@ -550,6 +605,8 @@ def test_a_mask_is_refused_where_examples_are_compared(make):
     loss_and_gradients(make(), OneLatent(), torch.randn(2, 3))
     with pytest.raises(InputError, match="mask leaves out 'z' of some"):
         loss_and_gradients(make(), OneLatent(seen), torch.randn(2, 3))
+    with pytest.raises(InputError, match="mask leaves out 'z' of some"):
+        loss_and_gradients(make(), MaskedLatent("distribution"), torch.randn(3))
 
 
 # ── Control of the KL ────────────────────────────────────────────────────────────────────────

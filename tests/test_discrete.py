@@ -11,8 +11,9 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 from torch.distributions import kl_divergence
 from torch.distributions.relaxed_bernoulli import RelaxedBernoulli as TorchRelaxedBernoulli
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from pyrovae import CompiledSVI, evaluate
+from pyrovae import CompiledSVI, evaluate, fit
 from pyrovae.data import Batch
 from pyrovae.decoders import BernoulliDecoder
 from pyrovae.distributions import (
@@ -22,7 +23,7 @@ from pyrovae.distributions import (
     StraightThroughBernoulli,
     StraightThroughOneHotGroups,
 )
-from pyrovae.distributions.relaxed import HIGH, LIMIT, LOW
+from pyrovae.distributions.relaxed import DEPTH, HIGH, LIMIT, LOW
 from pyrovae.encoders import (
     BernoulliEncoder,
     CategoricalEncoder,
@@ -90,6 +91,31 @@ def test_codes_are_drawn_as_often_as_they_are_probable(kind, draw):
     found = (z[:, None] == CODES).all(-1).double()
     assert torch.equal(found.sum(-1), torch.ones(20000, **double))
     assert (z_score(found, p.log_prob(CODES).exp()).abs() < 4).all()
+
+
+@pytest.mark.parametrize(
+    "make", [OneHotGroups, lambda logits: StraightThroughOneHotGroups(logits, 0.5)]
+)
+def test_a_class_without_probability_is_never_drawn_and_counts_for_nothing(make):
+    """Nor do its logits of minus infinity lead to NaN, in values or gradients."""
+    eta = torch.tensor([[0.0, 1.0, -torch.inf], [-torch.inf, 0.5, -torch.inf]], **double)
+    eta.requires_grad_()
+    q, p = make(eta), OneHotGroups(ETA)
+    z = q.rsample((2000,)) if q.has_rsample else q.sample((2000,))
+    assert set(z[:, :3].argmax(-1).tolist()) == {0, 1}
+    of_code = torch.distributions.Categorical(logits=eta[0])
+    assert torch.equal(z[:, 4], torch.ones(2000, **double))
+    torch.testing.assert_close(q.log_prob(z), of_code.log_prob(z[:, :3].argmax(-1)))
+    assert q.entropy().item() == pytest.approx(of_code.entropy().item())
+    probs = q.mean.unflatten(-1, (2, 3))
+    expected = (probs * (q.logits - p.logits)).sum()
+    assert kl_divergence(q, p).item() == pytest.approx(expected.item())
+    total = q.log_prob(z).sum() + q.entropy() + kl_divergence(q, p) + (z * ETA.flatten()).sum()
+    (gradient,) = torch.autograd.grad(total, eta)
+    assert gradient.isfinite().all()
+    assert (gradient[eta.isinf()] == 0).all()
+    assert p.log_prob(z).isfinite().all()
+    assert kl_divergence(p, q) > 1e30
 
 
 def test_what_is_no_code_is_outside_the_support():
@@ -233,6 +259,63 @@ def test_a_relaxed_code_has_torch_s_density_code_by_code():
     z = q.sample((50,))
     expected = dist.RelaxedOneHotCategorical(torch.tensor(0.8, **double), logits=ETA)
     torch.testing.assert_close(q.log_prob(z), expected.log_prob(z.unflatten(-1, (2, 3))).sum(-1))
+
+
+@pytest.mark.parametrize(("eta", "temperature"), [(0.0, 0.5), (2.0, 0.05), (-6.0, 0.05)])
+def test_a_relaxed_code_on_a_face_has_a_probability(eta, temperature):
+    """Of two classes: that of the two ends and the density between them come to 1."""
+    q = RelaxedOneHotGroups(torch.tensor([[eta, 0.0]], **double), temperature)
+    y = torch.linspace(-DEPTH, DEPTH, 200_001, **double)
+    z = torch.stack([y, torch.zeros_like(y)], -1).softmax(-1)
+    prob = q.log_prob(z).exp()
+    inside = (prob * z.prod(-1))[1:-1].sum() * (y[1] - y[0])
+    assert (prob[0] + inside + prob[-1]).item() == pytest.approx(1, abs=1e-4)
+    drawn = q.sample((20_000,))
+    for face, column in ((prob[0], 0), (prob[-1], 1)):
+        found = (drawn[:, column] < 2e-35).double()
+        assert (found.mean() - face).abs() < 4 * (face * (1 - face) / 20_000).sqrt() + 1e-12
+
+
+SHARP = torch.tensor([[8.0, 0.0, -8.0], [0.0, 0.5, 1.0]])
+
+
+def test_ratios_of_relaxed_codes_are_right_when_they_are_sharp():
+    """E_q[p / q] = 1, whichever entries lie on faces."""
+    q = RelaxedOneHotGroups(SHARP, 0.05)
+    p = RelaxedOneHotGroups(SHARP + torch.tensor([0.4, -0.3, 0.2]), 0.06)
+    z = q.sample((100_000,))
+    on_faces = (z < 2e-35).sum(-1)
+    assert all((on_faces == number).any() for number in (2, 3, 4))
+    assert z_score((p.log_prob(z) - q.log_prob(z)).exp(), 1.0).abs() < 4
+
+
+def test_the_kl_of_a_sharp_relaxed_code_is_between_those_of_its_code_and_of_its_logarithms():
+    """The code is a function of the relaxed code, and this one of logarithms without faces."""
+    pairs = ((0.05, SHARP), (0.07, torch.zeros(2, 3)))
+    q, p = (RelaxedOneHotGroups(logits, temperature) for temperature, logits in pairs)
+    z = q.sample((100_000,))
+    kl = (q.log_prob(z) - p.log_prob(z)).mean()
+    of_codes = kl_divergence(OneHotGroups(SHARP), OneHotGroups(torch.zeros(2, 3)))
+
+    q, p = (
+        ExpRelaxedCategorical(torch.tensor(temperature, **double), logits=logits.double())
+        for temperature, logits in pairs
+    )
+    log_z = q.sample((100_000,))
+    of_logarithms = (q.log_prob(log_z) - p.log_prob(log_z)).sum(-1).mean()
+    assert of_codes < kl < of_logarithms
+
+
+def test_a_relaxed_code_is_no_match_for_a_density_without_faces():
+    class Model(nn.Module):
+        def forward(self):
+            return dist.Dirichlet(torch.ones(3))
+
+    x = torch.rand(20, 6).round()
+    encoder = RelaxedCategoricalEncoder(MLP((6,), (3,)), classes=3)
+    vae = VAE(Model(), BernoulliDecoder(MLP((3,), (6,))), encoder)
+    with pytest.raises(InputError, match="Dirichlet gives no probability, or one of another kind"):
+        fit(vae, x, epochs=1, progress=False)
 
 
 def bit_function(z):

@@ -91,7 +91,7 @@ INNER = {
         {"__init__"},
     ],
     "distributions": [
-        {"arguments", "degenerate", "noise", "recomputed", "spherical", "stirling"},
+        {"arguments", "degenerate", "masks", "noise", "recomputed", "spherical", "stirling"},
         {"factors"},
         {
             "autoregressive",

@@ -22,7 +22,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyrovae.bounds.layouts import Layout, subsampling
-from pyrovae.distributions import Weighted, exact_kl, factorizes, unweighted
+from pyrovae.distributions import Weighted, exact_kl, factorizes, unmasked, unweighted
 from pyrovae.errors import InputError
 from pyrovae.programs import Site, sample_sites, sites
 
@@ -282,7 +282,7 @@ class Draw:
         """The log-probability of the draws of latents, as they were made: also of such as are
         masked, on which what is observed may yet depend.
         """
-        return self._total([self._arranged(_plain(site), site) for site in group])
+        return self._total([self._arranged(_drawn(site), site) for site in group])
 
     def log_density(self, group: Iterable[Site]) -> Tensor:
         """The log-probability of latents without weights, where they are not masked."""
@@ -368,6 +368,11 @@ def _refusal_of_held(name: str, how: str) -> InputError:
 def _plain(site: Site) -> Tensor:
     """The log-probability of a site without weights, element by element of its batch."""
     return unweighted(site["fn"]).log_prob(site["value"])
+
+
+def _drawn(site: Site) -> Tensor:
+    """The same as it was drawn, without masks of its own."""
+    return unmasked(unweighted(site["fn"])).log_prob(site["value"])
 
 
 def _weighted(site: Site, weights: Tensor | None) -> Any:

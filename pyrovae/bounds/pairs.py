@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.bounds.own_noise import OwnNoise
 from pyrovae.distributions import innermost, unweighted
 from pyrovae.handlers import plate_but, unconditioned
-from pyrovae.programs import Site, sample_sites, sites
+from pyrovae.programs import Site, masked_at_sites, sample_sites, sites
 
 PARTICLES = "num_particles_vectorized"
 
@@ -111,7 +111,7 @@ def points_of(trace: Trace) -> dict[str, Site]:
 
 def _run(function: Callable[..., Any], pair: Pair) -> Trace:
     # Its plates' own sites are kept: the model is to have the subsample of the guide.
-    return poutine.trace(function).get_trace(*pair.args, **pair.kwargs)
+    return masked_at_sites(poutine.trace(function).get_trace(*pair.args, **pair.kwargs))
 
 
 class _Held(Messenger):

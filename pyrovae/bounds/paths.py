@@ -22,6 +22,7 @@ from torch import Tensor
 from pyrovae.bounds.base import Bound, joined, shared_out, with_gradient
 from pyrovae.bounds.draws import Draw
 from pyrovae.bounds.pairs import GuideRun, Pair, drawn_sites
+from pyrovae.distributions import unmasked, unweighted
 from pyrovae.programs import Site
 
 
@@ -84,7 +85,7 @@ class _PathDraw(Draw):
     def gradient_of_masked_score(self) -> Tensor | None:
         r"""The same of what is masked of the latents, which no log-weight has; None if nothing."""
         fixed = self._fixed(self.latents)
-        if all(site["mask"] is None or site["mask"] is True for site in fixed):
+        if not any(map(_is_masked, fixed)):
             return None
         score = self.score_of(fixed) - self.log_density(fixed)
         return score - score.detach()
@@ -93,6 +94,11 @@ class _PathDraw(Draw):
         assert self.fixed_trace is not None
         drawn = drawn_sites(self.fixed_trace)
         return [drawn[name] for name in names if name in drawn]
+
+
+def _is_masked(site: Site) -> bool:
+    own = unweighted(site["fn"])
+    return not (site["mask"] is None or site["mask"] is True) or unmasked(own) is not own
 
 
 def _draw_along_paths(pair: Pair, shares: _Shares | None = None) -> _PathDraw:

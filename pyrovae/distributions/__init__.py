@@ -35,6 +35,7 @@ __all__ = [
     "VonMisesFisher",
     "Weighted",
     "WithEnds",
+    "WithFaces",
     "ZeroInflated",
     "affine_bend",
     "check_box",
@@ -47,7 +48,9 @@ __all__ = [
     "innermost",
     "is_improper",
     "is_point",
+    "outer_mask",
     "spline_bend",
+    "unmasked",
     "unweighted",
 ]
 
@@ -83,12 +86,18 @@ from pyrovae.distributions.discretized_logistic import (
     DiscretizedLogisticMixture,
 )
 from pyrovae.distributions.factors import exact_kl, factorizes
+from pyrovae.distributions.masks import outer_mask, unmasked
 from pyrovae.distributions.mixed_columns import Codes, MixedColumns
 from pyrovae.distributions.mixture import Mixture
 from pyrovae.distributions.nan_masked import NanMasked
 from pyrovae.distributions.normal_mixture import NormalMixture
 from pyrovae.distributions.one_hot import OneHotGroups
-from pyrovae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotGroups, WithEnds
+from pyrovae.distributions.relaxed import (
+    RelaxedBernoulli,
+    RelaxedOneHotGroups,
+    WithEnds,
+    WithFaces,
+)
 from pyrovae.distributions.spherical import (
     LOG_CONCENTRATION_BOUNDS,
     PowerSpherical,

@@ -39,7 +39,8 @@ class OneHotGroups(dist.TorchDistribution):
     \pi_g = \mathrm{softmax}(\eta_g)$$
 
     Args:
-        logits: The logits $\eta$, with shape $(*, G, K)$.
+        logits: The logits $\eta$, with shape $(*, G, K)$; minus infinity for a class that there is
+            not.
     """
 
     arg_constraints = {  # noqa: RUF012  # pyright: ignore
@@ -47,7 +48,8 @@ class OneHotGroups(dist.TorchDistribution):
     }
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = logits.log_softmax(-1)
+        # Finite, so that what has no probability counts as 0 where it is multiplied by one.
+        self.logits = logits.log_softmax(-1).clamp(min=torch.finfo(logits.dtype).min)
         groups, classes = logits.shape[-2:]
         super().__init__(logits.shape[:-2], Size((groups * classes,)), validate_args=validate_args)
 

@@ -3,7 +3,7 @@ r"""Concrete variables: bits and one-hot codes relaxed to the inside of an inter
 They are continuous, and so is what a bound with them bounds: the model whose prior is relaxed.
 """
 
-__all__ = ["RelaxedBernoulli", "RelaxedOneHotGroups", "WithEnds"]
+__all__ = ["RelaxedBernoulli", "RelaxedOneHotGroups", "WithEnds", "WithFaces"]
 
 import math
 from typing import Any
@@ -21,10 +21,18 @@ from pyrovae.distributions.one_hot import Grouped
 # A relaxed bit ends here, where float32 still tells it from 1, at logits of about 15.
 LOW, HIGH = 2.0**-22, 1 - 2.0**-22
 LIMIT = math.log(HIGH / LOW)
+# No logarithm of an entry of a relaxed code is further below that of the largest: far from the
+# smallest that float32 has, -87, for any number of classes. The logarithm of the entry itself is
+# this to rounding, of which the second is a bound.
+DEPTH, ROUNDING = 80.0, 1e-3
 
 
 class WithEnds(type(constraints.unit_interval)):
     """An interval whose ends have a probability, and what lies between them a density."""
+
+
+class WithFaces(type(constraints.simplex)):
+    """A simplex whose faces have a probability, and what lies between them a density."""
 
 
 class RelaxedBernoulli(dist.TorchDistribution):
@@ -98,11 +106,17 @@ class RelaxedOneHotGroups(dist.TorchDistribution):
 
     $$z_g = \mathrm{softmax}((\eta_g + \text{Gumbel noise}) / \tau)$$
 
-    $$\log p(z_g) = \log (K - 1)! + (K - 1) \log\tau
-    + \sum_k (\eta_{gk} - (\tau + 1) \log z_{gk}) - K \log \sum_k e^{\eta_{gk}} z_{gk}^{-\tau}$$
+    $$\log p(z_g) = \log (n - 1)! + (n - 1) \log\tau
+    + \sum_{k: z_{gk} > \epsilon} (\eta_{gk} - (\tau + 1) \log z_{gk})
+    - n \log \sum_k e^{\eta_{gk}} z_{gk}^{-\tau}$$
 
-    It is a density of the first K - 1 entries. No entry is below the smallest normal number,
-    1e-38 in float32, which draws meet only where logits differ by more than about $80 \tau$.
+    It is a density of the first K - 1 entries where all n = K entries are above $\epsilon =
+    e^{-80} \max_k z_{gk}$. What is below, where floating point soon ends, is put there, on a face
+    of the simplex: the n entries that are left have a density within it, and the others the
+    probability of being no larger. So the ratio of two such distributions is right, however sharp
+    they are; that of densities at a clamped value is not, nor is that to a density without such
+    faces, as a Dirichlet's, which is refused. Gradients by draws leave out what comes to a face as
+    the logits change, where these differ by about $80 \tau$.
 
     Args:
         logits: The logits $\eta$, with shape $(*, G, K)$.
@@ -139,22 +153,25 @@ class RelaxedOneHotGroups(dist.TorchDistribution):
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> Grouped:  # pyright: ignore
         """Points of simplices."""
-        return Grouped(constraints.simplex, self.logits.shape[-1])
+        return Grouped(WithFaces(), self.logits.shape[-1])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-density, in nats."""
+        """The log-density, in nats, of the entries that are on no face."""
         if self._validate_args:
             self._validate_sample(value)
-        classes = self.logits.shape[-1]
-        value = value.unflatten(-1, (-1, classes))
+        value = value.unflatten(-1, (-1, self.logits.shape[-1]))
         log_value = value.clamp(min=torch.finfo(value.dtype).tiny).log()
-        score = self.logits - self.temperature * log_value
-        constant = math.lgamma(classes) + (classes - 1) * math.log(self.temperature)
-        of_group = constant + (score - log_value).sum(-1) - classes * score.logsumexp(-1)
-        return of_group.sum(-1)
+        y = log_value - log_value.amax(-1, keepdim=True)
+        inside = y > ROUNDING - DEPTH
+        score = self.logits - self.temperature * y.clamp(min=-DEPTH)
+        number = inside.sum(-1).to(value.dtype)
+        of_inside = torch.where(inside, score - log_value, 0.0).sum(-1)
+        constant = number.lgamma() + (number - 1) * math.log(self.temperature)
+        return (constant + of_inside - number * score.logsumexp(-1)).sum(-1)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draws."""
         noise = gumbel((*sample_shape, *self.logits.shape), self.logits)
-        z = ((self.logits + noise) / self.temperature).softmax(-1)
-        return z.clamp(min=torch.finfo(z.dtype).tiny).flatten(-2)
+        y = (self.logits + noise) / self.temperature
+        y = y - y.amax(-1, keepdim=True)
+        return y.clamp(min=-DEPTH).softmax(-1).flatten(-2)
