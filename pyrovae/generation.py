@@ -42,6 +42,7 @@ from pyrovae.programs import (
     brought_to,
     data_frame,
     evaluating,
+    examples_first,
     is_auxiliary,
     is_part,
     labels,
@@ -112,9 +113,9 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
 
     Args:
         program: Any program of `pyrovae.programs`.
-        latents: A value for each latent site of examples, (N, D); those left out are drawn from
-            the prior. Those that all examples share are the guide's, see `shared_latents`, unless
-            they are given too, in their own shape.
+        latents: Values of latent sites of examples, with N rows as `posterior_means` has them;
+            those left out are drawn from the prior. Those that all examples share are the
+            guide's, see `shared_latents`, unless they are given too, in their own shape.
         template: As in `sample`, and N rows of it where no latent of examples is given.
 
     Raises:
@@ -136,7 +137,8 @@ def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
     and below one that all examples share, given `shared_latents`.
 
     Returns:
-        For each latent site inside the plate `data` a tensor (N, D).
+        For each latent site inside the plate `data` a tensor (N, D); (N, ..., D) where there are
+        further plates round it.
     """
     batch = brought_to(program, batch)
     with evaluating(program), seeded(0, "encode", device=batch.x.device):
@@ -146,7 +148,7 @@ def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
     for name, site in sites(guide_trace, observed=False).items():
         if data_frame(site) and not is_auxiliary(site):
             mean = mean_of(site)
-            means[name] = site["value"] if mean is None else mean
+            means[name] = examples_first(site["value"] if mean is None else mean, site)
     return means
 
 
@@ -306,7 +308,6 @@ def _resample(
     the sum of the weights: after the last one, each has been chosen in proportion to its own.
     """
     chosen: dict[str, Tensor] = {}
-    dims: dict[str, int] = {}
     of_all: dict[str, Tensor] = {}
     total = batch.x.new_full((len(batch.x),), -torch.inf)
     for _ in range(num_samples):
@@ -324,19 +325,18 @@ def _resample(
                         "Let the guide draw it first.",
                     )
                 continue
-            dims[name] = data_frame(site).dim - site["fn"].event_dim
-            value = site["value"].movedim(dims[name], 0)
+            value = examples_first(site["value"], site)
             here = replaces.reshape(*replaces.shape, *[1] * (value.dim() - 1))
             chosen[name] = torch.where(here, value, chosen[name] if name in chosen else value)
 
-    of_examples = {n: x.flatten(0, 1).movedim(0, dims[n]) for n, x in chosen.items()}
-    return {**of_examples, **of_all}
+    return {**{name: value.flatten(0, 1) for name, value in chosen.items()}, **of_all}
 
 
 def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) -> Generated:
     """Straight lines in latent space between pairs of examples.
 
-    A latent of whole numbers, between which there are none, changes half way.
+    A latent of whole numbers, between which there are none, changes half way. A line is decoded
+    under the label of its start, where the model reads one.
 
     Args:
         program: Any program of `pyrovae.programs`.
@@ -349,13 +349,14 @@ def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) 
     """
     start = brought_to(program, start)
     first, last = posterior_means(program, start), posterior_means(program, end)
-    shares = torch.linspace(0, 1, steps, device=start.x.device, dtype=start.x.dtype)
 
     def line(a: Tensor, b: Tensor) -> Tensor:
-        share = shares.view(1, -1, *[1] * (a.dim() - 1))
-        if not a.is_floating_point():
-            return torch.where(share < 0.5, a[:, None], b[:, None])
-        return torch.lerp(a[:, None], b[:, None], share)
+        whole = not a.is_floating_point()
+        shares = torch.linspace(0, 1, steps, device=a.device, dtype=None if whole else a.dtype)
+        shares = shares.view(1, -1, *[1] * (a.dim() - 1))
+        if whole:
+            return torch.where(shares < 0.5, a[:, None], b[:, None])
+        return torch.lerp(a[:, None], b[:, None], shares)
 
     points = {name: line(first[name], last[name]).flatten(0, 1) for name in first}
     found = decode(program, points, _each(start, steps))
@@ -385,17 +386,22 @@ def traverse(
         x of shape (dims, steps, x).
 
     Raises:
-        InputError: If there is no such site or dimension.
+        InputError: If there is no such site or dimension, or it holds whole numbers.
     """
     one = _repeat(example, 1)
     means = posterior_means(program, one)
     size = latent(means, site).shape[-1]
+    if not means[site].is_floating_point():
+        raise InputError(
+            f"The latent {site!r} holds whole numbers, which cannot be moved bit by bit.",
+            "Decode values of your own with pyrovae.decode.",
+        )
     dims = list(range(size)) if dims is None else dims
     if any(not 0 <= dim < size for dim in dims):
         raise InputError(f"The site {site!r} has the dimensions 0 to {size - 1}.", "Name these.")
 
-    values = torch.linspace(-reach, reach, steps, device=one.x.device)
     points = means[site].expand(len(dims), steps, size).clone()
+    values = torch.linspace(-reach, reach, steps, device=points.device, dtype=points.dtype)
     for row, dim in enumerate(dims):
         points[row, :, dim] = values
 
@@ -430,9 +436,8 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
             f"The latent {site!r} has {size} dimensions; a manifold can be drawn for 2.",
             "Train with --latent-dim 2, or traverse single dimensions.",
         )
-    cells = torch.arange(side, device=template.x.device, dtype=template.x.dtype)
-    probabilities = (cells + 0.5) / side
-    axis = torch.special.ndtri(probabilities)
+    probabilities = (torch.arange(side) + 0.5) / side
+    axis = torch.special.ndtri(probabilities).to(means[site])
     rows, columns = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     points = torch.stack([columns, rows], dim=-1).flatten(0, 1)
 
@@ -446,8 +451,8 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
 def _run_model(
     program: Program, template: Batch, latents: Mapping[str, Tensor], *, draw: bool
 ) -> Generated:
-    """The model with its observation freed and its latents given."""
-    model = poutine.condition(unconditioned(program.model), data=dict(latents))
+    """The model with its observation freed and its latents given, those of examples row by row."""
+    model = _Given(latents)(unconditioned(program.model))
     extra = labels(program.model, template)
     with fill_improper(template.x):
         trace = poutine.trace(model).get_trace(template.x, **extra)
@@ -460,6 +465,8 @@ def _run_model(
     site = observation_site(trace, given=latents)
     mean = None if draw else mean_of(site)
     found = Generated(site["value"], "draw") if mean is None else Generated(mean, "mean")
+    if data_frame(site) is not None:
+        found = found._replace(x=examples_first(found.x, site))
     if is_part(found.x, template.x):
         raise InputError(
             f"The site {site['name']!r} observes {found.x[0].numel()} of the "
@@ -470,6 +477,22 @@ def _run_model(
     # A program may observe its images flattened.
     same_size = found.x[0].numel() == template.x[0].numel()
     return found._replace(x=found.x.reshape(template.x.shape)) if same_size else found
+
+
+class _Given(Messenger):
+    """Gives latents their values, those of examples as the site has them laid out."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.values:
+            return
+        value, frame = self.values[msg["name"]], data_frame(msg)
+        if frame is not None:
+            value = value.movedim(0, frame.dim - msg["fn"].event_dim)
+        msg["value"], msg["is_observed"] = value, True
 
 
 def _repeat(template: Batch, count: int) -> Batch:

@@ -30,6 +30,7 @@ __all__ = [
     "data_frame",
     "dtype_of",
     "evaluating",
+    "examples_first",
     "is_auxiliary",
     "is_part",
     "labels",
@@ -247,6 +248,11 @@ def sites(trace: Trace, *, observed: bool) -> dict[str, Site]:
 def data_frame(site: Site) -> Any:
     """The plate `data` of a site, or None where the site stands outside it."""
     return next((f for f in site["cond_indep_stack"] if f.name == PLATE), None)
+
+
+def examples_first(value: Tensor, site: Site) -> Tensor:
+    """Values of a site inside the plate `data`, with its examples in the first dimension."""
+    return value.movedim(data_frame(site).dim - site["fn"].event_dim, 0)
 
 
 def observation_site(trace: Trace, *, given: Collection[str] = ()) -> Site:

@@ -17,6 +17,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate, log_evidence
 from pyrovae.generation import (
     decode,
+    encode,
     interpolate,
     manifold,
     posterior_means,
@@ -343,6 +344,90 @@ def test_what_a_program_observes_flattened_comes_out_as_the_images_went_in(vae, 
     z = torch.randn(5, 2)
     expected = means(program, z).reshape(5, *SHAPE)
     torch.testing.assert_close(decode(program, {"z": z}, batch).x, expected)
+
+
+class Rows(nn.Module):
+    """Five rows within an example, in a plate to the left of that of the examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            top = pyro.sample("top", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            with pyro.plate("rows", 5, dim=-2):
+                z = pyro.sample("z", dist.Normal(top.sum(-1), 1.0))
+                pyro.sample("x", dist.Normal(10 * z + top[..., 0], 1.0), obs=x.T)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("top", dist.Normal(x[:, :2], self.scale).to_event(1))
+            with pyro.plate("rows", 5, dim=-2):
+                pyro.sample("z", dist.Normal(x.T, self.scale))
+
+
+def test_rows_of_an_example_stay_its_own():
+    program, x = Rows(), torch.arange(15.0).reshape(3, 5)
+    one = Batch(x)
+    found = posterior_means(program, one)
+    assert torch.equal(found["z"], x)
+    expected = 10 * x + x[:, :1]
+    torch.testing.assert_close(reconstruct(program, one).x, expected)
+    torch.testing.assert_close(encode(program, [Batch(x[:1]), Batch(x[1:])]).means["z"], x)
+    assert sample(program, one, 7).x.shape == (7, 5)
+
+    ends = Batch(x[:2]), Batch(x[1:])
+    shares = torch.linspace(0, 1, 4)[None, :, None]
+    line = torch.lerp(expected[:2, None], expected[1:, None], shares)
+    torch.testing.assert_close(interpolate(program, *ends, steps=4).x, line)
+
+    moved = traverse(program, one, site="top", steps=3, reach=2.0).x
+    assert torch.equal(moved[0, :, 0], torch.tensor([-2.0, 0.0, 2.0]))
+    assert torch.equal(moved[1], expected[:1].expand(3, 5))
+
+
+def test_data_of_whole_numbers_are_interpolated_between():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.5))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Poisson(z.exp()).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal((x + 0.5).log(), self.scale).to_event(1))
+
+    x = torch.tensor([[1, 2], [7, 0]])
+    found = interpolate(Counts(), Batch(x[:1]), Batch(x[1:]), steps=3).x
+    means = (x + 0.5).log()
+    expected = torch.stack([means[0], means.mean(0), means[1]]).exp()
+    torch.testing.assert_close(found[0], expected)
+    grid = manifold(Counts(), Batch(x), side=3).x
+    assert torch.equal(grid[1, 1], torch.ones(2))
+
+
+def test_a_traversal_of_whole_numbers_is_refused():
+    class Codes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(2, 4))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Categorical(torch.ones(2, 4)).to_event(1))
+                pyro.sample("x", dist.Normal(z.float(), 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Categorical(logits=self.logits).to_event(1))
+
+    with pytest.raises(InputError, match="'z' holds whole numbers"):
+        traverse(Codes(), Batch(torch.zeros(1, 2)))
 
 
 @pytest.mark.parametrize("verb", [sample, reconstruct, traverse, manifold])

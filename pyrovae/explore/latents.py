@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.data import Batch, Examples
 from pyrovae.evaluation import ACTIVE_VARIANCE, evaluate
 from pyrovae.generation import decode, posterior_means
-from pyrovae.programs import Program, Site, evaluating, sites, trace_pair
+from pyrovae.programs import Program, Site, evaluating, examples_first, sites, trace_pair
 from pyrovae.randomness import seeded
 from pyrovae.structure import Structure
 
@@ -79,7 +79,7 @@ def look_at(program: Program, examples: Examples, structure: Structure) -> dict[
             name,
             model_sites[name],
             value.flatten(1).cpu().float(),
-            drawn[name]["value"].flatten(1).cpu().float(),
+            examples_first(drawn[name]["value"], drawn[name]).flatten(1).cpu().float(),
             kls.get(name),
             direct=_is_direct(program, local, name, batch),
         )
@@ -98,7 +98,7 @@ def _latent(
     low, high = _range(site["fn"], draws)
     return Latent(
         name,
-        tuple(site["value"].shape[1:]),
+        tuple(examples_first(site["value"], site).shape[1:]),
         kl,
         order,
         int(active.sum()),

@@ -23,7 +23,7 @@ from pyrovae.explore.latents import Latent, look_at
 from pyrovae.generation import decode, posterior_means, shared_latents
 from pyrovae.handlers import unconditioned
 from pyrovae.inspection import inspect_program
-from pyrovae.programs import evaluating, labels, sites, takes_labels
+from pyrovae.programs import evaluating, examples_first, labels, sites, takes_labels
 from pyrovae.randomness import seeded
 from pyrovae.runs import WORDS, Run
 from pyrovae.supports import check_support
@@ -252,7 +252,10 @@ class Session:
             model = poutine.condition(unconditioned(self.program.model), data=shared)
             trace = poutine.trace(model).get_trace(rows.x, **labels(self.program.model, rows))
         drawn = sites(trace, observed=False)
-        latents = {name: drawn[name]["value"].flatten(1).cpu().float() for name in self.latents}
+        latents = {
+            name: examples_first(drawn[name]["value"], drawn[name]).flatten(1).cpu().float()
+            for name in self.latents
+        }
         pictures, shown_by = self._decode(latents, label)
         return {
             "pictures": pictures,
