@@ -6,6 +6,7 @@ from itertools import product
 import mpmath
 import pytest
 import torch
+from pyro.distributions import ZeroInflatedDistribution as PyroZeroInflated
 from torch import nn
 from torch.distributions import Multinomial as TorchMultinomial
 from torch.distributions import NegativeBinomial as TorchNegativeBinomial
@@ -149,6 +150,17 @@ def test_further_zeros_are_as_likely_after_a_draw_as_before():
     )
     torch.testing.assert_close(inflated.log_prob(x), before, rtol=0, atol=0)
     torch.testing.assert_close(inflated.expand((5, 3)).log_prob(x[0]), before[0].expand(5, 3))
+
+
+def test_the_moments_of_what_is_nearly_always_a_further_zero_keep_their_digits():
+    gate, rate = torch.tensor([25.0, 14.7, 0.5, -15.0]), torch.tensor(2.0)
+    found = ZeroInflated(Poisson(rate), gate_logits=gate)
+    share = (-gate.double()).sigmoid()
+    torch.testing.assert_close(found.mean.double(), 2 * share, rtol=1e-6, atol=0)
+    variance = share * (2 + (1 - share) * 4)
+    torch.testing.assert_close(found.variance.double(), variance, rtol=1e-6, atol=0)
+    theirs = PyroZeroInflated(Poisson(rate.double()), gate_logits=gate.double()).variance
+    torch.testing.assert_close(theirs[2:], variance[2:])
 
 
 @pytest.mark.parametrize("total", [0, 1, 4])

@@ -141,6 +141,24 @@ def test_a_continuous_bernoulli_has_finite_gradients_for_every_logit():
         assert torch.autograd.grad(number.sum(), logits)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("end", [0.2, 1e-3])
+def test_a_continuous_bernoulli_has_its_gradient_also_where_its_series_end(end):
+    """It is that of the numbers just below."""
+    found = []
+    for logit in (end, -end, end * (1 - 1e-9), -end * (1 - 1e-9)):
+        logits = torch.tensor(logit, dtype=torch.float64, requires_grad=True)
+        density = ContinuousBernoulli(logits)
+        torch.manual_seed(0)
+        numbers = (
+            density.log_prob(torch.tensor(0.3).double()),
+            density.mean,
+            density.variance,
+            density.rsample(),
+        )
+        found.append(torch.stack([torch.autograd.grad(n, logits)[0] for n in numbers]))
+    torch.testing.assert_close(found[:2], found[2:], rtol=1e-3, atol=1e-9)
+
+
 @pytest.mark.parametrize("logit", [-2.0, -9e-4, 0.0, 9e-4, 2.0])
 def test_draws_of_a_continuous_bernoulli_move_with_their_mean(logit):
     logits = torch.tensor(logit, dtype=torch.float64, requires_grad=True)

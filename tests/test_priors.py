@@ -224,6 +224,14 @@ def test_matrix_products_lose_no_digits(dtype, narrow, monkeypatch):
         assert error <= max(2 * theirs, 1e-6 * exact.abs().max())
 
 
+def test_where_the_middle_of_a_mixture_lies_costs_no_digits():
+    """At 1e6 and scales of 1e-3 the squares are 1e18, of which float64 has no nats."""
+    logits, loc, scale = components(torch.float64, narrow=7.0, dim=3)
+    found, expected = both(logits, 1e6 + loc, scale)
+    z = found.component_distribution.base_dist.loc + scale * torch.randn(40, 3)
+    torch.testing.assert_close(found.log_prob(z), expected.log_prob(z), rtol=1e-6, atol=1e-6)
+
+
 def test_a_mixture_is_checked_and_shaped_as_torchs():
     ours, torchs = both(*components(torch.float32, dim=3))
     for z in (torch.randn(3), torch.randn(1, 3), torch.randn(2, 5, 3)):

@@ -61,12 +61,13 @@ class ContinuousBernoulli(dist.TorchDistribution):
     def variance(self) -> Tensor:
         r"""The derivative of the mean: $\tfrac14 (1 / h^2 - 1 / \sinh^2 h)$."""
         h = self.logits.abs() / 2
-        safe = h.clamp(min=SMALL)
+        is_small = h < SMALL
+        safe = torch.where(is_small, SMALL, h)
         # 1 / sinh(h), in powers of exp(-h) that do not overflow.
         inverse = 2 * (-safe).exp() / -torch.expm1(-2 * safe)
-        small = h.clamp(max=SMALL)
+        small = torch.where(is_small, h, 0.0)
         series = 1 / 3 - small**2 / 15 + 2 * small**4 / 189 - small**6 / 675
-        return 0.25 * torch.where(h < SMALL, series, safe**-2 - inverse**2)
+        return 0.25 * torch.where(is_small, series, safe**-2 - inverse**2)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         r"""Draws by the inverse distribution function, $\log(1 + u (e^\eta - 1)) / \eta$."""
@@ -75,32 +76,35 @@ class ContinuousBernoulli(dist.TorchDistribution):
         )
         # For η > 0 the mirror image, 1 - x with -η, so that nothing overflows.
         size = self.logits.abs()
-        safe = size.clamp(min=NEARLY_UNIFORM)
+        is_nearly_uniform = size < NEARLY_UNIFORM
+        safe = torch.where(is_nearly_uniform, NEARLY_UNIFORM, size)
         x = -torch.log1p(u * torch.expm1(-safe)) / safe
         x = torch.where(self.logits > 0, 1 - x, x).clamp(0, 1)
         # The closed form's derivative cancels there, and that of |η| is none at 0.
         series = u + 0.5 * self.logits * u * (1 - u)
-        return torch.where(size < NEARLY_UNIFORM, series, x)
+        return torch.where(is_nearly_uniform, series, x)
 
 
 def _log_sinhc(h: Tensor) -> Tensor:
     r"""$\log(\sinh(h) / h)$, an even function, without overflow or cancellation."""
     size = h.abs()
-    safe = size.clamp(min=SMALL)
+    is_small = size < SMALL
+    safe = torch.where(is_small, SMALL, size)
     closed = safe + torch.log(-torch.expm1(-2 * safe)) - torch.log(2 * safe)
     # Where the series is not taken, its powers must not overflow: 0 times infinity is NaN.
-    h = h.clamp(-SMALL, SMALL)
+    h = torch.where(is_small, h, 0.0)
     series = h**2 / 6 - h**4 / 180 + h**6 / 2835 - h**8 / 37800
 
-    return torch.where(size < SMALL, series, closed)
+    return torch.where(is_small, series, closed)
 
 
 def _langevin(h: Tensor) -> Tensor:
     r"""Its derivative, $\coth(h) - 1 / h$, an odd function."""
     size = h.abs()
-    safe = size.clamp(min=SMALL)
+    is_small = size < SMALL
+    safe = torch.where(is_small, SMALL, size)
     closed = h.sign() * (1 / torch.tanh(safe) - 1 / safe)
-    h = h.clamp(-SMALL, SMALL)
+    h = torch.where(is_small, h, 0.0)
     series = h / 3 - h**3 / 45 + 2 * h**5 / 945 - h**7 / 4725
 
-    return torch.where(size < SMALL, series, closed)
+    return torch.where(is_small, series, closed)

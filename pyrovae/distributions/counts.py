@@ -87,6 +87,22 @@ class ZeroInflated(dist.ZeroInflatedDistribution):
         r"""The probability $\pi$ of a further zero."""
         return torch.sigmoid(self.gate_logits)  # pyright: ignore
 
+    @property
+    def mean(self) -> Tensor:
+        r"""$(1 - \pi) \, E[x]$."""
+        return self._share * self.base_dist.mean
+
+    @property
+    def variance(self) -> Tensor:
+        r"""$(1 - \pi) (\mathrm{Var}[x] + \pi \, E[x]^2)$."""
+        of_base = self.base_dist
+        return self._share * (of_base.variance + self.gate * of_base.mean.square())
+
+    @property
+    def _share(self) -> Tensor:
+        # Not 1 less the gate, of which float32 has nothing left where that is nearly 1.
+        return torch.sigmoid(-self.gate_logits)  # pyright: ignore
+
 
 class Multinomial(dist.Multinomial):
     r"""The probabilities of counts given their total, which is x's own.

@@ -30,8 +30,8 @@ class Mixture(dist.MixtureSameFamily):
     - 2 z_d \, \mu_{kd} \sigma_{kd}^{-2} + \mu_{kd}^2 \sigma_{kd}^{-2} \big),$$
 
     and nothing is larger than $(*, K)$. They are computed in float64, since in float32 the three
-    terms of narrow components would cancel to noise. Over a larger batch it is the same
-    components that are looked at, not copies of them.
+    terms of narrow components would cancel to noise, and from the middle of the components. Over a
+    larger batch it is the same components that are looked at, not copies of them.
 
     Components of other kinds, as the flows of a VampPrior's encoder, are asked for the
     log-densities of 262,144 elements at a time, and in training these are computed again for
@@ -96,7 +96,9 @@ class Mixture(dist.MixtureSameFamily):
     def _gaussian_log_prob(self, value: Tensor) -> Tensor:
         """The log-density of values (N, D): (N,)."""
         component = self.component_distribution.base_dist
-        z, loc, scale = value.double(), component.loc.double(), component.scale.double()
+        loc, scale = component.loc.double(), component.scale.double()
+        middle = loc.detach().mean(0)
+        z, loc = value.double() - middle, loc - middle
         precision = scale**-2
         features = torch.cat([z.square(), z], dim=-1)
         weights = torch.cat([-0.5 * precision, loc * precision], dim=-1)
