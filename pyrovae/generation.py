@@ -51,6 +51,7 @@ from pyrovae.programs import (
     sample_sites,
     sites,
     trace_pair,
+    with_latents,
 )
 from pyrovae.randomness import seeded
 from pyrovae.supports import check_support
@@ -452,7 +453,7 @@ def _run_model(
     program: Program, template: Batch, latents: Mapping[str, Tensor], *, draw: bool
 ) -> Generated:
     """The model with its observation freed and its latents given, those of examples row by row."""
-    model = _Given(latents)(unconditioned(program.model))
+    model = with_latents(unconditioned(program.model), latents)
     extra = labels(program.model, template)
     with fill_improper(template.x):
         trace = poutine.trace(model).get_trace(template.x, **extra)
@@ -477,22 +478,6 @@ def _run_model(
     # A program may observe its images flattened.
     same_size = found.x[0].numel() == template.x[0].numel()
     return found._replace(x=found.x.reshape(template.x.shape)) if same_size else found
-
-
-class _Given(Messenger):
-    """Gives latents their values, those of examples as the site has them laid out."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] not in self.values:
-            return
-        value, frame = self.values[msg["name"]], data_frame(msg)
-        if frame is not None:
-            value = value.movedim(0, frame.dim - msg["fn"].event_dim)
-        msg["value"], msg["is_observed"] = value, True
 
 
 def _repeat(template: Batch, count: int) -> Batch:

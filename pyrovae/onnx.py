@@ -33,11 +33,13 @@ from pyrovae.programs import (
     as_module,
     data_frame,
     evaluating,
+    examples_first,
     is_auxiliary,
     observation_site,
     sites,
     takes_labels,
     trace_pair,
+    with_latents,
 )
 
 ENCODER, DECODER, ABOUT = "encoder.onnx", "decoder.onnx", "metadata.json"
@@ -208,10 +210,6 @@ class _Means(Messenger):
             msg["value"] = msg["fn"].mean
 
 
-def _sampled(trace: Any, name: str) -> Any:
-    return trace.nodes[name]["fn"]
-
-
 class _Guide(nn.Module):
     """A guide, one example at a time."""
 
@@ -229,7 +227,8 @@ class _Guide(nn.Module):
     def _one(self, x: Tensor) -> tuple[Tensor, ...]:
         with _Means():
             trace = poutine.trace(self.program.guide).get_trace(x[None])
-        return tuple(value[0] for value in _read(_sampled(trace, self.name), self.outputs))
+        site: Any = trace.nodes[self.name]
+        return tuple(examples_first(v, site)[0] for v in _read(site["fn"], self.outputs))
 
 
 class _Model(nn.Module):
@@ -261,9 +260,10 @@ class _Model(nn.Module):
         free = unconditioned(self.program.model)
         with _Means():
             shared = {n: getattr(self, f"shared_{i}") for i, n in enumerate(self.shared)}
-            model = poutine.condition(free, {self.name: z[None], **shared})
+            model = with_latents(free, {self.name: z[None], **shared})
             trace = poutine.trace(model).get_trace(self.x)
-        return (_sampled(trace, self.observed).mean[0],)
+        site: Any = trace.nodes[self.observed]
+        return (examples_first(site["fn"].mean, site)[0],)
 
 
 # ── Files ────────────────────────────────────────────────────────────────────────────────────

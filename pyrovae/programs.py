@@ -41,9 +41,10 @@ __all__ = [
     "sites",
     "takes_labels",
     "trace_pair",
+    "with_latents",
 ]
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, Protocol
@@ -51,6 +52,7 @@ from typing import Any, Protocol
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
@@ -176,6 +178,25 @@ def trace_pair(
         model_trace = poutine.trace(model).get_trace(batch.x, **labels(program.model, batch))
 
     return at_weight_one(model_trace), at_weight_one(guide_trace)
+
+
+def with_latents(model: Callable[..., Any], latents: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """A model whose latents are given, those of examples as `examples_first` has them."""
+    return _Given(latents)(model)
+
+
+class _Given(Messenger):
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.values:
+            return
+        value, frame = self.values[msg["name"]], data_frame(msg)
+        if frame is not None:
+            value = value.movedim(0, frame.dim - msg["fn"].event_dim)
+        msg["value"], msg["is_observed"] = value, True
 
 
 def at_weight_one(trace: Trace) -> Trace:

@@ -16,7 +16,7 @@ import pyrovae
 from pyrovae import cli, generation, onnx
 from pyrovae.data import Batch
 from pyrovae.errors import CheckpointError, InputError
-from pyrovae.programs import evaluating
+from pyrovae.programs import evaluating, examples_first
 
 runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -46,8 +46,9 @@ def check_parity(run, folder, x):
         assert found == pytest.approx(shown.x.numpy(), abs=1e-5)
         for value in scale:
             with evaluating(run.program):
-                q = pyro.poutine.trace(run.program.guide).get_trace(batch.x).nodes["z"]["fn"]
-            assert value == pytest.approx(q.stddev.numpy(), abs=1e-5)
+                site = pyro.poutine.trace(run.program.guide).get_trace(batch.x).nodes["z"]
+            expected = examples_first(site["fn"].stddev, site)
+            assert value == pytest.approx(expected.numpy(), abs=1e-5)
     return [output.name for output in encoder.get_outputs()]
 
 
@@ -141,6 +142,29 @@ class WithShift(nn.Module):
         if self.has_z:
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(self.encode(x), 0.5).to_event(1))
+
+
+class Rows(nn.Module):
+    """A latent for each of six rows of an example, in a plate round that of the examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Linear(6, 6)
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("rows", 6, dim=-2):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(6, len(x)), 1.0))
+            pyro.sample("x", dist.Normal(torch.arange(6.0)[:, None] * z, 1.0), obs=x.T)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("rows", 6, dim=-2):
+            pyro.sample("z", dist.Normal(self.encode(x).T, 0.5))
+
+
+def test_a_latent_in_a_plate_round_that_of_the_examples_is_exported():
+    x = torch.randn(30, 6)
+    run = pyrovae.fit(Rows(), x, epochs=1, batch_size=30, progress=False)
+    assert check_parity(run, run.export_onnx("files"), x) == ["mean", "scale"]
 
 
 def test_what_all_examples_share_is_in_the_file():
