@@ -3,28 +3,25 @@ r"""Plans: what the steps of one kind of batch train and touch, found out by an 
 __all__ = ["Plan", "make_plan"]
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from pyrovae.capture import Graph
 from pyrovae.errors import InputError
-from pyrovae.svi.attributes import Held, held_by
+from pyrovae.svi.attributes import Held
 from pyrovae.svi.estimators import Estimate
+from pyrovae.svi.modules import ModuleWatch
 from pyrovae.svi.passes import Call, Outcome, Pass, run_in_python, stored
 from pyrovae.svi.reach import reach_of
 from pyrovae.svi.state import State
+from pyrovae.svi.tape import is_checkpointed, leaves_of
 from pyrovae.svi.updates import Update
 from pyrovae.svi.watch import Watch
-
-# A module, the name of one of its buffers, that buffer, and its values before.
-_Named = tuple[nn.Module, str, Tensor, Tensor]
 
 
 @dataclass(eq=False)
@@ -136,14 +133,10 @@ def make_plan(
     Raises:
         InputError: If the estimate has no gradient, or parameters of it are hidden from one.
     """
-    modules: list[nn.Module] = []
-    named: list[_Named] = []
-    flags: dict[nn.Module, dict[str, bool]] = {}
     reached, held = reach_of(*readers)
     tensors = (*call.tensors, *(p for owner in owners for p in owner.parameters()))
-    devices = {t.device for t in tensors if t.device.type == "cuda"}
-    state = State(devices, of_python=True)
-    watch = Watch()
+    state = State({t.device for t in tensors if t.device.type == "cuda"}, of_python=True)
+    ran, watch = ModuleWatch((*owners, *reached)), Watch()
     draws_in_python = False
     surrogates: list[Tensor] = []
 
@@ -153,46 +146,39 @@ def make_plan(
         return value, surrogate
 
     try:
-        with _watched((*owners, *reached), modules, named, flags, held), watch:
+        with ran, watch:
             found = run_in_python(noted, call.again(), owners, update, calls_hooks=False)
         draws_in_python = state.has_drawn_in_python()
     finally:
-        # A flag is Python's, and is not put back: nor is what the module would not set again.
-        ready = [module for module, before in flags.items() if _flags(module) != before]
-        watch.undo(but=[t for m in ready for t in (*m.parameters(), *m.buffers(recurse=False))])
+        watch.undo(but=ran.of_set_up)
         state.restore()
-        reassigned = _put_back(entry for entry in named if entry[0] not in ready)
+        ran.undo()
 
-    if found.idle and any(map(_is_checkpointed, surrogates)):
+    if found.idle and any(map(is_checkpointed, surrogates)):
         raise InputError(
             "A torch.utils.checkpoint with use_reentrant=True hides its parameters from a step.",
             "Give it use_reentrant=False.",
         )
     known = [*stored().values(), *found.parameters.values(), *found.idle]
     known += [p for owner in owners for p in owner.parameters()]
-    outside = [
-        leaf
-        for surrogate in surrogates
-        for leaf in _leaves(surrogate)
-        if not any(leaf is one for one in known) and not watch.makes(leaf)
-    ]
-    now = (module._buffers.get(name) for module, name, _, _ in named)
-    own = [buffer for buffer in now if buffer is not None]
-    changed = [t for t, _ in watch.changed if not any(map(t.is_set_to, own))]
+    leaves = (leaf for surrogate in surrogates for leaf in leaves_of(surrogate))
+    outside = (leaf for leaf in leaves if not any(leaf is one for one in known))
+    buffers = ran.buffers
+    changed = [t for t, _ in watch.changed if not any(map(t.is_set_to, buffers))]
     return Plan(
         parameters=found.parameters,
-        modules=modules,
-        buffers=own + changed,
+        modules=ran.modules,
+        buffers=buffers + changed,
         generators=[generator for generator, _ in watch.generators],
         stored={name: weakref.ref(p) for name, p in stored().items()},
         idle=found.idle,
         update=update,
-        held=[one for one in held if one.is_as_it_was],
+        held=[one for one in (*held, *ran.held) if one.is_as_it_was],
         operations=watch.operations,
-        outside=tuple(outside[0].shape) if outside else None,
+        outside=next((tuple(leaf.shape) for leaf in outside if not watch.makes(leaf)), None),
         unseen=_unseen(
             found,
-            reassigned,
+            ran.replaced,
             update,
             draws_in_python=draws_in_python,
             writes_to_arguments=any(map(watch.writes_to, call.tensors)),
@@ -202,15 +188,15 @@ def make_plan(
 
 def _unseen(
     found: Outcome,
-    reassigned: str | None,
+    replaced: str | None,
     update: Update,
     *,
     draws_in_python: bool,
     writes_to_arguments: bool,
 ) -> str | None:
     """What of a run a graph would not see."""
-    if reassigned is not None:
-        return f"the buffer {reassigned!r} is replaced rather than changed in place"
+    if replaced is not None:
+        return f"the buffer {replaced!r} is replaced rather than changed in place"
     if draws_in_python:
         return "noise is drawn by NumPy or by Python's random"
     if writes_to_arguments:
@@ -223,81 +209,6 @@ def _unseen(
     return f"the parameter {hooked[0]!r} has a hook" if hooked else None
 
 
-def _is_checkpointed(result: Tensor) -> bool:
-    """Whether a reentrant checkpoint stands in the graph of a result.
-
-    Such a one finds the gradients of what it has run in a backward pass of its own, into `.grad`,
-    and `autograd.grad` knows nothing of them.
-    """
-    return any(node.name() == "CheckpointFunctionBackward" for node in _nodes(result))
-
-
-def _leaves(result: Tensor) -> list[Tensor]:
-    """The tensors that a backward pass from a result would give a `.grad`."""
-    return [node.variable for node in _nodes(result) if hasattr(node, "variable")]
-
-
-def _nodes(result: Tensor) -> Iterator[Any]:
-    """The operations in the graph of a result."""
-    seen, left = set(), [result.grad_fn]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        yield node
-        seen.add(node)
-        left += [following for following, _ in node.next_functions]
-
-
-def _put_back(named: Iterable[_Named]) -> str | None:
-    """Gives modules their buffers back as they were, and names one of those that were replaced."""
-    found = None
-    for module, name, buffer, before in named:
-        with torch.no_grad():
-            # Also what no operation says that it writes to, as batch normalisation may not.
-            buffer.copy_(before)
-        if module._buffers.get(name) is not buffer:
-            module._buffers[name] = buffer
-            found = name
-    return found
-
-
 def _order(parameter: Tensor) -> Any:
     """How a parameter lies in memory, one that is still to be made nowhere."""
     return None if is_lazy(parameter) else (parameter.shape, parameter.stride())
-
-
-@contextmanager
-def _watched(
-    owners: Sequence[nn.Module],
-    modules: list[nn.Module],
-    named: list[_Named],
-    flags: dict[nn.Module, dict[str, bool]],
-    held: list[Held],
-) -> Iterator[None]:
-    """Notes the owners' modules, those that run in a block, and what they were before it."""
-    seen: set[int] = set()
-
-    def note(module: nn.Module, args: Any) -> None:
-        if id(module) not in seen:
-            seen.add(id(module))
-            modules.append(module)
-            own = ((n, b) for n, b in module.named_buffers(recurse=False) if not is_lazy(b))
-            named.extend((module, name, b, b.detach().clone()) for name, b in own)
-            flags[module] = _flags(module)
-            held.extend(held_by(module))
-
-    for owner in owners:
-        for module in owner.modules():
-            note(module, None)
-    handle = register_module_forward_pre_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _flags(module: nn.Module) -> dict[str, bool]:
-    """What a module has noted of itself as true or false, besides its mode."""
-    own = vars(module).items()
-    return {name: value for name, value in own if isinstance(value, bool) and name != "training"}
