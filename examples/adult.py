@@ -14,7 +14,7 @@ from pyrovae.data import Standardize
 from pyrovae.data.raw import data_folder
 from pyrovae.decoders import TabularDecoder
 from pyrovae.distributions import NanMasked
-from pyrovae.generation import impute
+from pyrovae.imputation import impute
 from pyrovae.networks import TabularInput
 
 # Left out are the survey's weights, and the years of education, a code of the degree.

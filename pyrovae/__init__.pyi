@@ -60,7 +60,6 @@ from pyrovae.estimator import VAETransformer as VAETransformer
 from pyrovae.evaluation import Evaluation as Evaluation
 from pyrovae.evaluation import evaluate as evaluate
 from pyrovae.generation import decode as decode
-from pyrovae.generation import impute as impute
 from pyrovae.generation import interpolate as interpolate
 from pyrovae.generation import manifold as manifold
 from pyrovae.generation import reconstruct as reconstruct
@@ -68,6 +67,7 @@ from pyrovae.generation import sample as sample
 from pyrovae.generation import traverse as traverse
 from pyrovae.handlers import kl_weight as kl_weight
 from pyrovae.handlers import register as register
+from pyrovae.imputation import impute as impute
 from pyrovae.models import VAE as VAE
 from pyrovae.models import Autoencoder as Autoencoder
 from pyrovae.networks import MLP as MLP

@@ -19,7 +19,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from pyrovae import evaluation, generation
+from pyrovae import encoding, evaluation, generation
 from pyrovae.building import Choice, build_vae, values_of
 from pyrovae.checks import check_whole
 from pyrovae.data import AsIs, Batch, Data, Examples, Standardize
@@ -242,7 +242,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _encode(self, table: NDArray[np.float32]) -> Tensor:
         batches = Examples(self._preprocessed(table)).in_order(1000)
-        return generation.latent(generation.encode(self.run_.program, batches).means, "z")
+        return encoding.latent(encoding.encode(self.run_.program, batches).means, "z")
 
     @property
     def _template(self) -> Batch:

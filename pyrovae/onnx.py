@@ -23,9 +23,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.data import Batch
+from pyrovae.encoding import shared_latents
 from pyrovae.errors import CheckpointError, InputError, unwritable
 from pyrovae.extras import require
-from pyrovae.generation import shared_latents
 from pyrovae.handlers import unconditioned
 from pyrovae.models import VAE
 from pyrovae.programs import (

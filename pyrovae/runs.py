@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import (
+    encoding,
     evaluation,
     generation,
     hub,
@@ -37,9 +38,10 @@ from pyrovae.data import (
 )
 from pyrovae.data.tables import Column
 from pyrovae.data.tables import from_config as from_columns
+from pyrovae.encoding import Encoded
 from pyrovae.errors import InputError
 from pyrovae.evaluation import Evaluation
-from pyrovae.generation import Encoded, Generated
+from pyrovae.generation import Generated
 from pyrovae.inspection import inspect_program
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
@@ -203,7 +205,7 @@ class Run:
             raise InputError(
                 f"The run has no {split} set.", f"Take one of {', '.join(self.splits)}."
             )
-        found = generation.encode(self.program, examples.in_order(examples.block))
+        found = encoding.encode(self.program, examples.in_order(examples.block))
         return found._replace(names=examples.names)
 
     # ── Pictures, in the data's own units ──
@@ -395,14 +397,14 @@ class Run:
 
     @property
     def _main_site(self) -> str:
-        means = generation.posterior_means(self.program, self.measured.head(1))
+        means = encoding.posterior_means(self.program, self.measured.head(1))
         return "z" if "z" in means else next(iter(means), "z")
 
     def _informative(self, site: str, count: int) -> list[int]:
         """The dimensions whose posterior means vary most over examples."""
-        means = generation.posterior_means(self.program, self.measured.head(500))
+        means = encoding.posterior_means(self.program, self.measured.head(500))
         return (
-            generation.latent(means, site)
+            encoding.latent(means, site)
             .var(0, correction=0)
             .argsort(descending=True)[:count]
             .tolist()
@@ -417,7 +419,7 @@ class Run:
         if not improper:
             pictures["Samples"] = self.sample(60)
             pictures["Samples as training went"] = self._forming()
-        means = generation.posterior_means(self.program, self.measured.head(1))
+        means = encoding.posterior_means(self.program, self.measured.head(1))
         main = means.get(self._main_site)
         if main is not None and main.dim() == 2:
             pictures["Latent traversals"] = self.traverse()

@@ -13,14 +13,13 @@ from torch import nn
 from pyrovae.data import Batch
 from pyrovae.decoders import BernoulliDecoder, GaussianDecoder
 from pyrovae.encoders import GaussianEncoder
+from pyrovae.encoding import encode, posterior_means
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate, log_evidence
 from pyrovae.generation import (
     decode,
-    encode,
     interpolate,
     manifold,
-    posterior_means,
     reconstruct,
     sample,
     traverse,

@@ -16,12 +16,12 @@ from torch.func import functional_call
 from torch.utils.data import TensorDataset
 
 import pyrovae
-from pyrovae import draws, evaluation, generation
+from pyrovae import draws, encoding, evaluation, generation, imputation
 from pyrovae.data import Batch
 from pyrovae.distributions import NanMasked
+from pyrovae.encoding import posterior_means, shared_latents
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate, log_evidence
-from pyrovae.generation import posterior_means, shared_latents
 from pyrovae.inspection import inspect_program
 from pyrovae.preparation import PlateSizeWarning
 from pyrovae.programs import evaluating
@@ -308,7 +308,7 @@ def test_samples_are_by_one_draw_and_reconstructions_by_the_mean():
 def test_latents_are_encoded_example_by_example_without_what_all_share():
     program = FarAway()
     assert posterior_means(program, Batch(program.x)).keys() == {"z"}
-    found = generation.encode(program, [Batch(x) for x in program.x.split(15)])
+    found = encoding.encode(program, [Batch(x) for x in program.x.split(15)])
     assert found.means["z"].shape == (N, LATENT_DIM)
 
 
@@ -528,7 +528,7 @@ class Halves(nn.Module):
 def test_what_is_missing_is_drawn_under_one_draw_of_what_all_share():
     program = Halves()
     x = torch.tensor([[0.5, math.nan], [math.nan, math.nan], [-1.0, 2.0], [math.nan, math.nan]])
-    found = generation.impute(program, Batch(x), count=10, num_samples=60, seed=1).x
+    found = imputation.impute(program, Batch(x), count=10, num_samples=60, seed=1).x
     assert found.shape == (10, 4, 2)
     assert (found[:, 2] == x[2]).all()
     # A z that was chosen under other draws of g and h would be off by their spread.
@@ -537,10 +537,10 @@ def test_what_is_missing_is_drawn_under_one_draw_of_what_all_share():
 
     # Of rows of which nothing is seen z is a draw, and what is left of their mean is g + h.
     many = Batch(torch.full((400, 2), math.nan))
-    means = generation.impute(program, many, count=40, num_samples=1, seed=1).x.mean((1, 2))
+    means = imputation.impute(program, many, count=40, num_samples=1, seed=1).x.mean((1, 2))
     assert means.std().item() == pytest.approx(math.hypot(0.5, 1.0), rel=0.3)
     assert means.mean().item() == pytest.approx(1.0, abs=0.6)
-    again = generation.impute(program, many, count=2, num_samples=1, seed=2).x.mean((1, 2))
+    again = imputation.impute(program, many, count=2, num_samples=1, seed=2).x.mean((1, 2))
     assert (again[:, None] - means).abs().min() > 1e-3, "another seed has other draws"
 
 

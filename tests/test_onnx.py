@@ -13,7 +13,7 @@ from programs_for_tests import binary, same, small_vae, weights
 from torch import nn
 
 import pyrovae
-from pyrovae import cli, generation, onnx
+from pyrovae import cli, encoding, generation, onnx
 from pyrovae.data import Batch
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.programs import evaluating, examples_first
@@ -37,7 +37,7 @@ def check_parity(run, folder, x):
     for count in (1, 2, 17):
         batch = Batch(x[:count])
         mean, *scale = encoder.run(None, {"x": batch.x.numpy()})
-        expected = generation.posterior_means(run.program, batch)["z"]
+        expected = encoding.posterior_means(run.program, batch)["z"]
         assert mean == pytest.approx(expected.numpy(), abs=1e-5)
         z = 2 * torch.randn(expected.shape)
         [found] = decoder.run(None, {"z": z.numpy()})

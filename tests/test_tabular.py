@@ -27,7 +27,8 @@ from pyrovae.distributions import Codes, ContinuousBernoulli, NanMasked
 from pyrovae.encoders import GaussianEncoder
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
-from pyrovae.generation import impute, reconstruct, sample
+from pyrovae.generation import reconstruct, sample
+from pyrovae.imputation import impute
 from pyrovae.inspection import inspect_program
 from pyrovae.models import VAE
 from pyrovae.networks import MLP, NanMaskedInput, TabularInput

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch, Examples
+from pyrovae.encoding import posterior_means
 from pyrovae.evaluation import ACTIVE_VARIANCE, evaluate
-from pyrovae.generation import decode, posterior_means
+from pyrovae.generation import decode
 from pyrovae.programs import Program, Site, evaluating, examples_first, sites, trace_pair
 from pyrovae.randomness import seeded
 from pyrovae.structure import Structure

@@ -16,11 +16,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.data import Batch, Examples
+from pyrovae.encoding import posterior_means, shared_latents
 from pyrovae.errors import InputError
 from pyrovae.evaluation import evaluate
 from pyrovae.explore.inputs import Inputs
 from pyrovae.explore.latents import Latent, look_at
-from pyrovae.generation import decode, posterior_means, shared_latents
+from pyrovae.generation import decode
 from pyrovae.handlers import unconditioned
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import evaluating, examples_first, labels, sites, takes_labels
