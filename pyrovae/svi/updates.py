@@ -9,55 +9,25 @@ step, and so does every optimizer for a parameter that it has not met yet.
 
 __all__ = ["Optimizer", "Update", "is_recordable"]
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import pyro
 import torch
 from pyro.optim import PyroOptim
-from pyro.optim.clipped_adam import ClippedAdam
 from pyro.optim.dct_adam import DCTAdam
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW
 from torch.optim import Optimizer as TorchOptimizer
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyrovae.errors import InputError
+from pyrovae.svi.kernels import KERNELS, NOTHING, Kernel, Slot, is_hooked
 
 Optimizer = PyroOptim | TorchOptimizer
-# What an optimizer that keeps no state, such as SGD without momentum, keeps of a parameter.
-_NOTHING: dict[str, Any] = {}
 # What each optimizer has met, and has had no gradient yet: several programs may share one.
 _idle_of: WeakKeyDictionary[Any, WeakTensorKeyDictionary] = WeakKeyDictionary()
-
-
-@dataclass
-class _Slot:
-    """A parameter, and where its optimizer keeps what it knows of it."""
-
-    parameter: Tensor
-    owner: TorchOptimizer
-    number: int
-    group: dict[str, Any]
-    state: dict[str, Any]
-
-    def holds(self) -> bool:
-        """Whether the optimizer still keeps its state there: loading one puts it elsewhere.
-
-        And whether nobody has come to want to be called at its steps.
-        """
-        owner = self.owner
-        if owner.state.get(self.parameter, _NOTHING) is not self.state or _hooked(owner):
-            return False
-        groups = owner.param_groups
-        return self.number < len(groups) and groups[self.number] is self.group
 
 
 class Update:
@@ -72,7 +42,7 @@ class Update:
     def __init__(self, optimizer: Optimizer, *, rates_on_device: bool = False) -> None:
         self.optimizer = optimizer
         self._idle = _idle_of.setdefault(optimizer, WeakTensorKeyDictionary())
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         # What the options of the slots were when they were last told apart, and which are alike.
         self._told: list[tuple[Any, ...]] = []
         self._alike: dict[tuple[Any, ...], list[int]] = {}
@@ -170,14 +140,14 @@ class Update:
     def settings(self, parameters: Sequence[Tensor]) -> list[Any]:
         """What an update does besides, as by its recording: all but the learning rates."""
         names = [
-            set(_KERNELS[type(slot.owner)].options) - {"lr"} for slot in self._find(parameters)
+            set(KERNELS[type(slot.owner)].options) - {"lr"} for slot in self._find(parameters)
         ]
         return [
             {name: slot.group[name] for name in own}
             for slot, own in zip(self._slots, names, strict=True)
         ]
 
-    def _rate(self, slot: _Slot) -> float | Tensor:
+    def _rate(self, slot: Slot) -> float | Tensor:
         """The learning rate of a parameter, on its device if it is to be."""
         rates, group = self._rates, slot.group
         if rates is None:
@@ -188,15 +158,13 @@ class Update:
             rates[id(group)] = group, rate
         return rates[id(group)][1]
 
-    def _kernel(
-        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
-    ) -> "_Kernel | None":
+    def _kernel(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Kernel | None:
         """What updates all of them at once; None where the optimizer has to step by itself."""
         # The kernels are for neither.
         if any(g.is_sparse for g in gradients) or any(p.is_complex() for p in parameters):
             return None
         slots = self._find(parameters)
-        kernel = _KERNELS.get(type(slots[0].owner)) if slots else None
+        kernel = KERNELS.get(type(slots[0].owner)) if slots else None
         if kernel is None:
             return None
         told = [kernel.told(slot) for slot in slots]
@@ -206,7 +174,7 @@ class Update:
             self._tell_apart(kernel, told)
         return kernel
 
-    def _tell_apart(self, kernel: "_Kernel", told: list[tuple[Any, ...]]) -> None:
+    def _tell_apart(self, kernel: Kernel, told: list[tuple[Any, ...]]) -> None:
         """Finds the numbers of the slots that share their options."""
         rate = self._rate if kernel.freezes else _rate_of
         self._told, self._alike = told, {}
@@ -242,7 +210,7 @@ class Update:
                 "Call pyro.module in the model or the guide, or give the optimizer a dictionary.",
             )
 
-    def _find(self, parameters: Sequence[Tensor]) -> list[_Slot]:
+    def _find(self, parameters: Sequence[Tensor]) -> list[Slot]:
         """A slot for each parameter; none at all where the optimizer has to step by itself."""
         if not self._is_found(parameters):
             self._slots, self._told = self._look_up(parameters), []
@@ -254,7 +222,7 @@ class Update:
         if len(held) != len(parameters):
             return False
         made: Any = None
-        clips: Any = _NOTHING
+        clips: Any = NOTHING
         if isinstance(optimizer, PyroOptim):
             made, clips = optimizer.optim_objs, optimizer.grad_clip
         for slot, parameter in zip(held, parameters, strict=True):
@@ -266,23 +234,23 @@ class Update:
                 return False
         return True
 
-    def _look_up(self, parameters: Sequence[Tensor]) -> list[_Slot]:
+    def _look_up(self, parameters: Sequence[Tensor]) -> list[Slot]:
         slots = []
         for parameter in parameters:
             self._idle.pop(parameter, None)
             owner = self._owner(parameter)
-            if owner is None or _hooked(owner):
+            if owner is None or is_hooked(owner):
                 return []
             number, group = next(
                 (number, group)
                 for number, group in enumerate(owner.param_groups)
                 if any(p is parameter for p in group["params"])
             )
-            state = owner.state.get(parameter, _NOTHING)
+            state = owner.state.get(parameter, NOTHING)
             if isinstance(step := state.get("step"), Tensor):
                 # Saved by an optimizer that was not fused, it is on the CPU.
                 state["step"] = step.to(parameter.device)
-            slots.append(_Slot(parameter, owner, number, group, state))
+            slots.append(Slot(parameter, owner, number, group, state))
         return slots if len({type(slot.owner) for slot in slots}) == 1 else []
 
     def _plain_pyro(self) -> PyroOptim | None:
@@ -308,8 +276,8 @@ class Update:
 
 def is_recordable(optimizer: TorchOptimizer) -> bool:
     """Whether updates by an optimizer can be recorded, once each parameter has had one."""
-    kernel = _KERNELS.get(type(optimizer))
-    return kernel is not None and kernel.freezes and not _hooked(optimizer)
+    kernel = KERNELS.get(type(optimizer))
+    return kernel is not None and kernel.freezes and not is_hooked(optimizer)
 
 
 def _plain(owner: Any) -> Any:
@@ -317,181 +285,5 @@ def _plain(owner: Any) -> Any:
     return getattr(owner, "optimizer", owner)
 
 
-def _hooked(owner: Any) -> bool:
-    """Whether somebody wants to be called at every step of an optimizer, or has replaced it."""
-    if owner._optimizer_step_pre_hooks or owner._optimizer_step_post_hooks:
-        return True
-    own = vars(owner).get("step")
-    # A scheduler counts the steps of its optimizer so.
-    return own is not None and not hasattr(own, "_wrapped_by_lr_sched")
-
-
-def _rate_of(slot: _Slot) -> Any:
+def _rate_of(slot: Slot) -> Any:
     return slot.group["lr"]
-
-
-# ── The kernels ──────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """How to update parameters whose options agree.
-
-    Attributes:
-        options: The names of the options, the learning rate first.
-        asks: The names of what else `supports` asks about.
-        supports: Whether the kernel does what these options ask for, given a parameter's state.
-        apply: Called with the options, the slots, their gradients, and whether to do nothing.
-        more: What else must agree.
-        begin: Called with all slots before a step, whose options it may change.
-        freezes: Whether it can be told to do nothing.
-    """
-
-    options: tuple[str, ...]
-    asks: tuple[str, ...]
-    supports: Callable[[dict[str, Any], dict[str, Any]], bool]
-    apply: Callable[..., None]
-    more: Callable[[_Slot], Any] = lambda slot: None
-    begin: Callable[[Sequence[_Slot]], None] | None = None
-    freezes: bool = True
-
-    def told(self, slot: _Slot) -> tuple[Any, ...]:
-        """What an update by this depends on besides tensors, of a parameter."""
-        values = [*map(slot.group.get, self.options), *map(slot.group.get, self.asks)]
-        # Of a list, which may be changed in place, what it holds now.
-        values = [tuple(value) if type(value) is list else value for value in values]
-        return (*values, self.more(slot))
-
-
-def _supports_adam(group: dict[str, Any], state: dict[str, Any]) -> bool:
-    return "exp_avg" in state and not group["differentiable"] and _plain_rate(group)
-
-
-def _supports_coupled_adam(group: dict[str, Any], state: dict[str, Any]) -> bool:
-    return not group.get("decoupled_weight_decay", False) and _supports_adam(group, state)
-
-
-def _plain_rate(group: dict[str, Any]) -> bool:
-    return not isinstance(group["lr"], Tensor)
-
-
-def _adam_with(function: Any) -> Callable[..., None]:
-    def apply(
-        options: tuple[Any, ...],
-        slots: Sequence[_Slot],
-        gradients: Sequence[Tensor],
-        frozen: Tensor | None,
-    ) -> None:
-        lr, (beta1, beta2), eps, weight_decay, amsgrad, maximize, _ = options
-        function(
-            [slot.parameter for slot in slots],
-            list(gradients),
-            [slot.state["exp_avg"] for slot in slots],
-            [slot.state["exp_avg_sq"] for slot in slots],
-            [slot.state["max_exp_avg_sq"] for slot in slots] if amsgrad else [],
-            [slot.state["step"] for slot in slots],
-            fused=True,
-            found_inf=frozen,
-            amsgrad=amsgrad,
-            beta1=beta1,
-            beta2=beta2,
-            lr=lr,
-            weight_decay=weight_decay,
-            eps=eps,
-            maximize=maximize,
-        )
-
-    return apply
-
-
-def _decay_rates(slots: Sequence[_Slot]) -> None:
-    """Lets the rate of each group decay, once however its parameters are then told apart."""
-    for group in {id(slot.group): slot.group for slot in slots}.values():
-        group["lr"] *= group["lrd"]
-
-
-def _clipped_adam(
-    options: tuple[Any, ...],
-    slots: Sequence[_Slot],
-    gradients: Sequence[Tensor],
-    frozen: Tensor | None,
-) -> None:
-    """Pyro's Adam with clipped gradients and a decaying rate.
-
-    It is Adam but for epsilon, which it adds before the correction of the bias and not after.
-    """
-    lr, (beta1, beta2), eps, weight_decay, clip_norm, step = options
-    for slot in slots:
-        slot.state["step"] += 1
-    parameters = [slot.parameter for slot in slots]
-    steps = torch.full((len(slots),), float(step), device=parameters[0].device)
-    adam(
-        parameters,
-        [gradient.clamp(-clip_norm, clip_norm) for gradient in gradients],
-        [slot.state["exp_avg"] for slot in slots],
-        [slot.state["exp_avg_sq"] for slot in slots],
-        [],
-        list(steps.unbind()),
-        fused=True,
-        amsgrad=False,
-        beta1=beta1,
-        beta2=beta2,
-        lr=lr,
-        weight_decay=weight_decay,
-        eps=eps / math.sqrt(1 - beta2 ** (step + 1)),
-        maximize=False,
-    )
-
-
-def _supports_sgd(group: dict[str, Any], state: dict[str, Any]) -> bool:
-    moving = group["momentum"] == 0 or state.get("momentum_buffer") is not None
-    return moving and not group["differentiable"] and _plain_rate(group)
-
-
-def _sgd(
-    options: tuple[Any, ...],
-    slots: Sequence[_Slot],
-    gradients: Sequence[Tensor],
-    frozen: Tensor | None,
-) -> None:
-    lr, momentum, dampening, weight_decay, nesterov, maximize, _ = options
-    sgd(
-        [slot.parameter for slot in slots],
-        list(gradients),
-        [slot.state.get("momentum_buffer") for slot in slots],
-        fused=True,
-        found_inf=frozen,
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        maximize=maximize,
-    )
-
-
-_ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
-_KERNELS: dict[type[TorchOptimizer], _Kernel] = {
-    Adam: _Kernel(
-        _ADAM_OPTIONS,
-        ("differentiable", "decoupled_weight_decay"),
-        _supports_coupled_adam,
-        _adam_with(adam),
-    ),
-    AdamW: _Kernel(_ADAM_OPTIONS, ("differentiable",), _supports_adam, _adam_with(adamw)),
-    ClippedAdam: _Kernel(
-        ("lr", "betas", "eps", "weight_decay", "clip_norm"),
-        ("centered_variance",),
-        lambda group, state: "exp_avg" in state and not group["centered_variance"],
-        _clipped_adam,
-        more=lambda slot: slot.state.get("step"),
-        begin=_decay_rates,
-        freezes=False,  # it counts its steps in Python
-    ),
-    SGD: _Kernel(
-        ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"),
-        ("differentiable",),
-        _supports_sgd,
-        _sgd,
-    ),
-}
