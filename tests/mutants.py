@@ -541,6 +541,27 @@ MUTANTS = [
         "test_bounds.py::test_at_the_exact_posterior_every_bound_is_the_evidence[bound1]",
     ),
     Mutant(
+        "a face of a relaxed code has the density of what lies within",
+        "distributions/relaxed.py",
+        "inside = y > ROUNDING - DEPTH",
+        "inside = y > -2 * DEPTH",
+        "test_discrete.py::test_ratios_of_relaxed_codes_are_right_when_they_are_sharp",
+    ),
+    Mutant(
+        "what a distribution masks has no score",
+        "bounds/draws.py",
+        'return unmasked(unweighted(site["fn"])).log_prob(site["value"])',
+        'return unweighted(site["fn"]).log_prob(site["value"])',
+        "test_bounds.py::test_a_mask_of_a_distribution_is_as_one_of_its_site[<lambda>-True0-entries]",
+    ),
+    Mutant(
+        "a plate round that of the examples is taken for theirs",
+        "programs.py",
+        'return value.movedim(data_frame(site).dim - site["fn"].event_dim, 0)',
+        "return value",
+        "test_generation.py::test_rows_of_an_example_stay_its_own",
+    ),
+    Mutant(
         "a graph goes on with what a script has changed",
         "svi/plans.py",
         "return self.run is None or self.changed is None",
