@@ -6,7 +6,7 @@ Its structure is read from these runs, so that nothing need be told, and what is
 __all__ = ["FEW", "check_parameters", "inspect_program"]
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -40,11 +40,14 @@ from pyrovae.programs import (
 )
 from pyrovae.structure import Structure, has_global_kl, structure_of, vectorizes
 from pyrovae.supports import check_values
+from pyrovae.tape import leaves_of
 
 # How many examples it is read from.
 FEW = 3
 # Distributions over sequences that may leave the number of steps open, 1 in their event shape.
 _OPEN = (hmm.HiddenMarkovModel, hmm.IndependentHMM, hmm.GaussianMRF)
+# What torch says of a product of numbers of two types.
+_TYPES = re.compile(r"same dtype|scalar type|types? .* should be the same")
 # What Python says of a call with other arguments than a function takes.
 _ARGUMENTS = re.compile(r"\(\) (missing|takes|got an unexpected|got multiple)")
 
@@ -86,6 +89,19 @@ def check_parameters(program: Program, batch: Batch) -> None:
             no attribute of the program; or if it has no probability for these examples.
     """
     held = {id(parameter) for parameter in as_module(program).parameters()}
+    strays = _strays(program, batch, held)
+    # What a run makes itself, to differentiate by it, is another tensor in the next.
+    again = _strays(program, batch, held) if strays else []
+    for stray in strays:
+        if any(stray is other for other in again):
+            raise InputError(
+                f"The program uses a parameter of shape {tuple(stray.shape)} that is not its own.",
+                "Keep the parameter, or the module it belongs to, as an attribute of the program.",
+            )
+
+
+def _strays(program: Program, batch: Batch, held: Collection[int]) -> list[Tensor]:
+    """The tensors with a gradient in a run that are not among some."""
     with evaluating(program), torch.enable_grad():
         traces = trace_pair(program, batch)
         total: Any = 0.0
@@ -99,13 +115,7 @@ def check_parameters(program: Program, batch: Batch) -> None:
                     "of it holds that.",
                     "Make it an nn.Parameter, or a PyroParam of a PyroModule, of the program.",
                 )
-
-    for leaf in _leaves(torch.as_tensor(total)):
-        if id(leaf) not in held:
-            raise InputError(
-                f"The program uses a parameter of shape {tuple(leaf.shape)} that is not its own.",
-                "Keep the parameter, or the module it belongs to, as an attribute of the program.",
-            )
+    return [leaf for leaf in leaves_of(torch.as_tensor(total)) if id(leaf) not in held]
 
 
 def _check_sizes(program: Program, batch: Batch) -> None:
@@ -243,16 +253,20 @@ def _refusing(what: str, x: Tensor) -> Iterator[None]:
         raise InputError(
             f"The {what} cannot be run on x of shape {tuple(x.shape)} "
             f"({str(error) or type(error).__name__}).",
-            _remedy(error, what),
+            _remedy(error, what, x),
         ) from error
 
 
-def _remedy(error: Exception, what: str) -> str:
+def _remedy(error: Exception, what: str, x: Tensor) -> str:
     if "on the same device" in str(error):
         return (
             "Have it make tensors where x is, as by x.new_ones(3) or torch.ones(3, "
             "device=x.device), and hold the others as buffers of the module; or train on the CPU."
         )
+    if _TYPES.search(str(error)):
+        if not x.is_floating_point():
+            return "Give x in the type of the parameters, or let the networks take x.float()."
+        return f"Bring the program to the type of x, as by program.to({x.dtype}), or x to its own."
     if "inside plate" in str(error):  # Pyro's, of a distribution without an event shape
         return (
             "Let every distribution be of the event shape of one example, by .to_event(); in a "
@@ -275,16 +289,3 @@ def _parameters(traces: Iterable[Trace]) -> Iterator[tuple[str, Any]]:
     for trace in traces:
         nodes: dict[str, Site] = dict(trace.nodes)
         yield from ((n, site["value"]) for n, site in nodes.items() if site["type"] == "param")
-
-
-def _leaves(value: Tensor) -> Iterator[Tensor]:
-    """The tensors that a value's gradient would be accumulated in."""
-    seen, found = set(), [value.grad_fn]
-    while found:
-        node: Any = found.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        found.extend(function for function, _ in node.next_functions)

@@ -26,6 +26,7 @@ LAYERS = [
         "operations",
         "progress",
         "randomness",
+        "tape",
     },
     {
         "catalogue",
@@ -177,7 +178,6 @@ INNER = {
             "once",
             "precision",
             "state",
-            "tape",
             "watch",
         },
         {"modules", "reach", "updates"},

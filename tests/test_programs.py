@@ -13,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
-from pyrovae import evaluation
+from pyrovae import evaluation, fit
 from pyrovae.data import Batch, Examples
 from pyrovae.decoders import (
     BernoulliDecoder,
@@ -649,6 +649,23 @@ def test_a_network_that_mixes_examples_under_particles_is_run_one_by_one(x):
     assert found == pytest.approx(alone, abs=0.2)
 
 
+def test_a_tensor_that_a_run_makes_to_differentiate_by_is_no_parameter(x):
+    vae = small_vae()
+
+    def guide(x):
+        with pyro.plate("data", len(x)), torch.enable_grad():
+            given = x.clone().requires_grad_()
+            q = vae.encoder(given)
+            (slope,) = torch.autograd.grad(q.mean.sum(), given, create_graph=True)
+            loc = q.mean + 0.1 * slope.sum(-1, keepdim=True)
+            pyro.sample("z", dist.Normal(loc, q.stddev).to_event(1))
+
+    program = functions_over(vae, guide=guide)
+    check_parameters(program, Batch(x))
+    run = fit(program, x, epochs=1, progress=False)
+    assert evaluate(run.program, x, num_samples=2).elbo.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["parameter", "module"])
 def test_what_a_program_uses_but_does_not_hold_is_refused(x, kind):
     vae = small_vae()
@@ -792,6 +809,19 @@ def test_parts_that_do_not_fit_are_refused_before_the_first_step(prior, decoder,
     assert "\n" not in str(refusal.value)
     with pytest.raises(InputError, match="Make its networks for x of this shape"):
         inspect_program(program, Batch(torch.zeros(5, 6)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        (torch.float32, r"as by program.to\(torch.float32\), or x to its own"),
+        (torch.int64, r"or let the networks take x.float\(\)"),
+    ],
+)
+def test_numbers_of_another_type_than_the_parameters_are_refused_by_their_name(kind, remedy):
+    program = small_vae().double()
+    with pytest.raises(InputError, match=remedy):
+        inspect_program(program, Batch(torch.zeros(5, 5, dtype=kind)))
 
 
 # ── Likelihoods of another shape than x ──────────────────────────────────────────────────────

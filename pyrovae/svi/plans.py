@@ -19,9 +19,9 @@ from pyrovae.svi.modules import ModuleWatch
 from pyrovae.svi.passes import Call, Outcome, Pass, run_in_python, stored
 from pyrovae.svi.reach import reach_of
 from pyrovae.svi.state import State
-from pyrovae.svi.tape import is_checkpointed, leaves_of
 from pyrovae.svi.updates import Update
 from pyrovae.svi.watch import Watch
+from pyrovae.tape import is_checkpointed, leaves_of
 
 
 @dataclass(eq=False)
