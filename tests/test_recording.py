@@ -150,6 +150,7 @@ def test_recording_leaves_no_trace(recorder):
     assert int(norm.num_batches_tracked) == 1
     ours = torch.rand(3)
 
+    pyro.clear_param_store()  # or the parameters would be those of the first module
     torch.manual_seed(0)
     norm = nn.BatchNorm1d(6)
     svi = as_graph(*_normalised(norm), pyro.optim.SGD({"lr": 0.0}), Trace_ELBO())
