@@ -21,6 +21,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
+from pyrovae.errors import first_line
 from pyrovae.noise import keep_order
 
 # Noise drawn by the same kernels as eagerly, so that a step can be checked against an eager
@@ -177,5 +178,4 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Callable[..., Seque
 def _reason(error: BaseException) -> str:
     if "_local_scalar_dense" in str(error):
         return "it asks for the value of a tensor, by .item(), int(), float() or a branch."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, first_line
 
 
 def resolve_device(name: str | torch.device | None = None) -> torch.device:
@@ -29,9 +29,9 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
                 raise RuntimeError("it is neither cpu nor cuda")
             torch.zeros(1, device=device).add_(1).item()
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"The device {str(name)!r} cannot be used ({reason}).", "Take --device cpu."
+                f"The device {str(name)!r} cannot be used ({first_line(error)}).",
+                "Take --device cpu.",
             ) from error
         return device
 
@@ -85,7 +85,7 @@ def cuda_problem() -> str | None:
     try:
         torch.zeros(1, device="cuda").add_(1).item()
     except RuntimeError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None
 
 

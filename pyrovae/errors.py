@@ -6,6 +6,7 @@ __all__ = [
     "NonFiniteError",
     "PyrovaeError",
     "RankError",
+    "first_line",
     "shorten",
     "unwritable",
 ]
@@ -29,6 +30,17 @@ def shorten(value: object) -> str:
     text = str(value) if isinstance(value, BaseException) else repr(value)
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line that an error says anything on, or its class where it says nothing.
+
+    Example:
+        >>> first_line(RuntimeError("no such device\n  at line 3")), first_line(KeyError())
+        ('no such device', 'KeyError')
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 class PyrovaeError(Exception):

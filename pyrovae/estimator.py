@@ -25,7 +25,7 @@ from pyrovae.checks import check_whole
 from pyrovae.data import AsIs, Batch, Data, Examples, Standardize
 from pyrovae.errors import InputError
 from pyrovae.preparation import check_options
-from pyrovae.programs import as_module
+from pyrovae.programs import as_module, dtype_of
 from pyrovae.randomness import seeded
 from pyrovae.runs import Run
 from pyrovae.schedules import cosine
@@ -241,12 +241,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self.run_.preprocessing.apply(torch.tensor(table), None)
 
     def _encode(self, table: NDArray[np.float32]) -> Tensor:
-        batches = Examples(self._preprocessed(table)).in_order(1000)
+        examples = Examples(self._preprocessed(table)).in_type(dtype_of(self.run_.program))
+        batches = examples.in_order(1000)
         return encoding.latent(encoding.encode(self.run_.program, batches).means, "z")
 
     @property
     def _template(self) -> Batch:
-        return Batch(torch.zeros(1, self.n_features_in_))
+        return Batch(torch.zeros(1, self.n_features_in_, dtype=dtype_of(self.run_.program)))
 
     @property
     def _log_volume(self) -> float:

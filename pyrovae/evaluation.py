@@ -32,7 +32,8 @@ from pyrovae.inspection import inspect_program
 from pyrovae.memory import available, peak_of
 from pyrovae.programs import (
     Program,
-    as_module,
+    device_of,
+    dtype_of,
     evaluating,
     observation_site,
     trace_pair,
@@ -291,8 +292,7 @@ def log_evidence(
 
 
 def _on_its_device(program: Program, examples: Given) -> Examples:
-    parameter = next(as_module(program).parameters())
-    return as_examples(examples, "test", dtype=parameter.dtype).to(parameter.device)
+    return as_examples(examples, "test", dtype=dtype_of(program)).to(device_of(program))
 
 
 def _most_rows(program: Program, structure: Structure, batch: Batch) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyrovae.data.downloads import OFFLINE
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, first_line
 from pyrovae.extras import require
 
 
@@ -71,4 +71,4 @@ def _check_online() -> None:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"

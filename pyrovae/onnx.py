@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Batch
 from pyrovae.encoding import shared_latents
-from pyrovae.errors import CheckpointError, InputError, unwritable
+from pyrovae.errors import CheckpointError, InputError, first_line, unwritable
 from pyrovae.extras import require
 from pyrovae.handlers import unconditioned
 from pyrovae.models import VAE
@@ -32,6 +32,7 @@ from pyrovae.programs import (
     Program,
     as_module,
     data_frame,
+    device_of,
     evaluating,
     examples_first,
     is_auxiliary,
@@ -71,7 +72,7 @@ def export(
     runtime = require("onnxruntime", "onnx")
     # A size of one would be taken for a constant.
     x = _rows(x, TRACED).cpu()
-    with _on_cpu(as_module(program)), evaluating(program):
+    with _on_cpu(program), evaluating(program):
         halves = _Halves.of(program, x)
         files = {ENCODER: _file(halves.encoder, x, "x", halves.outputs)}
         z = halves.encoder(x)[0].contiguous()
@@ -103,9 +104,9 @@ def _rows(x: Tensor, count: int) -> Tensor:
 
 
 @contextmanager
-def _on_cpu(module: nn.Module) -> Iterator[None]:
+def _on_cpu(program: Program) -> Iterator[None]:
     """Where the files are compared with the program."""
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    module, device = as_module(program), device_of(program)
     module.cpu()
     try:
         yield
@@ -288,10 +289,9 @@ def _file(module: nn.Module, given: Tensor, name: str, outputs: tuple[str, ...])
         return made.model_proto.SerializeToString()
     except Exception as error:  # whatever an operation raises that the exporter does not know
         cause = error.__cause__ or error
-        reason = next((line for line in str(cause).splitlines() if line.strip()), "")
         raise InputError(
             f"The program cannot be exported: its function of {name} is not one of tensors alone, "
-            f"for any number of examples ({type(cause).__name__}: {reason}).",
+            f"for any number of examples ({type(cause).__name__}: {first_line(cause)}).",
             "Export networks alone, without decompositions of matrices, loops over examples or "
             "branches on values; with convolutions, a pyrovae.VAE.",
         ) from error

@@ -221,8 +221,13 @@ def describe_data(data: Data | None, splits: Mapping[str, Examples]) -> dict[str
         "source": None if data is None else data.source,
         "data_dir": None if data is None else data.data_dir,
         "fingerprint": None if data is None else data.fingerprint,
+        "sets": sorted(splits),
         "contents": {
-            name: {"examples": len(split), "sha256": split.digest() if data is None else None}
+            name: {
+                "examples": len(split),
+                "sha256": split.digest() if data is None else None,
+                "labels": split.label_digest(),
+            }
             for name, split in splits.items()
         },
         "x_shape": list(train.x_shape),

@@ -30,9 +30,10 @@ from pyrovae import user_files, user_programs
 from pyrovae.checkpoint import storable
 from pyrovae.data import Batch, Preprocessing
 from pyrovae.data.decoding import Decoding
-from pyrovae.errors import CheckpointError, InputError, unwritable
+from pyrovae.errors import CheckpointError, InputError, first_line, unwritable
 from pyrovae.parts import from_config, why_undescribed
 from pyrovae.programs import Program, as_module, dtype_of, evaluating, trace_pair
+from pyrovae.weights import make_ready
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # What is asked of a hub: nothing else in a repository is looked at.
@@ -160,7 +161,10 @@ def read(folder: Path, *, program: Program | None = None, trusted: bool = False)
             f"Read {folder / user_files.SOURCE} first, and then give trust_source=True.",
         )
     built = _build(config, folder, trusted=trusted) if program is None else program
-    _put_into(built, _read_weights(folder, config), folder)
+    weights = _read_weights(folder, config)
+    as_module(built).cpu()
+    make_ready(built, weights, tuple(config["data"]["x_shape"]))
+    _put_into(built, weights, folder)
     _check_runs(built, config, folder)
     return Pretrained(built, config)
 
@@ -170,7 +174,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{folder / CONFIG} cannot be read ({_first_line(error)}).",
+            f"{folder / CONFIG} cannot be read ({first_line(error)}).",
             "Give a folder that save_pretrained wrote.",
         ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -244,7 +248,7 @@ def _build(config: dict[str, Any], folder: Path, *, trusted: bool) -> Program:
     except InputError:
         raise
     except _MALFORMED as error:
-        raise _damaged(folder, _first_line(error)) from error
+        raise _damaged(folder, first_line(error)) from error
     return program
 
 
@@ -256,7 +260,7 @@ def _read_weights(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
         return load_tensors(content)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"{folder / WEIGHTS} cannot be read ({_first_line(error)}).",
+            f"{folder / WEIGHTS} cannot be read ({first_line(error)}).",
             "Copy or download the folder again.",
         ) from error
 
@@ -267,7 +271,7 @@ def _put_into(program: Program, weights: dict[str, Tensor], folder: Path) -> Non
     Raises:
         InputError: If one is missing, of another shape or kind, NaN, or too many.
     """
-    module = as_module(program).cpu().eval()
+    module = as_module(program).eval()
     own = module.state_dict()
     wrong = sorted(own.keys() ^ weights.keys())
     wrong += [name for name in own.keys() & weights.keys() if not _fits(own[name], weights[name])]
@@ -291,8 +295,4 @@ def _check_runs(program: Program, config: dict[str, Any], folder: Path) -> None:
         with evaluating(program):
             trace_pair(program, Batch(x, torch.zeros(2, dtype=torch.int64)))
     except Exception as error:  # whatever a part makes of what it was not made for
-        raise _damaged(folder, f"it cannot be run ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise _damaged(folder, f"it cannot be run ({first_line(error)})") from error

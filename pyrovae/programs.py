@@ -7,7 +7,8 @@ modules that they use.
 - `model(x)` samples its latents and observes x under `pyro.plate("data", len(x))`. It need only
   use `len(x)` and `obs=x`, so that `poutine.uncondition(model)` on a template of n rows draws n
   new examples. `guide(x)` samples the latents under the same plate.
-- Where a signature has `y`, labels are passed.
+- Where a signature has `y`, labels are passed. A model or a guide may itself be a module, whose
+  signature is its forward pass's, or a guide of `pyro.infer.autoguide` of a model.
 - Which sites are latent or observed, local (inside the plate `data`) or global, is read from
   the trace. The site `"x"`, or else the only observed one, is the observation.
 - Global latents, which all examples share, want a plate of the size of the training data,
@@ -28,6 +29,7 @@ __all__ = [
     "at_weight_one",
     "check_parts",
     "data_frame",
+    "device_of",
     "dtype_of",
     "evaluating",
     "examples_first",
@@ -46,12 +48,15 @@ __all__ = [
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from inspect import signature
+from functools import partial
+from inspect import Signature, signature, unwrap
 from typing import Any, Protocol
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
+from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
@@ -99,14 +104,34 @@ def as_module(program: Program) -> nn.Module:
 
     module = nn.Module()
     for key, value in getattr(program, "__dict__", {}).items():
-        if isinstance(value, nn.Module | nn.Parameter):
-            setattr(module, key, value)
+        owner = _owner_of(value)
+        if owner is not None and not any(owner is other for other in module.children()):
+            setattr(module, key, owner)
     return module
+
+
+def _owner_of(value: Any) -> nn.Module | nn.Parameter | None:
+    """The parameters behind an attribute: it may be a method of a module, or under handlers."""
+    found = _unhandled(value) if callable(value) else value
+    found = getattr(found, "__self__", found)
+    return found if isinstance(found, nn.Module | nn.Parameter) else None
 
 
 def dtype_of(program: Program) -> torch.dtype:
     """The floating point type of a program's parameters, which it takes its data in."""
-    return next((p.dtype for p in as_module(program).parameters()), torch.float32)
+    return _tensor_of(program).dtype
+
+
+def device_of(program: Program) -> torch.device:
+    """Where a program's parameters are, or its buffers if it has none."""
+    return _tensor_of(program).device
+
+
+def _tensor_of(program: Program) -> Tensor:
+    """A tensor of real numbers that stands for those of a program."""
+    module = as_module(program)
+    tensors = (*module.parameters(), *module.buffers())
+    return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
 
 def check_parts(**parts: object) -> None:
@@ -130,16 +155,36 @@ def check_parts(**parts: object) -> None:
 
 def brought_to(program: Program, batch: Batch) -> Batch:
     """Examples where the parameters of a program are, which training has moved to a GPU."""
-    first = next(as_module(program).parameters(), None)
-    if first is None:
-        return batch
-    y = None if batch.y is None else send(batch.y, first.device)
-    return Batch(send(batch.x, first.device), y)
+    device = device_of(program)
+    return Batch(send(batch.x, device), None if batch.y is None else send(batch.y, device))
 
 
 def takes_labels(function: Callable[..., Any]) -> bool:
-    """Whether a model or a guide has y in its signature."""
-    return "y" in signature(function).parameters
+    """Whether a model or a guide has y in its signature.
+
+    That of a module is its forward pass's; that of a guide which Pyro makes, its model's.
+    """
+    return "y" in _signature_of(function).parameters
+
+
+def _signature_of(function: Callable[..., Any]) -> Signature:
+    function = _unhandled(function)
+    # A copy of a guide of Pyro's has lost its model, and runs without arguments.
+    if isinstance(function, AutoGuide) and function._model is not None:
+        return _signature_of(function.model)
+    if isinstance(function, EasyGuide):
+        return _signature_of(function.guide)
+    return signature(function.forward if isinstance(function, nn.Module) else function)
+
+
+def _unhandled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function without the handlers of Pyro round it, which tell nothing of its signature."""
+    function = unwrap(function)
+    if isinstance(function, partial):
+        handler, handled = (*function.args, None, None)[:2]
+        if isinstance(handler, Messenger) and handled is not None:
+            return _unhandled(handled)
+    return function
 
 
 def labels(function: Callable[..., Any], batch: Batch) -> dict[str, Tensor | None]:
@@ -151,7 +196,7 @@ def labels(function: Callable[..., Any], batch: Batch) -> dict[str, Tensor | Non
     if not takes_labels(function):
         return {}
 
-    parameter = signature(function).parameters["y"]
+    parameter = _signature_of(function).parameters["y"]
     if batch.y is None and parameter.default is parameter.empty:
         raise InputError(
             "The program needs labels y and the data have none.",

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrovae.capture import CaptureError, Graph
+from pyrovae.errors import first_line
 
 # Where a recording is made. Of what lies elsewhere it would keep the values of one moment.
 PLACE = "cuda"
@@ -90,7 +91,7 @@ def record(run: Callable[[], Result], device: torch.device) -> tuple[Callable[[]
             with torch.cuda.graph(recorder, capture_error_mode="thread_local"):
                 results = run()
     except RuntimeError as error:
-        raise CaptureError(str(error).splitlines()[0]) from error
+        raise CaptureError(first_line(error)) from error
     return recorder.replay, results
 
 

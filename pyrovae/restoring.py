@@ -26,6 +26,7 @@ from pyrovae.run_folder import (
     read_lines,
 )
 from pyrovae.runs import Run, columns_of
+from pyrovae.weights import make_ready
 
 
 def load(
@@ -72,6 +73,7 @@ def load(
         elif isinstance(program, str):
             arguments = config["program"].get("arguments", {})
             program = user_programs.load_builder(program)(x_shape, **arguments)
+    make_ready(program, newest.weights, x_shape)
     module = as_module(program).to(target).eval()
     try:
         module.load_state_dict(newest.weights)
@@ -186,4 +188,12 @@ def _splits(
             f"The data under {loaded.name!r} are not those that the run was trained on.",
             "Restore them, or name their folder with --data-dir.",
         )
-    return loaded.to(device).splits
+    for name, split in loaded.splits.items():
+        before = config.get("contents", {}).get(name, {}).get("labels")
+        if before is not None and before != split.label_digest():
+            raise InputError(
+                f"The labels of the data under {loaded.name!r} are not those that the run was "
+                "trained on.",
+                "Restore them, or name their folder with --data-dir.",
+            )
+    return loaded.to(device).in_type(dtype).splits

@@ -26,6 +26,7 @@ from pyrovae.run_folder import (
     read_config,
     read_lines,
 )
+from pyrovae.weights import make_parameters
 
 # What it was begun by and with, whatever goes on with it.
 KEPT = ("command", "folder", "files", "init_from", "engine")
@@ -184,13 +185,15 @@ def start_from(program: Program, run: str | os.PathLike[str]) -> Matched:
         run: The run directory, its name under `runs`, or `latest`.
 
     Raises:
-        InputError: If it is no run, or nothing of it matches.
+        InputError: If it is no run, nothing of it matches, or parameters of the program are made
+            by its first run, and it cannot be run on zeros of the shape of that run's data.
         CheckpointError: If no checkpoint is whole.
     """
     path = find(run)
-    read_config(path)
+    config = read_config(path)
     weights = checkpoint.load_newest(path / CHECKPOINTS).weights
     module = as_module(program)
+    make_parameters(program, tuple(config["data"]["x_shape"]))
     own = module.state_dict(keep_vars=True)
     taken = [k for k, v in own.items() if k in weights and weights[k].shape == v.shape]
     if not taken:

@@ -45,7 +45,7 @@ from pyrovae.generation import Generated
 from pyrovae.inspection import inspect_program
 from pyrovae.parts import from_config
 from pyrovae.plots import Picture
-from pyrovae.programs import Program, as_module
+from pyrovae.programs import Program, as_module, device_of, dtype_of
 from pyrovae.run_folder import (
     EVALUATION,
     REPORT,
@@ -119,8 +119,7 @@ class Run:
                 f"run of shape {expected}.",
                 "Give data of the run's own shape.",
             )
-        device = next(as_module(self.program).parameters()).device
-        examples = examples.to(device)
+        examples = examples.to(device_of(self.program)).in_type(dtype_of(self.program))
         if examples.missing:
             check_support(self.program, examples.in_order(examples.block))
         splits = {**self.splits, "test": examples}
@@ -392,8 +391,8 @@ class Run:
         """One row that stands for the shapes of the data."""
         if self.splits:
             return self.measured.head(1)
-        device = next(as_module(self.program).parameters()).device
-        return Batch(torch.zeros(1, *self.config["data"]["x_shape"], device=device))
+        shape, like = (1, *self.config["data"]["x_shape"]), self.program
+        return Batch(torch.zeros(shape, dtype=dtype_of(like), device=device_of(like)))
 
     @property
     def _main_site(self) -> str:

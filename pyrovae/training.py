@@ -3,7 +3,7 @@
 __all__ = ["engine_for", "fit"]
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from inspect import signature
@@ -47,6 +47,9 @@ from pyrovae.svi.updates import is_recordable
 # Below so many steps, capturing and compiling take longer than they save (docs/performance.md).
 CAPTURE_STEPS, COMPILE_STEPS = 500, 5000
 BATCH_SIZE = 128
+
+# Options of Pyro's bounds that say how, and not what, is computed.
+_MECHANICS = ("max_plate_nesting", "jit_options", "ignore_jit_warnings", "retain_graph")
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ADAM: MakeOptimizer = partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -131,7 +134,9 @@ def fit(
             None nothing is written.
         resume: Whether to go on with the run in `run_dir`, if one was begun there, from its
             last checkpoint: on the same machine to the same bits as without a break. All else
-            is to be as it was, but `epochs`, which may be more. A schedule cannot be compared.
+            is to be as it was, but `epochs`, which may be more; the engine stays the one that it
+            began by, even where so many epochs would have been worth another. A schedule cannot
+            be compared.
             Or that run, as `Earlier.at` has read it.
         progress: Whether to show a progress bar, or a line per epoch where there is no terminal.
         on_epoch: Called with the run after each epoch, its record the last of `run.metrics`,
@@ -243,6 +248,7 @@ def fit(
                 "engine": engine,
                 **({"steps_per_replay": steps_per_replay} if steps_per_replay > 1 else {}),
                 "precision": precision,
+                "dtype": str(dtype_of(program)).removeprefix("torch."),
             },
             "processes": ranks.size,
             **(config or {}),
@@ -354,8 +360,20 @@ def engine_for(steps: int, device: torch.device) -> str:
 
 
 def _name(bound: object) -> str:
-    """A bound as it is written, or at least its class."""
-    return repr(bound) if isinstance(bound, Bound) else type(bound).__name__
+    """A bound as it is written, or at least its class and those of its options that say more."""
+    if isinstance(bound, Bound):
+        return repr(bound)
+    told = vars(bound) if isinstance(bound, ELBO) else {}
+    given = [
+        f"{name}={told[name]!r}"
+        for name, option in signature(type(bound)).parameters.items()
+        # What a first step finds out, such as max_plate_nesting, says nothing of the bound.
+        if name in told
+        and name not in _MECHANICS
+        and isinstance(told[name], bool | int | float)
+        and told[name] != option.default
+    ]
+    return type(bound).__name__ + (f"({', '.join(given)})" if given else "")
 
 
 def _make(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -384,8 +402,17 @@ def _make(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.opt
 def _describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """An optimizer's class and options, as plain data."""
     plain = (bool, int, float, str, type(None))
-    options = {k: v if isinstance(v, plain) else repr(v) for k, v in optimizer.defaults.items()}
-    return {"class": type(optimizer).__name__, **options}
+
+    def told(options: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v if isinstance(v, plain) else repr(v) for k, v in options.items()}
+
+    # Of each group of parameters how many they are, and in what it is unlike the defaults.
+    groups = [
+        {"parameters": len(group["params"])}
+        | told({k: group[k] for k, v in optimizer.defaults.items() if group[k] != v})
+        for group in optimizer.param_groups
+    ]
+    return {"class": type(optimizer).__name__, **told(optimizer.defaults), "groups": groups}
 
 
 def _cuda(device: torch.device) -> list[torch.device]:

@@ -46,7 +46,7 @@ LAYERS = [
     {"priors", "encoders", "decoders", "programs", "hub"},
     {"structure", "supports"},
     {"inspection"},
-    {"models", "terms", "bounds"},
+    {"models", "terms", "bounds", "weights"},
     {"draws"},
     {"parts", "evaluation", "encoding", "checkpoint", "svi", "user_programs"},
     {"generation"},

@@ -1,5 +1,6 @@
 """What is learnt from any program's traces, whoever wrote it and however."""
 
+import copy
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from linear_gaussian import LATENT_DIM, SCALE, X_DIM, linear_gaussian
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoLaplaceApproximation, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
@@ -50,6 +53,8 @@ from pyrovae.programs import (
     evaluating,
     labels,
     observation_site,
+    sample_sites,
+    takes_labels,
     trace_pair,
 )
 from pyrovae.supports import check_support
@@ -517,6 +522,67 @@ def test_labels_go_where_a_signature_has_them(x):
     assert all(torch.equal(seen, y[: len(seen)]) for seen in program.seen)
     assert program.seen
     assert labels(program.guide, Batch(x, y)) == {}
+
+
+class ByLabel(nn.Module):
+    """A model which is itself the module: what its forward pass asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.seen = []
+
+    def forward(self, x, y):
+        self.seen.append(y)
+        shift = pyro.sample("shift", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", 7, subsample=x):
+            pyro.sample(
+                "x", dist.Normal(shift[y][:, None].expand(-1, 5), self.scale).to_event(1), obs=x
+            )
+
+
+class OfAll(EasyGuide):
+    def guide(self, x, y):
+        pyro.sample("shift", dist.Normal(y.float().mean() * torch.ones(3), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        AutoNormal,
+        lambda model: AutoNormal(poutine.block(model, hide=["none"])),
+        OfAll,
+        lambda model: AutoLaplaceApproximation(model),
+    ],
+)
+def test_labels_go_to_modules_by_their_forward_pass(guide, x):
+    model, y = ByLabel(), torch.arange(7) % 3
+    program = SimpleNamespace(model=model, guide=guide(model))
+    run = fit(program, Examples(x, y), epochs=2, batch_size=7, progress=False)
+    assert run.metrics[1]["loss"] < run.metrics[0]["loss"] + 1.0
+    assert model.seen
+    assert all(seen is not None for seen in model.seen)
+
+
+def test_labels_go_through_handlers(x):
+    program, y = Labelled(), torch.arange(7)
+    handled = SimpleNamespace(
+        model=poutine.scale(poutine.mask(program.model, mask=True), 2.0),
+        guide=partial(program.guide),
+    )
+    evaluate(handled, Examples(x, y), num_samples=2)
+    assert program.seen
+    assert all(torch.equal(seen, y[: len(seen)]) for seen in program.seen)
+
+
+def test_a_copy_of_a_guide_of_pyros_needs_no_labels(x):
+    """It has lost its model, and gives what it has."""
+    model, y = ByLabel(), torch.arange(7) % 3
+    guide = AutoNormal(model)
+    guide(x, y)
+    copied = copy.deepcopy(guide)
+    assert not takes_labels(copied)
+    assert {"shift"} <= sample_sites(poutine.trace(copied).get_trace()).keys()
 
 
 def test_missing_labels_are_refused_where_they_are_needed(x):

@@ -16,8 +16,10 @@ import pytest
 import torch
 from filelock import FileLock
 from programs_for_tests import binary, same, small_vae, weights
+from pyro.infer import RenyiELBO, Trace_ELBO
 from recorder import stand_in
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import pyrovae
 from pyrovae import cli, loop, run_folder
@@ -214,6 +216,11 @@ def test_what_was_saved_is_a_whole_number_of_steps(tmp_path):
 # ── Or not at all ──
 
 
+def two_rates(parameters):
+    first, *others = parameters
+    return torch.optim.Adam([{"params": [first], "lr": 0.5}, {"params": others}], lr=1e-2)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -222,6 +229,8 @@ def test_what_was_saved_is_a_whole_number_of_steps(tmp_path):
         ({"optimizer": partial(torch.optim.Adam, lr=2e-2)}, "training.optimizer.lr is 0.02"),
         ({"bound": pyrovae.IWAE(3)}, "training.bound is 'IWAE"),
         ({"engine": "graph"}, "training.engine is 'graph', and was 'eager'"),
+        ({"valid": binary(9)}, r"data.sets is \['train', 'valid'\], and was \['train'\]"),
+        ({"optimizer": two_rates}, r"optimizer.groups is .*'lr': 0.5"),
     ],
 )
 def test_another_configuration_is_refused_by_name(options, said, tmp_path):
@@ -230,6 +239,21 @@ def test_another_configuration_is_refused_by_name(options, said, tmp_path):
     fit(small_vae(), binary(), **told)
     with pytest.raises(InputError, match=said):
         fit(small_vae(), binary(), **{**told, **options})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (Trace_ELBO(), Trace_ELBO(num_particles=2), "'Trace_ELBO(num_particles=2)', and was"),
+        (RenyiELBO(0.5), RenyiELBO(0.2), "'RenyiELBO(alpha=0.2)', and was 'RenyiELBO(alpha=0.5)'"),
+    ],
+)
+def test_another_option_of_a_bound_of_pyros_is_refused(before, now, said, tmp_path):
+    fit = partial(pyrovae.fit, run_dir=tmp_path / "run", progress=False, resume=True)
+    fit(small_vae(), binary(), bound=before, epochs=1)
+    fit(small_vae(), binary(), bound=before, epochs=2)  # as it was changed by its steps
+    with pytest.raises(InputError, match=re.escape(said)):
+        fit(small_vae(), binary(), bound=now, epochs=2)
 
 
 class Doubled:
@@ -275,6 +299,24 @@ def test_other_bare_tensors_are_refused(other, tmp_path):
     with pytest.raises(InputError, match=r"data\.contents\.valid"):
         fit(small_vae(), x, valid=other(x[:9]))
     fit(small_vae(), x, valid=x[:9], epochs=2)
+
+
+@pytest.mark.parametrize("given", [pyrovae.Examples, lambda x, y: TensorDataset(x, y)])
+def test_other_labels_are_refused(given, tmp_path):
+    fit = partial(pyrovae.fit, run_dir=tmp_path / "run", epochs=1, progress=False, resume=True)
+    x, y = binary(100), torch.arange(100) % 3
+    fit(small_vae(), given(x, y))
+    with pytest.raises(InputError, match=r"data\.contents\.train\.labels"):
+        fit(small_vae(), given(x, 2 - y))
+
+
+def test_a_run_is_not_given_back_with_other_labels(tmp_path):
+    x, y = binary(100).numpy(), torch.arange(100).numpy() % 3
+    data, other = (pyrovae.load_data(x, labels) for labels in (y, 2 - y))
+    pyrovae.fit(small_vae(), data, epochs=1, progress=False, run_dir=tmp_path / "run")
+    assert pyrovae.load(tmp_path / "run", data=data).splits["test"].y is not None
+    with pytest.raises(InputError, match=r"labels of the data.* are not those"):
+        pyrovae.load(tmp_path / "run", data=other)
 
 
 def test_other_threads_or_fewer_epochs_are_refused(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, first_line
 
 SUFFIXES = (".mtx", ".mtx.gz", ".h5ad")
 
@@ -47,7 +47,7 @@ def read(path: Path) -> Counts:
     except Exception as error:  # scipy, h5py and anndata raise what they please
         what = "anndata" if is_h5ad else "scipy.io.mmwrite"
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {_first_line(error)}).",
+            f"{path} cannot be read ({type(error).__name__}: {first_line(error)}).",
             f"Write it again with {what}.",
         ) from error
 
@@ -78,7 +78,7 @@ def read_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Counts:
         return Counts(sparse.csr_array(parts, shape=tuple(arrays["shape"])), labels)
     except Exception as error:  # as above
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {_first_line(error)}).",
+            f"{path} cannot be read ({type(error).__name__}: {first_line(error)}).",
             "Write it again with scipy.sparse.save_npz.",
         ) from error
 
@@ -110,7 +110,3 @@ def _read_h5ad(path: Path) -> Counts:
     codes = table.iloc[:, 0].cat.codes.to_numpy() if table.shape[1] == 1 else None
     labels = None if codes is None or (codes < 0).any() else codes
     return Counts(matrix, labels, [str(name) for name in known.index])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -3,7 +3,7 @@
 __all__ = ["Batch", "Examples", "RawBatch", "refuse_non_finite"]
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from hashlib import sha256
@@ -27,7 +27,7 @@ SETTLED_LIMIT = 2 * 2**30
 
 
 class Batch(NamedTuple):
-    """What a program sees: x of shape (N, x) in float32, and labels (N,) where there are any."""
+    """What a program sees: real numbers x of shape (N, x), and labels (N,) where there are any."""
 
     x: Tensor
     y: Tensor | None = None
@@ -98,6 +98,7 @@ class Examples:
         self.names = names
         self.num_workers = num_workers
         self.device = self._x.device if isinstance(self._x, Rows) else torch.device("cpu")
+        self.dtype: torch.dtype | None = None  # of x; None where it is as preprocessing leaves it
 
         if len(self) == 0:
             raise InputError(f"The {split} set is empty.", "Give data with at least one example.")
@@ -124,12 +125,11 @@ class Examples:
 
     def digest(self) -> str | None:
         """A sha256 over the examples in memory, without labels; None of those that stream."""
-        if not isinstance(self._x, Rows):
-            return None
-        found = sha256()
-        for rows in self._x.split(self.block):
-            found.update(rows.detach().cpu().numpy().tobytes())
-        return found.hexdigest()
+        return _digest(self._x.split(self.block)) if isinstance(self._x, Rows) else None
+
+    def label_digest(self) -> str | None:
+        """A sha256 over the labels; None where there are none, or they stream."""
+        return None if self._y is None else _digest([self._y])
 
     @property
     def block(self) -> int:
@@ -154,6 +154,12 @@ class Examples:
             moved._x = self._x.to(device)
             moved._y = None if self._y is None else self._y.to(device)
         return moved
+
+    def in_type(self, dtype: torch.dtype) -> "Examples":
+        """These examples, their x in the floating point type of a program."""
+        other = copy(self)
+        other.dtype = dtype
+        return other
 
     def preprocessed(self, preprocessing: Preprocessing) -> "Examples":
         """These examples with another preprocessing."""
@@ -219,7 +225,7 @@ class Examples:
 
     def redraw(self, x: Tensor) -> Tensor:
         """Preprocesses values in the data's own units, noise from the global generator."""
-        return self.preprocessing.apply(x, uniform(x.shape, x.device))
+        return self._preprocess(x, uniform(x.shape, x.device))
 
     def prepare(self, raw: RawBatch) -> Batch:
         """What a program is trained on: noise, where it is redrawn, from the global generator."""
@@ -228,7 +234,8 @@ class Examples:
 
         if self.preprocessing.needs_noise and self._can_settle:
             rows = send(raw.rows, self._settled.device)
-            return Batch(send(self._settled[rows], self.device).float(), raw.y)
+            x = send(self._settled[rows], self.device)
+            return Batch(x.to(self.dtype or torch.float32), raw.y)
 
         return self._fix(raw)
 
@@ -248,7 +255,7 @@ class Examples:
     def _fix(self, raw: RawBatch) -> Batch:
         """Preprocesses with noise from (seed, split, index): the same on every device."""
         if not self.preprocessing.needs_noise:
-            return Batch(self.preprocessing.apply(raw.x, None), raw.y)
+            return Batch(self._preprocess(raw.x, None), raw.y)
 
         source = torch.Generator()
         noise = [
@@ -258,9 +265,11 @@ class Examples:
             )
             for row in raw.rows.tolist()
         ]
-        return Batch(
-            self.preprocessing.apply(raw.x, send(torch.stack(noise), raw.x.device)), raw.y
-        )
+        return Batch(self._preprocess(raw.x, send(torch.stack(noise), raw.x.device)), raw.y)
+
+    def _preprocess(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        found = self.preprocessing.apply(x, noise)
+        return found if self.dtype is None else found.to(self.dtype)
 
     def raw_batches(
         self, groups: Sequence[Tensor], *, seed: int, epoch: int = 0
@@ -315,6 +324,13 @@ def refuse_non_finite(x: Rows, name: str, *, missing: bool) -> None:
     is_dense = not isinstance(x, SparseRows) or x.values.numel() == x.numel()
     if missing and is_dense and all(bool(block.isnan().all()) for block in blocks(x)):
         raise InputError(f"{name} hold no value at all.", "Give data of which some are observed.")
+
+
+def _digest(parts: Iterable[Tensor]) -> str:
+    found = sha256()
+    for part in parts:
+        found.update(part.detach().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _fits(x: Rows, device: torch.device) -> bool:

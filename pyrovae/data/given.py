@@ -35,11 +35,16 @@ def as_examples(given: Given, split: str, *, dtype: torch.dtype | None = None) -
             an array, a list of sequences or a sparse matrix; or a `Dataset`, or that of a
             `DataLoader`, which is read into memory where it fits.
         split: train, valid or test.
-        dtype: The floating point type that a tensor or an array is turned into.
+        dtype: The floating point type of x, which a tensor or an array is turned into here.
 
     Raises:
         InputError: If data are no array, empty, complex, or hold NaN or infinity.
     """
+    found = _examples_of(given, split, dtype)
+    return found if dtype is None else found.in_type(dtype)
+
+
+def _examples_of(given: Given, split: str, dtype: torch.dtype | None) -> Examples:
     if isinstance(given, Data):
         return given.splits[split]
     if isinstance(given, Examples):

@@ -12,7 +12,7 @@ import numpy as np
 from pyrovae.data.arrays import find, load, read_idx
 from pyrovae.data.downloads import Remote, fetch
 from pyrovae.data.raw import SPLITS, Raw
-from pyrovae.errors import InputError, shorten
+from pyrovae.errors import InputError, first_line, shorten
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class NamedSet:
         try:
             fetch(self.files, self.addresses, place)
         except OSError as error:  # urllib's errors, a checksum, the file system
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{self.title} is not in {place} and cannot be downloaded ({reason}).", remedy
+                f"{self.title} is not in {place} and cannot be downloaded ({first_line(error)}).",
+                remedy,
             ) from error
 
 

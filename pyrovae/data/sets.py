@@ -75,3 +75,7 @@ class Data:
     def to(self, device: torch.device) -> "Data":
         """The three splits on a device."""
         return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
+
+    def in_type(self, dtype: torch.dtype) -> "Data":
+        """The three splits, their x in the floating point type of a program."""
+        return replace(self, **{name: x.in_type(dtype) for name, x in self.splits.items()})

@@ -141,6 +141,7 @@ class Inputs:
             seed=self.examples.seed,
         )
         self.preprocessing.check(raw[None])
+        found.dtype = self.examples.dtype
         return found.to(self.examples.device).head(1)
 
     # ── What the data are like ──

@@ -23,7 +23,7 @@ from inspect import signature
 from typing import Any
 from urllib.parse import parse_qs
 
-from pyrovae.errors import InputError, PyrovaeError
+from pyrovae.errors import InputError, PyrovaeError, first_line
 from pyrovae.explore.session import Session
 from pyrovae.page import STYLE
 
@@ -138,9 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise
         except Exception as error:
             traceback.print_exc()
-            said = str(error).strip().splitlines() or [""]
             self._send_json(
-                {"error": f"This went wrong ({type(error).__name__}: {said[0]})."},
+                {"error": f"This went wrong ({type(error).__name__}: {first_line(error)})."},
                 HTTPStatus.INTERNAL_SERVER_ERROR,
             )
 
