@@ -22,6 +22,7 @@ from torch import Tensor
 from pyrovae.data import Batch
 from pyrovae.errors import InputError
 from pyrovae.programs import (
+    BatchLike,
     Program,
     brought_to,
     data_frame,
@@ -51,7 +52,7 @@ class Encoded(NamedTuple):
     names: np.ndarray | None = None
 
 
-def posterior_means(program: Program, batch: Batch) -> dict[str, Tensor]:
+def posterior_means(program: Program, batch: BatchLike) -> dict[str, Tensor]:
     """The mean of every latent site of examples under the guide, or a draw where it has none.
 
     Below another latent of the guide it is the mean given a draw of that, the same every time,

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.checks import check_whole
+from pyrovae.checks import whole
 from pyrovae.data import Batch, Examples, Given, as_examples
 from pyrovae.draws import Draws
 from pyrovae.errors import InputError
@@ -213,7 +213,8 @@ def evaluate(
         InputError: If the program has no bound on log p(x), an example lies outside the support
             of its likelihood, or a number is less than 1 or not whole.
     """
-    check_whole(num_samples=num_samples, limit=limit)
+    num_samples = whole("num_samples", num_samples)
+    limit = None if limit is None else whole("limit", limit)
 
     start = time.perf_counter()
     examples = _on_its_device(program, examples)
@@ -273,7 +274,7 @@ def log_evidence(
     Raises:
         InputError: As `evaluate`.
     """
-    check_whole(num_samples=num_samples)
+    num_samples = whole("num_samples", num_samples)
     examples = _on_its_device(program, examples)
     first = examples.head(3)
     structure = inspect_program(program, first)

@@ -20,10 +20,13 @@ __all__ = [
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyrovae.checks import whole
 from pyrovae.data import Batch
 from pyrovae.devices import send
 from pyrovae.distributions import is_improper
@@ -31,6 +34,7 @@ from pyrovae.encoding import latent, posterior_means, shared_latents
 from pyrovae.errors import InputError
 from pyrovae.handlers import fill_improper, unconditioned
 from pyrovae.programs import (
+    BatchLike,
     Program,
     brought_to,
     data_frame,
@@ -59,7 +63,7 @@ class Generated(NamedTuple):
 
 
 def sample(
-    program: Program, template: Batch, count: int, *, draw: bool = False, seed: int = 0
+    program: Program, template: BatchLike, count: int, *, draw: bool = False, seed: int = 0
 ) -> Generated:
     r"""New examples: $z \sim p(z)$, and then the mean of $p(x \mid z)$, or a draw from it.
 
@@ -75,15 +79,18 @@ def sample(
         seed: The seed of the draws.
 
     Raises:
-        InputError: If a prior is improper, as that of `pyrovae.models.Autoencoder`.
+        InputError: If a prior is improper, as that of `pyrovae.models.Autoencoder`, or the count
+            is no whole number of at least 1.
     """
-    rows = repeat(brought_to(program, template), count)
+    rows = repeat(brought_to(program, template), whole("count", count))
     with evaluating(program), seeded(seed, "sample", device=rows.x.device):
         shared = shared_latents(program, rows, draw_by=seed)
         return run_model(program, rows, shared, draw=draw)
 
 
-def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> Generated:
+def decode(
+    program: Program, latents: Mapping[str, Tensor | np.ndarray], template: BatchLike
+) -> Generated:
     r"""The mean of $p(x \mid z)$, or a draw where it has none, for given latents.
 
     Args:
@@ -94,23 +101,57 @@ def decode(program: Program, latents: Mapping[str, Tensor], template: Batch) -> 
         template: As in `sample`, and N rows of it where no latent of examples is given.
 
     Raises:
-        InputError: If the prior of one that is left out is improper.
+        InputError: If the program has no such latent, those of examples are not of as many, or
+            the prior of one that is left out is improper.
     """
     template = brought_to(program, template)
-    latents = {name: send(value, template.x.device) for name, value in latents.items()}
+    device = template.x.device
+    given = {name: send(torch.as_tensor(value), device) for name, value in latents.items()}
     with evaluating(program), seeded(0, "decode", device=template.x.device):
         shared = shared_latents(program, template)
-        of_examples = [value for name, value in latents.items() if name not in shared]
-        count = len(of_examples[0]) if of_examples else len(template.x)
-        return run_model(program, repeat(template, count), {**shared, **latents}, draw=False)
+        _check_latents(program, template, given)
+        rows = {name: len(value) for name, value in given.items() if name not in shared}
+        if len({*rows.values()}) > 1:
+            raise InputError(f"The latents have rows {rows}.", "Give as many of each.")
+        count = next(iter(rows.values()), len(template.x))
+        return run_model(program, repeat(template, count), {**shared, **given}, draw=False)
 
 
-def reconstruct(program: Program, batch: Batch) -> Generated:
+def _check_latents(program: Program, template: Batch, given: Mapping[str, Tensor]) -> None:
+    """Refuses values of what is no latent, or of another shape than one of an example has."""
+    one = Batch(template.x[:1], None if template.y is None else template.y[:1])
+    model = unconditioned(program.model)
+    with fill_improper(one.x):
+        trace = poutine.trace(model).get_trace(one.x, **labels(program.model, one))
+    trace = prune_subsample_sites(trace)
+    observation = observation_site(trace)["name"]
+    known = {name: s for name, s in sites(trace, observed=False).items() if name != observation}
+    if unknown := sorted(given.keys() - known.keys()):
+        raise InputError(
+            f"The program has no latent {unknown[0]!r}.", f"Take some of {', '.join(known)}."
+        )
+    for name, value in given.items():
+        site = known[name]
+        if data_frame(site) is None:
+            continue
+        own = tuple(examples_first(site["value"], site).shape[1:])
+        if tuple(value.shape[1:]) != own:
+            raise InputError(
+                f"The latent {name!r} has the shape {own} for each example, and values of shape "
+                f"{tuple(value.shape)} are given.",
+                f"Give them as {('N', *own)}.",
+            )
+
+
+def reconstruct(program: Program, batch: BatchLike) -> Generated:
     """Each example decoded from the mean of its latents."""
+    batch = brought_to(program, batch)
     return decode(program, posterior_means(program, batch), batch)
 
 
-def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) -> Generated:
+def interpolate(
+    program: Program, start: BatchLike, end: BatchLike, *, steps: int = 10
+) -> Generated:
     """Straight lines in latent space between pairs of examples.
 
     A latent of whole numbers, between which there are none, changes half way. A line is decoded
@@ -124,8 +165,18 @@ def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) 
 
     Returns:
         x of shape (N, steps, x): row by row from start to end.
+
+    Raises:
+        InputError: If there are not as many ends as starts, or steps is no whole number of at
+            least 1.
     """
-    start = brought_to(program, start)
+    steps = whole("steps", steps)
+    start, end = brought_to(program, start), brought_to(program, end)
+    if len(start.x) != len(end.x):
+        raise InputError(
+            f"There are {len(start.x)} examples to start from and {len(end.x)} to arrive at.",
+            "Give as many of both.",
+        )
     first, last = posterior_means(program, start), posterior_means(program, end)
 
     def line(a: Tensor, b: Tensor) -> Tensor:
@@ -143,7 +194,7 @@ def interpolate(program: Program, start: Batch, end: Batch, *, steps: int = 10) 
 
 def traverse(
     program: Program,
-    example: Batch,
+    example: BatchLike,
     *,
     site: str = "z",
     dims: list[int] | None = None,
@@ -164,9 +215,11 @@ def traverse(
         x of shape (dims, steps, x).
 
     Raises:
-        InputError: If there is no such site or dimension, or it holds whole numbers.
+        InputError: If there is no such site or dimension, it holds whole numbers, or steps is no
+            whole number of at least 1.
     """
-    one = repeat(example, 1)
+    steps = whole("steps", steps)
+    one = repeat(brought_to(program, example), 1)
     means = posterior_means(program, one)
     size = latent(means, site).shape[-1]
     if not means[site].is_floating_point():
@@ -174,8 +227,8 @@ def traverse(
             f"The latent {site!r} holds whole numbers, which cannot be moved bit by bit.",
             "Decode values of your own with pyrovae.decode.",
         )
-    dims = list(range(size)) if dims is None else dims
-    if any(not 0 <= dim < size for dim in dims):
+    dims = list(range(size)) if dims is None else [whole("dims", d, least=None) for d in dims]
+    if not dims or any(not 0 <= dim < size for dim in dims):
         raise InputError(f"The site {site!r} has the dimensions 0 to {size - 1}.", "Name these.")
 
     points = means[site].expand(len(dims), steps, size).clone()
@@ -189,7 +242,9 @@ def traverse(
     return Generated(found.x.unflatten(0, (len(dims), steps)), found.shown_by)
 
 
-def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 20) -> Generated:
+def manifold(
+    program: Program, template: BatchLike, *, site: str = "z", side: int = 20
+) -> Generated:
     r"""The decoder over the plane of a two-dimensional latent.
 
     The grid is the inverse Gaussian CDF of equally spaced probabilities, so that under a
@@ -205,8 +260,9 @@ def manifold(program: Program, template: Batch, *, site: str = "z", side: int = 
         x of shape (side, side, x); the second latent falls from row to row, as on a plot.
 
     Raises:
-        InputError: If the site is not two-dimensional.
+        InputError: If the site is not two-dimensional, or side is no whole number of at least 1.
     """
+    side, template = whole("side", side), brought_to(program, template)
     means = posterior_means(program, repeat(template, 1))
     size = latent(means, site).shape[-1]
     if size != 2:

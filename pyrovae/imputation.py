@@ -5,12 +5,14 @@ __all__ = ["impute"]
 import torch
 from torch import Tensor
 
+from pyrovae.checks import whole
 from pyrovae.data import Batch
 from pyrovae.encoding import SharedHeld
 from pyrovae.errors import InputError
 from pyrovae.generation import Generated, repeat, run_model
 from pyrovae.inspection import inspect_program
 from pyrovae.programs import (
+    BatchLike,
     Program,
     brought_to,
     data_frame,
@@ -25,7 +27,7 @@ from pyrovae.terms import read_terms
 
 
 def impute(
-    program: Program, batch: Batch, *, count: int = 1, num_samples: int = 100, seed: int = 0
+    program: Program, batch: BatchLike, *, count: int = 1, num_samples: int = 100, seed: int = 0
 ) -> Generated:
     r"""Examples with their missing entries drawn: $x_m \sim p(x_m \mid x_o)$.
 
@@ -48,12 +50,13 @@ def impute(
 
     Raises:
         InputError: If the program does not take missing entries, or draws what all examples
-            share from latents of these.
+            share from latents of these, or a number is no whole one of at least 1.
 
     References:
         MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei &
         Frellsen, 2019), arXiv:1812.02633.
     """
+    count, num_samples = whole("count", count), whole("num_samples", num_samples)
     batch = brought_to(program, batch)
     structure = inspect_program(program, batch)
     check_support(program, [batch])

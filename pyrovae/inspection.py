@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import hmm
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -25,6 +26,7 @@ from pyrovae.distributions import innermost, is_improper
 from pyrovae.errors import InputError
 from pyrovae.handlers import fill_improper
 from pyrovae.programs import (
+    PLATE,
     Program,
     Site,
     as_module,
@@ -206,7 +208,8 @@ def _within(plates: dict[int, int], batch_shape: torch.Size) -> bool:
 
 
 def _run_alone(function: Callable[..., Any], what: str, batch: Batch, tracer: Any) -> None:
-    with _refusing(what, batch.x), _OfDistributions(what), fill_improper(batch.x), tracer:
+    whole = _WholePlates(what, len(batch.x))
+    with _refusing(what, batch.x), whole, _OfDistributions(what), fill_improper(batch.x), tracer:
         function(batch.x, **labels(function, batch))
 
 
@@ -229,6 +232,38 @@ class _OfDistributions(Messenger):
                 "distribution of Pyro's.",
                 "Let what makes it (a prior, a decoder, an encoder) return one, such as "
                 "pyro.distributions.Normal(loc, scale).to_event(1).",
+            )
+
+
+class _WholePlates(Messenger):
+    """Refuses plates that take a part of themselves at random.
+
+    What is measured of an example would be that of a part of it, or of others.
+    """
+
+    def __init__(self, what: str, rows: int) -> None:
+        super().__init__()
+        self.what = what
+        self.rows = rows
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if not isinstance(fn, _Subsample) or msg["value"] is not None or not fn.subsample_size:
+            return
+        name, is_data = msg["name"], msg["name"] == PLATE
+        if is_data and fn.subsample_size != self.rows:
+            raise InputError(
+                f"The plate {name!r} of the {self.what} takes {fn.subsample_size} of {self.rows} "
+                "examples at random.",
+                f"Observe all that are given, under pyro.plate({name!r}, len(x)), and let "
+                "batch_size say how many these are.",
+            )
+        if not is_data and fn.subsample_size < fn.size:
+            raise InputError(
+                f"The plate {name!r} of the {self.what} takes {fn.subsample_size} of its "
+                f"{fn.size} at random, and what is measured would be that of a part.",
+                "Leave subsample_size out; or train with pyrovae.svi.CompiledSVI, as with Pyro's "
+                "SVI.",
             )
 
 

@@ -90,7 +90,7 @@ class Loop:
         device = self.run.splits["train"].device
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
         # As they are now: those in a checkpoint are what a schedule had made of them.
-        self.rates: list[float] = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.saved_at = time.monotonic()
         self.is_whole = True
         # The step and the epoch of the last checkpoint.
@@ -316,7 +316,7 @@ class Loop:
             "loss": loss,
             "grad_norm": grad_norm,
             "kl_weight": self.kl_weight(scheduled),
-            "lr": self.rates[0] * self.lr_schedule(scheduled),
+            "lr": self.rates[0] * float(self.lr_schedule(scheduled)),
             "seconds": seconds,
             "examples_per_second": (self.seen - before) / seconds,
         }
@@ -326,7 +326,7 @@ class Loop:
         if self.objective.weight is not None:
             self.objective.weight.fill_(self.kl_weight(self.taken))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.lr_schedule(self.taken)
+            group["lr"] = rate * float(self.lr_schedule(self.taken))
 
     def _take(self, inputs: Sequence[tuple[Any, ...]], left: int) -> None:
         """Takes steps of one size, out of so many examples that are left of the epoch."""

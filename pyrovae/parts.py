@@ -18,6 +18,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +61,7 @@ def to_config(value: Any) -> Any:
 
 
 def _describe(value: Any, place: Place, met: dict[int, Place]) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):
         check_number(".".join(place), value)
         return value

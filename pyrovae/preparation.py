@@ -4,16 +4,19 @@ __all__ = [
     "PlateSizeWarning",
     "as_splits",
     "check_bound",
+    "check_callback",
     "check_options",
     "check_plate",
     "check_program",
+    "check_schedule",
     "describe_data",
     "describe_program",
 ]
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -21,13 +24,14 @@ from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized
 
 from pyrovae.bounds.base import refusal_of
-from pyrovae.checks import check_whole
+from pyrovae.checks import as_number, check_whole
 from pyrovae.data import Batch, Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, first_line, shorten
 from pyrovae.inspection import FEW, check_parameters, inspect_program
 from pyrovae.parts import to_config
 from pyrovae.programs import Program, evaluating, sites, trace_pair
+from pyrovae.schedules import Schedule
 from pyrovae.structure import Structure
 from pyrovae.supports import check_support
 from pyrovae.svi import Differentiable, Objective
@@ -46,6 +50,8 @@ def check_options(*, seed: int = 0, **options: Any) -> None:
     check_whole(least=None, seed=seed)
     check_whole(**{name: options.pop(name) for name in COUNTS if name in options})
     for name, value in options.items():
+        if value is not None and type(value) not in (int, float):
+            raise InputError(f"{name} is {shorten(value)}.", "Give a finite number.")
         # An infinite norm is never exceeded, and clips nothing.
         if value is not None and not math.isfinite(value) and (name, value) != NO_CLIPPING:
             raise InputError(f"{name} is {value}.", "Give a finite number.")
@@ -53,6 +59,46 @@ def check_options(*, seed: int = 0, **options: Any) -> None:
             raise InputError(f"{name} is {value}.", "Give more than 0.")
         if value is not None and value < 0:
             raise InputError(f"{name} is {value}.", "Give at least 0.")
+
+
+def check_schedule(schedule: Schedule | None) -> None:
+    """Refuses a schedule of the learning rate that is no function of the step to a factor.
+
+    Raises:
+        InputError: If it cannot be called with a step, or gives no finite number of 0 or more.
+    """
+    if schedule is None:
+        return
+    remedy = "Give one, as pyrovae.schedules.cosine(1.0, 0.0, steps) makes it."
+    if not callable(schedule):
+        raise InputError(f"The lr_schedule {schedule!r} is no function of the step.", remedy)
+    try:
+        first = as_number(schedule(0))
+    except TypeError as error:
+        raise InputError(
+            f"The lr_schedule cannot be called with a step ({first_line(error)}).", remedy
+        ) from error
+    if not isinstance(first, int | float) or not 0 <= first < math.inf:
+        raise InputError(f"The lr_schedule gives {shorten(first)} at step 0.", remedy)
+
+
+def check_callback(on_epoch: Callable[[Any], object] | None) -> None:
+    """Refuses what cannot be called with a run, before an epoch has been trained.
+
+    Raises:
+        InputError: If it is no function, or takes another number of arguments.
+    """
+    if on_epoch is None:
+        return
+    remedy = "Give a function of the run, such as pyrovae.TensorBoard()."
+    if not callable(on_epoch):
+        raise InputError(f"on_epoch is {shorten(on_epoch)}, and no function.", remedy)
+    try:
+        signature(on_epoch).bind(None)
+    except TypeError as error:
+        raise InputError(f"on_epoch cannot be called with a run ({error}).", remedy) from error
+    except ValueError:
+        return  # one that tells nothing of its arguments
 
 
 def check_replays(steps: int, engine: str | None) -> None:
@@ -92,7 +138,7 @@ def as_splits(
     return {
         name: as_examples(value, name, dtype=dtype)
         for name, value in given.items()
-        if value is not None
+        if value is not None or name == "train"
     }
 
 

@@ -183,7 +183,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config.get(key), dict):
             raise _damaged(folder, f"it has no {key}")
     shape, images = (config["data"].get(key) for key in ("x_shape", "images"))
-    if not isinstance(shape, list) or not shape or not all(map(_is_size, shape)):
+    if not isinstance(shape, list) or not all(map(_is_size, shape)):
         raise _damaged(folder, f"{shape!r} is not the shape of an observation")
     if images is not None and (not isinstance(images, dict) or images.keys() != DECODING):
         raise _damaged(folder, f"{images!r} does not say what is made of images")

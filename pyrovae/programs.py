@@ -23,6 +23,7 @@ modules that they use.
 
 __all__ = [
     "PLATE",
+    "BatchLike",
     "Program",
     "Site",
     "as_module",
@@ -52,6 +53,7 @@ from functools import partial
 from inspect import Signature, signature, unwrap
 from typing import Any, Protocol
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -70,6 +72,9 @@ from pyrovae.handlers import isolated_store, roomy_plates, unregistered
 
 PLATE = "data"
 Site = Any  # a dict; Pyro types its traces more loosely than they are
+
+
+BatchLike = Batch | Tensor | np.ndarray
 
 
 class Program(Protocol):
@@ -153,10 +158,25 @@ def check_parts(**parts: object) -> None:
             )
 
 
-def brought_to(program: Program, batch: Batch) -> Batch:
-    """Examples where the parameters of a program are, which training has moved to a GPU."""
+def brought_to(program: Program, given: BatchLike) -> Batch:
+    """Examples in the type of a program's parameters, and where training has moved these.
+
+    Raises:
+        InputError: If they are no numbers, or there is none.
+    """
+    x, y = given if isinstance(given, Batch) else (given, None)
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Examples of the class {type(x).__name__} are no tensor.",
+            "Give x, or pyrovae.Batch(x, y) with labels.",
+        ) from error
+    if not x.dim() or not len(x):
+        raise InputError("There is no example.", "Give at least one.")
     device = device_of(program)
-    return Batch(send(batch.x, device), None if batch.y is None else send(batch.y, device))
+    x = send(x.to(dtype_of(program)), device)
+    return Batch(x, None if y is None else send(torch.as_tensor(y), device))
 
 
 def takes_labels(function: Callable[..., Any]) -> bool:

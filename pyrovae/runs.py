@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +28,7 @@ from pyrovae import (
     run_folder,
     stages,
 )
-from pyrovae.checks import check_whole
+from pyrovae.checks import as_number, whole
 from pyrovae.data import (
     Batch,
     Examples,
@@ -211,7 +210,7 @@ class Run:
 
     def sample(self, count: int = 16, *, draw: bool = False, seed: int = 0) -> Picture:
         """New examples from the prior; see `pyrovae.sample`."""
-        _check_at_least_one(count=count)
+        count = _whole("count", count)
         template = self.measured.head(count) if self.splits else self._template
         found = generation.sample(self.program, template, count, draw=draw, seed=seed)
         laid_out = _in_rows(found, _columns(count))
@@ -219,7 +218,7 @@ class Run:
 
     def reconstruct(self, count: int = 10) -> Picture:
         """The first test examples above their reconstructions."""
-        _check_at_least_one(count=count)
+        count = _whole("count", count)
         batch = self.measured.head(count)
         found = generation.reconstruct(self.program, batch)
         both = found._replace(x=torch.stack([batch.x, found.x]))
@@ -236,7 +235,7 @@ class Run:
 
     def interpolate(self, start: int = 0, end: int = 1, *, steps: int = 10) -> Picture:
         """From one test example to another along a straight line in latent space."""
-        _check_at_least_one(steps=steps)
+        steps = _whole("steps", steps)
         batch = self.measured.head(max(start, end, 0) + 1)
         found = generation.interpolate(
             self.program, _row(batch, start), _row(batch, end), steps=steps
@@ -501,14 +500,14 @@ def _row(batch: Batch, index: int) -> Batch:
     return Batch(batch.x[rows], None if batch.y is None else batch.y[rows])
 
 
-def _check_at_least_one(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if not isinstance(number, Integral):
-            raise InputError(
-                f"The argument {name} is a {type(number).__name__}.",
-                "Give a whole number; other data are shown by run.on(data).",
-            )
-    check_whole(**numbers)
+def _whole(name: str, number: Any) -> int:
+    number = as_number(number)
+    if not isinstance(number, int | float):
+        raise InputError(
+            f"The argument {name} is a {type(number).__name__}.",
+            "Give a whole number; other data are shown by run.on(data).",
+        )
+    return whole(name, number)
 
 
 def _drawable(x: Tensor) -> Tensor:

@@ -136,9 +136,11 @@ def _entry(example: Tensor, outside: Tensor | None) -> str:
     """Where in an example the first value outside is, if it is known."""
     if outside is None:
         return ""
-    index = outside.nonzero()[0].tolist()
+    value, index = f"({float(example[outside][0]):.9g})", outside.nonzero()[0].tolist()
+    if not index:
+        return f" {value}"
     place = f"entry {tuple(index)}" if len(index) > 1 else f"column {index[0]}"
-    return f", {place} ({float(example[outside][0]):.9g})"
+    return f", {place} {value}"
 
 
 def _check_guide(guide_trace: Trace, batch: Batch, first_row: int) -> None:

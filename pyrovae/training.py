@@ -17,19 +17,22 @@ from torch import nn
 from pyrovae import run_folder
 from pyrovae.bounds import Bound
 from pyrovae.bounds.base import weighs_kl
+from pyrovae.checks import as_number
 from pyrovae.data import Data, Given
 from pyrovae.data.loaders import batch_size_of
 from pyrovae.devices import describe_environment, resolve_device
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, first_line
 from pyrovae.handlers import isolated_store, unregistered
 from pyrovae.loop import Loop
 from pyrovae.preparation import (
     as_splits,
     check_bound,
+    check_callback,
     check_options,
     check_plate,
     check_program,
     check_replays,
+    check_schedule,
     describe_data,
     describe_program,
 )
@@ -167,6 +170,10 @@ def fit(
         >>> sorted(run.metrics[0])[:4]
         ['epoch', 'examples_per_second', 'grad_norm', 'kl']
     """
+    epochs, batch_size, patience, seed, steps_per_replay, kl_warmup, clip_norm = map(
+        as_number,
+        (epochs, batch_size, patience, seed, steps_per_replay, kl_warmup, clip_norm),
+    )
     if batch_size is None:
         batch_size = batch_size_of(train) or BATCH_SIZE
     check_options(
@@ -177,11 +184,8 @@ def fit(
         patience=patience,
         seed=seed,
     )
-    if lr_schedule is not None and not callable(lr_schedule):
-        raise InputError(
-            f"The lr_schedule {lr_schedule!r} is no function of the step.",
-            "Give one, as pyrovae.schedules.cosine(1.0, 0.0, steps) makes it.",
-        )
+    check_schedule(lr_schedule)
+    check_callback(on_epoch)
     if kl_warmup and not weighs_kl(bound):
         raise InputError(
             f"{bound!r} leaves no KL for a warm-up to raise.",
@@ -382,7 +386,14 @@ def _make(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.opt
     Raises:
         InputError: If none of torch's is made, or one that asks for more than a gradient.
     """
-    made = optimizer(parameters) if callable(optimizer) else None
+    try:
+        made = optimizer(parameters) if callable(optimizer) else None
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "The optimizer cannot be made of the program's parameters "
+            f"({type(error).__name__}: {first_line(error)}).",
+            "Give what makes one, such as functools.partial(torch.optim.Adam, lr=1e-3).",
+        ) from error
     if not isinstance(made, torch.optim.Optimizer):
         raise InputError(
             f"The optimizer is of the class {type(optimizer).__name__}, which makes none of "
@@ -404,7 +415,8 @@ def _describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     plain = (bool, int, float, str, type(None))
 
     def told(options: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v if isinstance(v, plain) else repr(v) for k, v in options.items()}
+        numbers = {k: as_number(v) for k, v in options.items()}
+        return {k: v if isinstance(v, plain) else repr(v) for k, v in numbers.items()}
 
     # Of each group of parameters how many they are, and in what it is unlike the defaults.
     groups = [

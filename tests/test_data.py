@@ -20,6 +20,7 @@ from pyrovae.data import (
     as_examples,
     load_data,
 )
+from pyrovae.data.masked import nan_where_masked
 from pyrovae.data.raw import SPLITS
 from pyrovae.errors import InputError
 
@@ -414,6 +415,66 @@ def test_public_names_are_listed_once_and_exist():
     assert sorted(pyrovae._HOME) == sorted(pyrovae.__all__)
     for name in pyrovae.__all__:
         assert getattr(pyrovae, name) is not None
+
+
+def test_labels_that_are_no_tensor_are_refused():
+    with pytest.raises(InputError, match=r"are a list.*torch\.as_tensor"):
+        Examples(torch.zeros(2, 3), [0, 1])
+
+
+class HalfLabelled(Dataset):
+    """Of the items from a place on, none has a label."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.zeros(2), index if index < self.place else None
+
+
+@pytest.mark.parametrize("place", [2, 4])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_labels_of_some_items_alone_are_refused(place, num_workers):
+    examples = Examples(HalfLabelled(place), num_workers=num_workers)
+    with pytest.raises(InputError, match="Some items of the Dataset have a label"):
+        list(examples.in_order(4))
+
+
+@pytest.mark.parametrize(
+    "make", [np.ma.masked_array, lambda x, mask: [*np.where(mask, np.nan, x)]]
+)
+def test_what_is_masked_is_missing(make):
+    x, mask = np.arange(60.0).reshape(20, 3), np.zeros((20, 3), dtype=bool)
+    mask[4, 1] = True
+    with pytest.raises(InputError, match="example 4"):
+        as_examples(make(x, mask), "train")
+    with pytest.raises(InputError, match="example 4"):
+        load_data(make(x, mask))
+    data = load_data(make(x, mask), missing=True)
+    batches = chain(*(split.in_order(9) for split in data.splits.values()))
+    assert sum(int(batch.x.isnan().sum()) for batch in batches) == 1
+
+
+def test_a_masked_array_of_which_nothing_is_masked_keeps_its_values():
+    whole = np.ma.masked_array(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    assert as_examples(whole, "train").raw([0, 1]).x.tolist() == [[0, 1, 2], [3, 4, 5]]
+    some = np.ma.masked_equal(np.arange(6).reshape(2, 3), 4)
+    assert np.isnan(nan_where_masked(some)).tolist() == [[False] * 3, [False, True, False]]
+
+
+def test_a_list_of_tensors_of_one_shape_is_a_tensor():
+    x = torch.rand(5, 4, 2)
+    assert torch.equal(as_examples(list(x), "train").raw([3]).x[0], x[3])
+    assert torch.equal(as_examples(tuple(x), "train").raw([3]).x[0], x[3])
+
+
+@pytest.mark.parametrize("given", [(np.zeros((20, 3)), np.zeros(20)), [[1.0], [1.0, 2.0]]])
+def test_a_tuple_of_data_and_labels_is_refused_in_words(given):
+    with pytest.raises(InputError, match=r"that is no array.*load_data\(x, y\)"):
+        load_data(given)
 
 
 @pytest.mark.parametrize(

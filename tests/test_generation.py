@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -24,6 +25,7 @@ from pyrovae.generation import (
     sample,
     traverse,
 )
+from pyrovae.imputation import impute
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.priors import StandardNormal
@@ -309,6 +311,51 @@ def test_a_traversal_of_what_is_not_there_is_refused(vae, batch):
     for dims in ([2], [-1]):
         with pytest.raises(InputError, match="dimensions 0 to 1"):
             traverse(vae, batch, dims=dims)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda vae, x: sample(vae, x, 0), "count is 0"),
+        (lambda vae, x: sample(vae, x, 2.5), "count is 2.5"),
+        (lambda vae, x: sample(vae, x[:0], 3), "There is no example"),
+        (lambda vae, x: sample(vae, "digits", 3), "class str are no tensor"),
+        (lambda vae, x: interpolate(vae, x, x, steps=0), "steps is 0"),
+        (lambda vae, x: interpolate(vae, x, x[:2]), "4 examples to start from and 2 to arrive"),
+        (lambda vae, x: traverse(vae, x, steps=0), "steps is 0"),
+        (lambda vae, x: traverse(vae, x, dims=[]), "dimensions 0 to 1"),
+        (lambda vae, x: traverse(vae, x, dims=[0.5]), "dims is 0.5"),
+        (lambda vae, x: manifold(vae, x, side=0), "side is 0"),
+        (lambda vae, x: impute(vae, x, count=0), "count is 0"),
+        (lambda vae, x: impute(vae, x, num_samples=1.5), "num_samples is 1.5"),
+        (
+            lambda vae, x: decode(vae, {"Z": torch.zeros(2, 2)}, x),
+            "no latent 'Z'. Take some of z.$",
+        ),
+        (
+            lambda vae, x: decode(vae, {"z": torch.zeros(2, 3)}, x),
+            r"shape \(2,\) for each.*'N', 2",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(call, words, vae, batch):
+    with pytest.raises(InputError, match=words):
+        call(vae, batch.x)
+
+
+def test_latents_of_unequal_rows_are_refused(batch):
+    given = {"z1": torch.zeros(2, 3), "z2": torch.zeros(4, 2)}
+    with pytest.raises(InputError, match=r"\{'z1': 2, 'z2': 4\}"):
+        decode(Hierarchy(), given, torch.zeros(1, 5))
+
+
+def test_examples_may_be_arrays_and_numbers_numpys(vae, batch):
+    count, z = np.int64(3), np.zeros((2, 2), dtype=np.float32)
+    assert torch.equal(sample(vae, batch.x.numpy(), count).x, sample(vae, batch, 3).x)
+    assert torch.equal(reconstruct(vae, batch.x.double()).x, reconstruct(vae, batch).x)
+    assert torch.equal(reconstruct(vae, batch.x.byte()).x, reconstruct(vae, batch).x)
+    found = decode(vae, {"z": z}, batch.x)
+    assert torch.equal(found.x, decode(vae, {"z": torch.from_numpy(z)}, batch).x)
 
 
 def test_the_plane_is_laid_out_as_on_a_plot(vae, batch):

@@ -72,6 +72,7 @@ INNER = {
             "downloads",
             "loaders",
             "mapped",
+            "masked",
             "precision",
             "sequences",
             "sparse",

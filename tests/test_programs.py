@@ -441,6 +441,41 @@ def test_a_guide_that_draws_nan_outside_the_plate_is_refused():
         check_support(functions_over(vae, model=model, guide=broken), [Batch(torch.zeros(3, 5))])
 
 
+class InPart(nn.Module):
+    """Its plates are of so many, of which each run takes some at random."""
+
+    def __init__(self, examples=None, pixels=None):
+        super().__init__()
+        self.examples, self.pixels = examples, pixels
+        self.loc = nn.Parameter(torch.zeros(5))
+
+    def model(self, x):
+        with pyro.plate("data", len(x), subsample_size=self.examples, dim=-2) as rows:
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0))
+            with pyro.plate("pixels", 5, subsample_size=self.pixels, dim=-1) as columns:
+                pyro.sample("x", dist.Normal(self.loc[columns], 1.0), obs=x[rows][:, columns])
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), subsample_size=self.examples, dim=-2):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"examples": 2}, r"'data' of the guide takes 2 of 3 examples at random.*batch_size"),
+        ({"examples": 50}, r"'data' of the guide takes 50 of 3 examples at random"),
+        ({"pixels": 2}, r"'pixels' of the model takes 2 of its 5 at random.*CompiledSVI"),
+    ],
+)
+def test_plates_that_take_a_part_are_refused(sizes, said, x):
+    with pytest.raises(InputError, match=said):
+        fit(InPart(**sizes), x, epochs=1, progress=False)
+    with pytest.raises(InputError, match=said):
+        evaluate(InPart(**sizes), x, num_samples=2)
+    evaluate(InPart(pixels=5), x, num_samples=2)
+
+
 class Wordless(dist.Normal):
     @property
     def support(self):

@@ -244,6 +244,51 @@ def test_labels_reach_a_program_that_asks_for_them():
         quick(Conditional(), x)
 
 
+def test_no_data_are_refused():
+    with pytest.raises(InputError, match="train data are a NoneType"):
+        quick(small_vae(), None)
+
+
+@pytest.mark.parametrize("of", [np.float32, np.float64, torch.tensor])
+def test_numbers_may_be_numpys_or_tensors(of, tmp_path):
+    """As a `GridSearchCV` gives them; what is recorded is plain."""
+    whole = torch.tensor if of is torch.tensor else np.int64
+    x = binary()
+    plain = {"epochs": 2, "batch_size": 50, "seed": 3, "patience": 2, "steps_per_replay": 1}
+    given = {name: whole(value) for name, value in plain.items()}
+    real = {"clip_norm": 0.5, "kl_warmup": 1.0}
+    run, again = (
+        pyrovae.fit(
+            small_vae(),
+            x,
+            valid=x,
+            **numbers,
+            lr_schedule=lambda step, of=of: of(0.5),
+            optimizer=partial(torch.optim.Adam, lr=rate),
+            run_dir=tmp_path / name,
+            progress=False,
+        )
+        for name, numbers, rate in (
+            ("plain", plain | real, float(np.float32(1e-3))),
+            ("given", given | {k: of(v) for k, v in real.items()}, np.float32(1e-3)),
+        )
+    )
+    assert same(weights(run.program), weights(again.program))
+    assert run.config["training"] == again.config["training"]
+    found = again.evaluate(num_samples=whole(3), limit=whole(20), seed=whole(1))
+    expected = run.evaluate(num_samples=3, limit=20, seed=1)
+    assert torch.equal(found.elbo, expected.elbo)
+    assert torch.equal(again.sample(whole(2)).x, run.sample(2).x)
+
+
+def test_a_part_of_numpys_numbers_is_built_again(tmp_path):
+    vae = small_vae()
+    vae.prior = pyrovae.GaussianMixture(np.int64(2), components=np.int64(3), spread=np.float32(2))
+    run = pyrovae.fit(vae, binary(), epochs=1, progress=False, run_dir=tmp_path / "run")
+    loaded = pyrovae.load(tmp_path / "run")
+    assert same(weights(loaded.program), weights(run.program))
+
+
 @pytest.mark.parametrize("kind", ["array", "tensor", "bytes", "dataset"])
 def test_data_from_python_come_in_any_container(kind):
     x = binary()
@@ -362,6 +407,14 @@ def test_data_outside_the_support_are_refused_with_nothing_written(x, words, tmp
         ({"bound": TraceGraph_ELBO}, r"the class TraceGraph_ELBO, .* Give"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)}, r"SGD.*partial\("),
         ({"optimizer": pyro.optim.Adam({"lr": 0.1})}, r"PyroOptim.*partial\("),
+        ({"clip_norm": "x"}, "clip_norm is 'x'. Give a finite number"),
+        ({"kl_warmup": [1]}, r"kl_warmup is \[1\]. Give a finite number"),
+        ({"lr_schedule": lambda step: "x"}, "lr_schedule gives 'x' at step 0.*cosine"),
+        ({"lr_schedule": lambda step: -1.0}, "lr_schedule gives -1.0 at step 0"),
+        ({"lr_schedule": lambda: 1.0}, "lr_schedule cannot be called with a step"),
+        ({"on_epoch": 3}, "on_epoch is 3, and no function"),
+        ({"on_epoch": lambda: None}, "on_epoch cannot be called with a run"),
+        ({"optimizer": partial(torch.optim.Adam, lr="x")}, "optimizer cannot be made"),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS asks for the loss several times"),
     ],
 )

@@ -64,8 +64,8 @@ class Examples:
         num_workers: The number of DataLoader workers of a streamed `Dataset`.
 
     Raises:
-        InputError: If there is no example, x is an array or a table, the labels are not one for
-            each, or a tensor holds infinity, or NaN where it stands for nothing.
+        InputError: If there is no example, x is an array or a table, the labels are no tensor of
+            one for each, or a tensor holds infinity, or NaN where it stands for nothing.
 
     Example:
         >>> train = Examples(torch.arange(6.0).reshape(3, 2))
@@ -102,6 +102,11 @@ class Examples:
 
         if len(self) == 0:
             raise InputError(f"The {split} set is empty.", "Give data with at least one example.")
+        if y is not None and not isinstance(y, Tensor):
+            raise InputError(
+                f"The labels of the {split} set are a {type(y).__name__}.",
+                "Give a tensor of them: torch.as_tensor(y).",
+            )
         if y is not None and len(y) != len(self):
             raise InputError(
                 f"The {split} set has {len(self)} examples and {len(y)} labels.",
@@ -287,7 +292,11 @@ class Examples:
             # Its workers' base seed would otherwise be drawn from the global generator.
             generator=generator(seed, "loader", epoch),
         )
+        labelled: bool | None = None
         for rows, (x, y) in zip(groups, loader, strict=True):
+            if labelled not in (None, y is not None):
+                raise _partly_labelled()
+            labelled = y is not None
             yield self._move(rows, x, y)
 
     def _move(self, rows: Tensor, x: Tensor, y: Tensor | None) -> RawBatch:
@@ -374,5 +383,14 @@ class _Seeded(Dataset[tuple[Tensor, Tensor | None]]):
 def _collate(items: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
     x = torch.stack([x for x, _ in items])
     labels = [y for _, y in items if y is not None]
+    if labels and len(labels) < len(items):
+        raise _partly_labelled()
 
     return x, torch.stack(labels) if labels else None
+
+
+def _partly_labelled() -> InputError:
+    return InputError(
+        "Some items of the Dataset have a label, and others none.",
+        "Give each item one, or none of them.",
+    )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from pyrovae.data.examples import Batch, Examples
 from pyrovae.data.loaders import dataset_of
 from pyrovae.data.mapped import MappedRows, is_mapped
+from pyrovae.data.masked import nan_where_masked
 from pyrovae.data.sequences import is_ragged, pad_sequences
 from pyrovae.data.sets import Data
 from pyrovae.data.sparse import SparseRows, is_sparse
@@ -63,18 +64,7 @@ def _examples_of(given: Given, split: str, dtype: torch.dtype | None) -> Example
     if is_mapped(given) and given.dtype.kind in "buif":
         kind = torch.uint8 if given.dtype == np.uint8 else dtype or torch.float32
         return Examples(MappedRows(given, dtype=kind), split=split)
-    # Of a small memmap a copy: torch warns of arrays that cannot be written to. A table of pandas
-    # becomes an array by itself: torch would read it by its columns.
-    plain = isinstance(given, Tensor) or type(given) is np.ndarray
-    try:
-        x = torch.as_tensor(
-            np.array(given) if hasattr(given, "__array__") and not plain else given
-        )
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"The {split} data are a {type(given).__name__} that is no array ({shorten(error)}).",
-            "Give a tensor or an array, or torch.utils.data.TensorDataset(x, y) with labels.",
-        ) from error
+    x = _as_tensor(given, split)
     if x.dtype.is_complex:
         raise InputError(f"The {split} data are complex.", "Give real numbers.")
     if not x.dim():
@@ -85,6 +75,29 @@ def _examples_of(given: Given, split: str, dtype: torch.dtype | None) -> Example
     if x.is_floating_point() and dtype is not None:
         x = x.to(dtype)
     return Examples(x, split=split)
+
+
+def _as_tensor(given: Any, split: str) -> Tensor:
+    try:
+        if isinstance(given, list | tuple) and given:
+            return _of_list(given)
+        if isinstance(given, Tensor) or type(given) is np.ndarray:
+            return torch.as_tensor(given)
+        # Of a small memmap a copy: torch warns of arrays that cannot be written to. A table of
+        # pandas becomes an array by itself: torch would read it by its columns.
+        given = nan_where_masked(given)
+        return torch.as_tensor(np.array(given) if hasattr(given, "__array__") else given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The {split} data are a {type(given).__name__} that is no array ({shorten(error)}).",
+            "Give a tensor or an array, or torch.utils.data.TensorDataset(x, y) with labels.",
+        ) from error
+
+
+def _of_list(given: list[Any] | tuple[Any, ...]) -> Tensor:
+    if isinstance(given[0], Tensor):
+        return torch.stack([torch.as_tensor(x) for x in given])
+    return torch.as_tensor(np.asarray(given) if isinstance(given[0], np.ndarray) else given)
 
 
 def in_memory(dataset: "Dataset[Any]") -> Batch | None:

@@ -19,6 +19,7 @@ from pyrovae.data.defaults import kind_of, preprocessing_for
 from pyrovae.data.examples import Examples
 from pyrovae.data.given import Source, in_memory
 from pyrovae.data.loaders import dataset_of
+from pyrovae.data.masked import nan_where_masked
 from pyrovae.data.named import NAMED
 from pyrovae.data.precision import refuse_lost_digits
 from pyrovae.data.preprocessing import Preprocessing
@@ -36,7 +37,7 @@ from pyrovae.data.splits import (
     three_splits,
 )
 from pyrovae.data.tables import Column
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 from pyrovae.randomness import generator
 
 
@@ -181,9 +182,23 @@ def _as_raw(source: "np.ndarray | Tensor | Sparse", y: "np.ndarray | Tensor | No
     """An array, or what is sparse as it is, and labels."""
     array: Any = source
     if not is_sparse(source):
-        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-        array = array if isinstance(array, np.memmap) else np.asarray(array)
+        array = (
+            source.detach().cpu().numpy()
+            if isinstance(source, Tensor)
+            else nan_where_masked(source)
+        )
+        array = array if isinstance(array, np.memmap) else _as_array(array)
     return Raw({"train": (array, None if y is None else np.asarray(y))})
+
+
+def _as_array(given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The data are a {type(given).__name__} that is no array ({shorten(error)}).",
+            "Give an array or a tensor, and labels apart: load_data(x, y).",
+        ) from error
 
 
 def _is_folder(source: Any) -> bool:

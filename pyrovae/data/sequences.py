@@ -60,6 +60,8 @@ def pad_sequences(
 
 def is_ragged(given: Any) -> TypeGuard[list[Tensor] | list[np.ndarray]]:
     """Whether it is a list of arrays that are not all of one length."""
-    if not isinstance(given, list) or not all(isinstance(x, Tensor | np.ndarray) for x in given):
+    if not isinstance(given, list | tuple) or not all(
+        isinstance(x, Tensor | np.ndarray) for x in given
+    ):
         return False
     return len({x.shape[:1] for x in given}) > 1
