@@ -44,6 +44,7 @@ from pyrovae.programs import (
     labels,
     mean_of,
     observation_site,
+    sample_sites,
     sites,
     with_latents,
 )
@@ -101,46 +102,19 @@ def decode(
         template: As in `sample`, and N rows of it where no latent of examples is given.
 
     Raises:
-        InputError: If the program has no such latent, those of examples are not of as many, or
-            the prior of one that is left out is improper.
+        InputError: If the program has no such latent, one is of another shape, those of examples
+            are not of as many, or the prior of one that is left out is improper.
     """
     template = brought_to(program, template)
     device = template.x.device
     given = {name: send(torch.as_tensor(value), device) for name, value in latents.items()}
     with evaluating(program), seeded(0, "decode", device=template.x.device):
         shared = shared_latents(program, template)
-        _check_latents(program, template, given)
         rows = {name: len(value) for name, value in given.items() if name not in shared}
         if len({*rows.values()}) > 1:
             raise InputError(f"The latents have rows {rows}.", "Give as many of each.")
         count = next(iter(rows.values()), len(template.x))
         return run_model(program, repeat(template, count), {**shared, **given}, draw=False)
-
-
-def _check_latents(program: Program, template: Batch, given: Mapping[str, Tensor]) -> None:
-    """Refuses values of what is no latent, or of another shape than one of an example has."""
-    one = Batch(template.x[:1], None if template.y is None else template.y[:1])
-    model = unconditioned(program.model)
-    with fill_improper(one.x):
-        trace = poutine.trace(model).get_trace(one.x, **labels(program.model, one))
-    trace = prune_subsample_sites(trace)
-    observation = observation_site(trace)["name"]
-    known = {name: s for name, s in sites(trace, observed=False).items() if name != observation}
-    if unknown := sorted(given.keys() - known.keys()):
-        raise InputError(
-            f"The program has no latent {unknown[0]!r}.", f"Take some of {', '.join(known)}."
-        )
-    for name, value in given.items():
-        site = known[name]
-        if data_frame(site) is None:
-            continue
-        own = tuple(examples_first(site["value"], site).shape[1:])
-        if tuple(value.shape[1:]) != own:
-            raise InputError(
-                f"The latent {name!r} has the shape {own} for each example, and values of shape "
-                f"{tuple(value.shape)} are given.",
-                f"Give them as {('N', *own)}.",
-            )
 
 
 def reconstruct(program: Program, batch: BatchLike) -> Generated:
@@ -290,13 +264,18 @@ def run_model(
     extra = labels(program.model, template)
     with fill_improper(template.x):
         trace = poutine.trace(model).get_trace(template.x, **extra)
+    site = observation_site(trace, given=latents)
+    if unknown := sorted(latents.keys() - trace.nodes.keys()):
+        known = [n for n in sample_sites(prune_subsample_sites(trace)) if n != site["name"]]
+        raise InputError(
+            f"The program has no latent {unknown[0]!r}.", f"Take some of {', '.join(known)}."
+        )
     for name, latent_site in sites(trace, observed=False).items():
         if is_improper(latent_site["fn"]):
             raise InputError(
                 f"The latent {name!r} cannot be drawn: its prior is improper.",
                 "Give its values to pyrovae.decode, or give it a prior that can be drawn from.",
             )
-    site = observation_site(trace, given=latents)
     mean = None if draw else mean_of(site)
     found = Generated(site["value"], "draw") if mean is None else Generated(mean, "mean")
     if data_frame(site) is not None:

@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import hmm
+from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.trace_struct import Trace
@@ -61,11 +62,15 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
         InputError: If it cannot be run, samples from what is no distribution, observes nothing,
             observes outside the plate, has a latent in the guide that the model lacks, has in
             another size or cannot have drawn, has a likelihood of another shape than what it
-            observes, or cannot explain these examples.
+            observes, or cannot explain these examples; if a plate takes a part of itself at
+            random, or a guide of Pyro's has parameters for each example.
     """
     few = Batch(batch.x[:FEW], None if batch.y is None else batch.y[:FEW])
     with evaluating(program):
-        _check_sizes(program, few)
+        try:
+            _check_sizes(program, few)
+        finally:  # whatever comes of parameters for other examples
+            _check_amortised(program)
         model_trace, guide_trace = trace_pair(program, few)
         _check_sites(model_trace, guide_trace)
         structure = structure_of(model_trace, guide_trace, len(few.x))
@@ -128,6 +133,23 @@ def _check_sizes(program: Program, batch: Batch) -> None:
         _run_alone(program.model, "model", batch, model)
     finally:  # where the decoder failed, a latent of another shape is why
         _check_shapes(model.trace, prune_subsample_sites(guide.trace))
+
+
+def _check_amortised(program: Program) -> None:
+    """Refuses a guide of Pyro's that has parameters for each example that it first saw."""
+    for guide in as_module(program).modules():
+        if not isinstance(guide, AutoGuide) or guide.prototype_trace is None:
+            continue
+        if PLATE in getattr(guide, "amortized_plates", ()):
+            continue
+        for name, site in guide.prototype_trace.iter_stochastic_nodes():
+            if data_frame(site) is not None:
+                raise InputError(
+                    f"{type(guide).__name__} has parameters for each of the examples that it was "
+                    f"first run on, of the latent {name!r}, and none for others.",
+                    f"Write a guide that infers {name!r} from x, as an encoder does; or train on "
+                    "all examples at once with pyrovae.CompiledSVI, as with Pyro's SVI.",
+                )
 
 
 def _check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
@@ -262,8 +284,7 @@ class _WholePlates(Messenger):
             raise InputError(
                 f"The plate {name!r} of the {self.what} takes {fn.subsample_size} of its "
                 f"{fn.size} at random, and what is measured would be that of a part.",
-                "Leave subsample_size out; or train with pyrovae.svi.CompiledSVI, as with Pyro's "
-                "SVI.",
+                "Leave subsample_size out; or train with pyrovae.CompiledSVI, as with Pyro's SVI.",
             )
 
 

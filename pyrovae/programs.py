@@ -259,6 +259,15 @@ class _Given(Messenger):
         if msg["name"] not in self.values:
             return
         value, frame = self.values[msg["name"]], data_frame(msg)
+        own = tuple(msg["fn"].event_shape)
+        given = tuple(value.shape[value.dim() - len(own) :])
+        # A distribution over sequences may leave their length open, as 1.
+        if len(given) < len(own) or any(o not in (1, g) for o, g in zip(own, given, strict=True)):
+            raise InputError(
+                f"The latent {msg['name']!r} has the shape {own}, and values of shape "
+                f"{tuple(value.shape)} are given.",
+                "Give them as (N, ...), a row for each example." if frame else "Give its own.",
+            )
         if frame is not None:
             value = value.movedim(0, frame.dim - msg["fn"].event_dim)
         msg["value"], msg["is_observed"] = value, True

@@ -35,6 +35,7 @@ from pyrovae.data import (
     Preprocessing,
     load_examples,
 )
+from pyrovae.data.given import Given, Source
 from pyrovae.data.tables import Column
 from pyrovae.data.tables import from_config as from_columns
 from pyrovae.encoding import Encoded
@@ -86,7 +87,7 @@ class Run:
 
     def on(
         self,
-        source: str | os.PathLike[str] | np.ndarray | Tensor,
+        source: str | os.PathLike[str] | Source,
         *,
         data_dir: str | os.PathLike[str] | None = None,
     ) -> "Run":
@@ -95,7 +96,8 @@ class Run:
         Args:
             source: The name of a data set, or the path of a file of arrays, of counts or of a
                 table, or of a folder of images: its test set, or all of it where it has none. Or
-                an array or a tensor, in the units of the run's own.
+                an array or a tensor, in the units of the run's own; or a `Dataset` of them, with
+                labels for a program that takes some.
             data_dir: Where named sets lie.
 
         Raises:
@@ -129,7 +131,7 @@ class Run:
 
     def evaluate(
         self,
-        examples: Examples | Tensor | None = None,
+        examples: Given | None = None,
         *,
         num_samples: int = 1000,
         limit: int | None = None,

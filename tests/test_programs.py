@@ -441,6 +441,30 @@ def test_a_guide_that_draws_nan_outside_the_plate_is_refused():
         check_support(functions_over(vae, model=model, guide=broken), [Batch(torch.zeros(3, 5))])
 
 
+class OfEachExample(nn.Module):
+    """Its guide has parameters for the examples that it is first run on."""
+
+    def __init__(self, rows=None):
+        super().__init__()
+        self.net, self.rows = nn.Linear(2, 5), rows
+        self.guide = AutoNormal(self.model)
+
+    def model(self, x):
+        with pyro.plate("data", self.rows or len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.net(z), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("rows", [None, 7])
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_guide_of_pyros_for_each_example_is_refused(rows, has_run, x):
+    program = OfEachExample(rows)
+    if has_run:
+        program.guide(x)
+    with pytest.raises(InputError, match=r"AutoNormal has parameters for each .*as an encoder"):
+        fit(program, x, epochs=1, batch_size=7, progress=False)
+
+
 class InPart(nn.Module):
     """Its plates are of so many, of which each run takes some at random."""
 

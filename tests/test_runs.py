@@ -10,6 +10,7 @@ import torch
 from programs_for_tests import InTwo, binary, same, small_vae, weights
 from pyro.distributions.transforms import affine_coupling
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import pyrovae
 from pyrovae import run_folder
@@ -24,6 +25,29 @@ def trained(tmp_path_factory):
     data = pyrovae.load_data("digits")
     vae = small_vae(data.x_shape, latent_dim=3)
     return pyrovae.fit(vae, data, epochs=2, run_dir=path, progress=False)
+
+
+def test_other_data_bring_their_labels():
+    """As a program of theirs asks for them."""
+
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.tensor([[0.0], [1.0]]).expand(2, 6).clone())
+
+        def model(self, x, y):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(self.loc[y], 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pass
+
+    x, y = binary(40), torch.arange(40) % 2
+    run = pyrovae.fit(Shifted(), TensorDataset(x, y), epochs=1, progress=False)
+    expected = pyrovae.evaluate(run.program, TensorDataset(x, 1 - y), num_samples=2)
+    found = run.on(TensorDataset(x, 1 - y)).evaluate(num_samples=2)
+    assert torch.equal(found.elbo, expected.elbo)
+    assert not torch.equal(found.elbo, run.evaluate(TensorDataset(x, y), num_samples=2).elbo)
 
 
 def test_a_run_loads_with_its_weights_splits_and_numbers(trained):

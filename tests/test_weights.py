@@ -149,6 +149,35 @@ def test_data_of_any_type_come_in_that_of_the_program(given, tmp_path):
     )
 
 
+def test_a_scalar_outside_the_support_is_named():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Exponential(torch.ones(())), obs=x)
+
+    program = SimpleNamespace(model=model, guide=lambda x: None)
+    with pytest.raises(InputError, match=r"example 2 \(-1\)"):
+        pyrovae.evaluate(program, torch.tensor([1.0, 2.0, -1.0]), num_samples=2)
+
+
+def test_a_program_of_scalars_is_passed_on(tmp_path):
+    class Scalar(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Exponential(self.scale.exp()), obs=x)
+
+        def guide(self, x):
+            pass
+
+    run = pyrovae.fit(Scalar(), torch.ones(20), epochs=1, progress=False)
+    run.save_pretrained(tmp_path / "given")
+    given = pyrovae.from_pretrained(tmp_path / "given", program=Scalar())
+    assert same(weights(given.program), weights(run.program))
+
+
 def test_a_program_without_parameters_is_measured():
     def model(x):
         with pyro.plate("data", len(x)):

@@ -244,7 +244,7 @@ def _lasting_name(name: str) -> str | None:
 
 
 def load_examples(
-    source: str | os.PathLike[str] | np.ndarray | Tensor,
+    source: str | os.PathLike[str] | Source,
     preprocessing: Preprocessing,
     *,
     data_dir: str | os.PathLike[str] | None = None,
@@ -256,7 +256,8 @@ def load_examples(
     """The test set of a source that has one, or else all its examples, preprocessed as told.
 
     Args:
-        source: A name, the path of a file or of a folder of images, an array or a tensor.
+        source: A name, the path of a file or of a folder of images, an array or a tensor, or a
+            `Dataset`, with labels where its items have some.
         preprocessing: How they become the program's x.
         data_dir: Where named sets lie.
         missing: Whether a NaN stands for a missing entry.
@@ -267,6 +268,20 @@ def load_examples(
     Raises:
         InputError: As `load_data`.
     """
+    source = pad_sequences(source) if is_ragged(source) else dataset_of(source)
+    if isinstance(source, Dataset):
+        held = in_memory(source)
+        found = Examples(
+            source if held is None else held.x,
+            None if held is None else held.y,
+            preprocessing=preprocessing,
+            missing=missing,
+            split="test",
+            seed=DATA_SEED,
+        )
+        if held is not None:
+            preprocessing.check(held.x)
+        return found
     if isinstance(source, str | os.PathLike):
         name = str(source)
         raw = _read(source, data_dir, Decoding(**images or {}), columns, whole=True)
