@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Real
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -251,7 +252,8 @@ def kl_weight(weight: float | Tensor, *, sites: Collection[str] | None = None) -
     Raises:
         InputError: If the weight is a negative number, or none that is finite.
     """
-    if not isinstance(weight, Tensor) and not 0 <= weight < math.inf:
+    is_real = isinstance(weight, Real) and 0 <= float(weight) < math.inf
+    if not isinstance(weight, Tensor) and not is_real:
         raise InputError(f"A weight of {weight} weighs no KL.", "Give a finite one of 0 or more.")
     return _KLWeight(weight, [sites] if isinstance(sites, str) else sites)
 

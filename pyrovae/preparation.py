@@ -5,6 +5,7 @@ __all__ = [
     "as_splits",
     "check_bound",
     "check_callback",
+    "check_config",
     "check_options",
     "check_plate",
     "check_program",
@@ -13,6 +14,7 @@ __all__ = [
     "describe_program",
 ]
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -99,6 +101,23 @@ def check_callback(on_epoch: Callable[[Any], object] | None) -> None:
         raise InputError(f"on_epoch cannot be called with a run ({error}).", remedy) from error
     except ValueError:
         return  # one that tells nothing of its arguments
+
+
+def check_config(config: Mapping[str, Any] | None) -> None:
+    """Refuses a record of a run that cannot be written beside it.
+
+    Raises:
+        InputError: If it is no dictionary, or holds what JSON has no words for.
+    """
+    if config is None:
+        return
+    remedy = "Give a dictionary of numbers, texts, lists and such dictionaries."
+    if not isinstance(config, Mapping):
+        raise InputError(f"config is {shorten(config)}.", remedy)
+    try:
+        json.dumps(dict(config))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config cannot be written ({first_line(error)}).", remedy) from error
 
 
 def check_replays(steps: int, engine: str | None) -> None:

@@ -259,18 +259,27 @@ class _Given(Messenger):
         if msg["name"] not in self.values:
             return
         value, frame = self.values[msg["name"]], data_frame(msg)
-        own = tuple(msg["fn"].event_shape)
-        given = tuple(value.shape[value.dim() - len(own) :])
+        own, one = _shape_of_one(msg), tuple(value.shape[0 if frame is None else 1 :])
         # A distribution over sequences may leave their length open, as 1.
-        if len(given) < len(own) or any(o not in (1, g) for o, g in zip(own, given, strict=True)):
+        if len(one) != len(own) or any(o not in (1, g) for o, g in zip(own, one, strict=True)):
             raise InputError(
                 f"The latent {msg['name']!r} has the shape {own}, and values of shape "
                 f"{tuple(value.shape)} are given.",
-                "Give them as (N, ...), a row for each example." if frame else "Give its own.",
+                "Give its own." if frame is None else f"Give them as {('N', *own)}.",
             )
         if frame is not None:
             value = value.movedim(0, frame.dim - msg["fn"].event_dim)
         msg["value"], msg["is_observed"] = value, True
+
+
+def _shape_of_one(site: Site) -> tuple[int, ...]:
+    """The shape of a latent of one example, or of one that all share: its plates, its event."""
+    frames = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
+    return *(
+        frames[dim].size if dim in frames else 1
+        for dim in range(min(frames, default=0), 0)
+        if dim not in frames or frames[dim].name != PLATE
+    ), *site["fn"].event_shape
 
 
 def at_weight_one(trace: Trace) -> Trace:

@@ -12,7 +12,7 @@ import torch
 
 from pyrovae import checkpoint
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, shorten
 from pyrovae.programs import Program, as_module
 from pyrovae.run_folder import (
     CHECKPOINTS,
@@ -42,6 +42,8 @@ def place_of(run_dir: str | os.PathLike[str] | None, *, resume: bool) -> Path | 
         if resume:
             raise InputError("There is no folder to resume from.", "Give run_dir.")
         return None
+    if not isinstance(run_dir, str | os.PathLike):
+        raise InputError(f"run_dir is {shorten(run_dir)}.", "Give the path of a folder.")
     path = Path(run_dir)
     if is_new(path) or (resume and (path / CONFIG).is_file()):
         return path

@@ -28,6 +28,7 @@ from pyrovae.preparation import (
     as_splits,
     check_bound,
     check_callback,
+    check_config,
     check_options,
     check_plate,
     check_program,
@@ -144,7 +145,7 @@ def fit(
         progress: Whether to show a progress bar, or a line per epoch where there is no terminal.
         on_epoch: Called with the run after each epoch, its record the last of `run.metrics`,
             such as `TensorBoard()`. What it draws at random does not reach the training.
-        config: What to record of the run besides what is known here.
+        config: What to record of the run besides what is known here, in plain values.
 
     Returns:
         The run. At SIGINT (an interrupt from the keyboard) or SIGTERM it finishes the step,
@@ -186,6 +187,7 @@ def fit(
     )
     check_schedule(lr_schedule)
     check_callback(on_epoch)
+    check_config(config)
     if kl_warmup and not weighs_kl(bound):
         raise InputError(
             f"{bound!r} leaves no KL for a warm-up to raise.",

@@ -940,6 +940,7 @@ def test_several_latents_have_no_aggregate_posterior_here(bound):
         lambda: VAE(nn.Module(), nn.Module(), nn.Module(), beta=[1.0, -1.0]),
         lambda: VAE(nn.Module(), nn.Module(), nn.Module(), beta=math.nan),
         lambda: kl_weight(math.nan),
+        lambda: kl_weight("a"),
         lambda: FreeBits(math.inf),
         lambda: Capacity(strength=math.nan),
     ],

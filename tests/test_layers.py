@@ -70,6 +70,7 @@ INNER = {
             "counts",
             "decoding",
             "downloads",
+            "items",
             "loaders",
             "mapped",
             "masked",

@@ -2,7 +2,6 @@
 
 __all__ = ["Batch", "Examples", "RawBatch", "refuse_non_finite"]
 
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import cached_property
@@ -12,14 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from pyrovae.data.items import batches_of, items_of
 from pyrovae.data.preprocessing import AsIs, Preprocessing, Standardize
 from pyrovae.data.rows import Rows, block_size, blocks
 from pyrovae.data.sparse import SparseRows, is_sparse
 from pyrovae.devices import send
 from pyrovae.errors import InputError
-from pyrovae.randomness import draw_key, generator, seeded, uniform
+from pyrovae.randomness import draw_key, generator, uniform
 from pyrovae.ranks import ALONE, Ranks
 
 # How many bytes a static binarisation is kept in.
@@ -186,8 +186,7 @@ class Examples:
             y = None if self._y is None else self._y[index]
             return self._move(rows, self._x.index_select(0, index), y)
 
-        seen = _Seeded(self._x, self.seed, 0)
-        return self._move(rows, *_collate([seen[i] for i in rows.tolist()]))
+        return self._move(rows, *items_of(self._x, rows.tolist(), seed=self.seed))
 
     def shuffled(
         self,
@@ -284,19 +283,8 @@ class Examples:
             yield from map(self.raw, groups)
             return
 
-        loader = DataLoader(
-            _Seeded(self._x, seed, epoch),
-            batch_sampler=[rows.tolist() for rows in groups],
-            num_workers=self.num_workers,
-            collate_fn=_collate,
-            # Its workers' base seed would otherwise be drawn from the global generator.
-            generator=generator(seed, "loader", epoch),
-        )
-        labelled: bool | None = None
-        for rows, (x, y) in zip(groups, loader, strict=True):
-            if labelled not in (None, y is not None):
-                raise _partly_labelled()
-            labelled = y is not None
+        items = batches_of(self._x, groups, seed=seed, epoch=epoch, num_workers=self.num_workers)
+        for rows, (x, y) in zip(groups, items, strict=True):
             yield self._move(rows, x, y)
 
     def _move(self, rows: Tensor, x: Tensor, y: Tensor | None) -> RawBatch:
@@ -347,50 +335,3 @@ def _fits(x: Rows, device: torch.device) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return x.nbytes <= free // 2
-
-
-class _Seeded(Dataset[tuple[Tensor, Tensor | None]]):
-    """A data set whose items draw their noise from (seed, epoch, index), in any process."""
-
-    def __init__(self, dataset: "Dataset[Any]", seed: int, epoch: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.epoch = epoch
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
-        key = draw_key(self.seed, "item", self.epoch, index)
-        # Users' transforms draw from any of the three global generators.
-        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-        try:
-            random.seed(key)
-            np.random.seed(key % 2**32)  # noqa: NPY002
-            with seeded(self.seed, "item", self.epoch, index):
-                item = self.dataset[index]
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-
-        x, y, *_ = (*item, None) if isinstance(item, tuple | list) else (item, None)
-        try:
-            return torch.as_tensor(x), None if y is None else torch.as_tensor(y)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"Item {index} of the Dataset is no tensor or array ({type(x).__name__}).",
-                "Make it one, for example with torchvision.transforms.ToTensor.",
-            ) from error
-
-
-def _collate(items: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    x = torch.stack([x for x, _ in items])
-    labels = [y for _, y in items if y is not None]
-    if labels and len(labels) < len(items):
-        raise _partly_labelled()
-
-    return x, torch.stack(labels) if labels else None
-
-
-def _partly_labelled() -> InputError:
-    return InputError(
-        "Some items of the Dataset have a label, and others none.",
-        "Give each item one, or none of them.",
-    )

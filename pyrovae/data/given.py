@@ -97,7 +97,7 @@ def _as_tensor(given: Any, split: str) -> Tensor:
 def _of_list(given: list[Any] | tuple[Any, ...]) -> Tensor:
     if isinstance(given[0], Tensor):
         return torch.stack([torch.as_tensor(x) for x in given])
-    return torch.as_tensor(np.asarray(given) if isinstance(given[0], np.ndarray) else given)
+    return torch.as_tensor(np.asarray(given) if hasattr(given[0], "__array__") else given)
 
 
 def in_memory(dataset: "Dataset[Any]") -> Batch | None:
