@@ -26,7 +26,7 @@ from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized
 
 from pyrovae.bounds.base import refusal_of
-from pyrovae.checks import as_number, check_whole
+from pyrovae.checks import as_number, check_finite, check_whole
 from pyrovae.data import Batch, Binarize, Data, Examples, Given, as_examples
 from pyrovae.data.tables import as_config
 from pyrovae.errors import InputError, first_line, shorten
@@ -40,6 +40,7 @@ from pyrovae.svi import Differentiable, Objective
 from pyrovae.svi.stepper import LATE_STEPS
 
 COUNTS = ("epochs", "batch_size", "patience")
+POSITIVE = ("clip_norm", "lr")
 NO_CLIPPING = ("clip_norm", math.inf)
 
 
@@ -52,15 +53,9 @@ def check_options(*, seed: int = 0, **options: Any) -> None:
     check_whole(least=None, seed=seed)
     check_whole(**{name: options.pop(name) for name in COUNTS if name in options})
     for name, value in options.items():
-        if value is not None and type(value) not in (int, float):
-            raise InputError(f"{name} is {shorten(value)}.", "Give a finite number.")
         # An infinite norm is never exceeded, and clips nothing.
-        if value is not None and not math.isfinite(value) and (name, value) != NO_CLIPPING:
-            raise InputError(f"{name} is {value}.", "Give a finite number.")
-        if name in ("clip_norm", "lr") and value is not None and not value > 0:
-            raise InputError(f"{name} is {value}.", "Give more than 0.")
-        if value is not None and value < 0:
-            raise InputError(f"{name} is {value}.", "Give at least 0.")
+        if (name, value) != NO_CLIPPING:
+            check_finite(**{name: value}, **{"above" if name in POSITIVE else "least": 0})
 
 
 def check_schedule(schedule: Schedule | None) -> None:

@@ -3,6 +3,7 @@
 A new part needs one line in `PARTS_UNDER_TEST`; the last test says so where it is missing.
 """
 
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -53,6 +54,7 @@ from pyrovae.encoders import (
     StraightThroughCategoricalEncoder,
     VonMisesFisherEncoder,
 )
+from pyrovae.errors import InputError
 from pyrovae.networks import (
     MLP,
     Centred,
@@ -487,3 +489,15 @@ def test_every_part_of_the_table_is_tested_here():
 
 def test_shapes_under_test_are_told_apart():
     assert math.prod(IMAGE) not in (*Z, *X)
+
+
+@every_part
+def test_no_number_of_a_part_may_be_none(part):
+    """A whole one no fraction, and none a NaN, which would be met at the first step, or never."""
+    made = part.make()
+    given = {name: getattr(made, name) for name in inspect.signature(type(made)).parameters}
+    for name, value in given.items():
+        if type(value) in (int, float):
+            for wrong in (math.nan, 1.5)[: 1 + isinstance(value, int)]:
+                with pytest.raises(InputError):
+                    type(made)(**{**given, name: wrong})

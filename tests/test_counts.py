@@ -365,7 +365,7 @@ def test_what_is_no_count_is_refused(make, value):
 
 
 def test_a_multinomial_that_cannot_be_is_refused():
-    with pytest.raises(InputError, match="total 0"):
+    with pytest.raises(InputError, match="total is 0"):
         MultinomialDecoder(nn.Identity(), total=0)
     with pytest.raises(InputError, match="vector"):
         MultinomialDecoder(MLP((2,), (1, 4, 4)))

@@ -261,7 +261,7 @@ def test_shared_numbers_start_where_they_are_told_and_stay_above_their_floor(mak
         (lambda: StudentTDecoder(nn.Identity(), df=math.inf), r"df is infinite"),
         (
             lambda: LaplaceDecoder(nn.Identity(), learn_scale=True, min_scale=0.0),
-            r"min_scale 0\.0 is not above 0\. .*do not learn the scale",
+            r"min_scale is 0\.0\. Give a finite number above 0",
         ),
         (
             lambda: PixelwiseGaussianDecoder(nn.Identity(), min_scale=5.0, max_scale=1.0),

@@ -280,7 +280,7 @@ def test_a_mixture_is_finite_whatever_its_network_says(value):
     ],
 )
 def test_too_few_levels_or_components_are_refused(make):
-    with pytest.raises(InputError, match=r"levels|components"):
+    with pytest.raises(InputError, match=r"(levels|components|classes) is"):
         make()
 
 

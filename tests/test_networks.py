@@ -395,7 +395,7 @@ def test_an_option_that_cannot_be_is_refused(make):
         (lambda: RecurrentEncoderNet((5,), (2,)), r"in_shape is \(5,\), and .* \(T, F\)"),
         (lambda: RecurrentDecoderNet((2,), (5,)), r"out_shape is \(5,\), and .* \(T, F\)"),
         (lambda: TokenEncoderNet((5, 3), (2,)), r"in_shape is \(5, 3\), and .* \(T\)"),
-        (lambda: Centred(MLP((5,), (2,)), levels=1), r"1 levels.*at least 2"),
+        (lambda: Centred(MLP((5,), (2,)), levels=1), r"levels is 1\..*at least 2"),
     ],
 )
 def test_sizes_that_a_network_cannot_have_are_refused(make, words):

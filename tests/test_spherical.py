@@ -334,7 +334,7 @@ def test_a_program_on_the_sphere_is_evaluated(pair):
     [
         lambda: SphericalUniformPrior(1),
         lambda: PowerSphericalPrior(1),
-        lambda: VonMisesFisherPrior(0),
+        lambda: VonMisesFisherPrior(1),
         lambda: PowerSphericalEncoder.net_shape(1),
     ],
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.bounds.base import Bound
 from pyrovae.bounds.draws import Draw
+from pyrovae.checks import check_finite
 from pyrovae.distributions import factorizes, unweighted
 from pyrovae.errors import InputError
 
@@ -55,6 +56,11 @@ class TotalCorrelation(Bound):
         **options: Any,
     ) -> None:
         super().__init__(1, **options)
+        check_finite(
+            mutual_information=mutual_information,
+            total_correlation=total_correlation,
+            dimension_wise=dimension_wise,
+        )
         self.mutual_information = mutual_information
         self.total_correlation = total_correlation
         self.dimension_wise = dimension_wise
@@ -122,6 +128,8 @@ class MMD(Bound):
 
     def __init__(self, *, alpha: float = 1.0, strength: float = 100.0, **options: Any) -> None:
         super().__init__(1, **options)
+        check_finite(alpha=alpha)
+        check_finite(least=0, strength=strength)
         self.alpha = alpha
         self.strength = strength
         if self.kl is not None and not self.kl_share:

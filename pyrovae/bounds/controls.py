@@ -15,7 +15,6 @@ A warm-up of `fit` multiplies the KL by a share that rises from 0 to 1. A contro
 __all__ = ["BalancedKL", "Capacity", "Control", "FreeBits", "written"]
 
 import copy
-import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.bounds.draws import Weights
+from pyrovae.checks import check_finite
 from pyrovae.errors import InputError
 
 
@@ -81,8 +81,7 @@ class FreeBits(_Control):
     """
 
     def __init__(self, nats: float = 0.1, *, per_dim: bool = True) -> None:
-        if not 0 <= nats < math.inf:
-            raise InputError(f"The free nats are {nats}.", "Give a finite number of 0 or more.")
+        check_finite(least=0, nats=nats)
 
         self.nats = nats
         self.per_dim = per_dim
@@ -120,8 +119,9 @@ class Capacity(_Control):
     takes_warmup = True
 
     def __init__(self, nats: float | Tensor = 25.0, *, strength: float = 1000.0) -> None:
-        if not 0 <= strength < math.inf:
-            raise InputError(f"The strength is {strength}.", "Give a finite number of 0 or more.")
+        check_finite(least=0, strength=strength)
+        if not isinstance(nats, Tensor):
+            check_finite(least=0, nats=nats)
 
         self.nats = nats
         self.strength = strength

@@ -21,6 +21,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.decoders.positive import Positive
 from pyrovae.distributions import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.errors import InputError
@@ -226,8 +227,7 @@ class MultinomialDecoder(nn.Module):
     def __init__(self, net: nn.Module, *, total: int = 1000) -> None:
         super().__init__()
 
-        if total < 1:
-            raise InputError(f"The total {total} is below 1.", "Give at least 1.")
+        check_whole(total=total)
         if event_rank(net) != 1:
             raise InputError(
                 "The features that a multinomial counts are a vector, and the network puts out "

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from pyrovae.checks import check_whole
 from pyrovae.distributions import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
-from pyrovae.errors import InputError
 from pyrovae.networks import event_rank, halves, smooth_clamp
 
 # The floor of a scale, in levels: nothing is narrower than a cell. Its ceiling, in half ranges:
@@ -46,7 +45,7 @@ class CategoricalDecoder(nn.Module):
     def __init__(self, net: nn.Module, *, classes: int = 256) -> None:
         super().__init__()
 
-        _check_levels(classes)
+        check_whole(least=2, classes=classes)
         self.net = net
         self.classes = classes
 
@@ -57,7 +56,7 @@ class CategoricalDecoder(nn.Module):
         Raises:
             InputError: If there are fewer than two levels.
         """
-        _check_levels(classes)
+        check_whole(least=2, classes=classes)
         return (classes * x_shape[0], *x_shape[1:])
 
     def forward(self, z: Tensor) -> dist.Distribution:
@@ -94,7 +93,7 @@ class DiscretizedLogisticDecoder(nn.Module):
     def __init__(self, net: nn.Module, *, levels: int = 256) -> None:
         super().__init__()
 
-        _check_levels(levels)
+        check_whole(least=2, levels=levels)
         self.net = net
         self.levels = levels
 
@@ -145,7 +144,7 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
     ) -> None:
         super().__init__()
 
-        _check_levels(levels)
+        check_whole(least=2, levels=levels)
         check_whole(components=components)
         self.net = net
         self.x_shape = tuple(x_shape)
@@ -182,11 +181,6 @@ class DiscretizedLogisticMixtureDecoder(nn.Module):
             event_shape=self.x_shape,
             levels=self.levels,
         )
-
-
-def _check_levels(levels: int) -> None:
-    if levels < 2:
-        raise InputError(f"There are {levels} levels.", "Give at least 2: 256 for 8-bit images.")
 
 
 def _in_levels(loc: Tensor, log_scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:

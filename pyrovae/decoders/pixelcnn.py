@@ -65,10 +65,9 @@ class PixelCNNDecoder(nn.Module):
                 f"A PixelCNNDecoder is for images, and x has the shape {tuple(x_shape)}.",
                 "Give images of shape (C, H, W).",
             )
-        if levels < 2:
-            raise InputError(f"A pixel cannot have {levels} levels.", "Give 2 or more.")
         _check_features(features, x_shape)
-        check_whole(layers=layers)
+        check_whole(layers=layers, kernel=kernel)
+        check_whole(least=2, levels=levels)
         if kernel < 3 or kernel % 2 == 0:
             raise InputError(f"The kernel is {kernel} wide.", "Give an odd number, 3 or more.")
 
@@ -217,6 +216,7 @@ class _OrderedConv(Conv2d):
 
 
 def _check_features(features: int, x_shape: tuple[int, ...]) -> None:
+    check_whole(features=features)
     if features < x_shape[0]:
         raise InputError(
             f"{features} features are fewer than the {x_shape[0]} channels of the image.",

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_finite
 from pyrovae.errors import InputError
 from pyrovae.networks import smooth_floor
 
@@ -43,11 +44,7 @@ class Positive(nn.Module):
     ) -> None:
         super().__init__()
 
-        if learn and not low > 0:
-            raise InputError(
-                f"The {floor} {low} is not above 0.",
-                f"Give a small one above 0, or do not learn the {name}.",
-            )
+        check_finite(above=0, **{floor or "low": low})
         if start == math.inf:
             raise InputError(f"The {name} is infinite.", f"Give a finite {name}.")
         least = low if learn else 0.0

@@ -40,9 +40,7 @@ __all__ = [
     "affine_bend",
     "check_box",
     "check_classes",
-    "check_dim",
     "check_sphere",
-    "check_temperature",
     "exact_kl",
     "factorizes",
     "innermost",
@@ -58,9 +56,7 @@ from pyrovae.distributions import gaussian_kl as gaussian_kl  # it registers KLs
 from pyrovae.distributions.arguments import (
     check_box,
     check_classes,
-    check_dim,
     check_sphere,
-    check_temperature,
 )
 from pyrovae.distributions.autoregressive import Autoregressive
 from pyrovae.distributions.autoregressive_normal import AutoregressiveNormal

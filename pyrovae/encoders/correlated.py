@@ -14,8 +14,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS, check_outputs, latent_dim_of
-from pyrovae.errors import InputError
 from pyrovae.networks import smooth_clamp
 
 # Bounds on the entries of U, before they are divided by the square root of their number.
@@ -47,7 +47,7 @@ class LowRankGaussianEncoder(nn.Module):
     def __init__(self, net: nn.Module, *, rank: int = 5) -> None:
         super().__init__()
 
-        _check_rank(rank)
+        check_whole(rank=rank)
         check_outputs(net, partial(self.net_shape, rank=rank))
 
         self.net = net
@@ -60,7 +60,7 @@ class LowRankGaussianEncoder(nn.Module):
         Raises:
             InputError: If the rank is less than 1.
         """
-        _check_rank(rank)
+        check_whole(rank=rank)
         return ((2 + rank) * latent_dim,)
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -131,14 +131,6 @@ class FullCovarianceGaussianEncoder(nn.Module):
         scale_tril = scale.unsqueeze(-1) * torch.linalg.cholesky(correlating)
 
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
-
-
-def _check_rank(rank: int) -> None:
-    if rank < 1:
-        raise InputError(
-            f"The rank of a LowRankGaussianEncoder is {rank}.",
-            "Give at least 1, or take a GaussianEncoder.",
-        )
 
 
 def _identity_and_square(matrix: Tensor) -> Tensor:

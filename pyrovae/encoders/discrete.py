@@ -20,6 +20,7 @@ from typing import ClassVar
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.checks import check_finite
 from pyrovae.distributions import (
     OneHotGroups,
     RelaxedBernoulli,
@@ -27,7 +28,6 @@ from pyrovae.distributions import (
     StraightThroughBernoulli,
     StraightThroughOneHotGroups,
     check_classes,
-    check_temperature,
 )
 from pyrovae.networks import smooth_clamp
 
@@ -147,7 +147,7 @@ class StraightThroughBernoulliEncoder(_Bits):
     def __init__(self, net: nn.Module, *, temperature: float = 0.5) -> None:
         super().__init__(net)
 
-        check_temperature(temperature)
+        check_finite(above=0, temperature=temperature)
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -182,7 +182,7 @@ class StraightThroughCategoricalEncoder(_Codes):
     def __init__(self, net: nn.Module, *, classes: int = 10, temperature: float = 0.5) -> None:
         super().__init__(net, classes=classes)
 
-        check_temperature(temperature)
+        check_finite(above=0, temperature=temperature)
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -214,7 +214,7 @@ class RelaxedBernoulliEncoder(_Bits):
     def __init__(self, net: nn.Module, *, temperature: float = 0.5) -> None:
         super().__init__(net)
 
-        check_temperature(temperature)
+        check_finite(above=0, temperature=temperature)
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -248,7 +248,7 @@ class RelaxedCategoricalEncoder(_Codes):
     def __init__(self, net: nn.Module, *, classes: int = 10, temperature: float = 0.5) -> None:
         super().__init__(net, classes=classes)
 
-        check_temperature(temperature)
+        check_finite(above=0, temperature=temperature)
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> dist.Distribution:

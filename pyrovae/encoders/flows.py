@@ -135,10 +135,11 @@ class SplineFlowEncoder(nn.Module):
         super().__init__()
 
         latent_dim = _latent_dim(net, layers, context, self.net_shape)
-        if latent_dim < 2 or bins < 2:
+        check_whole(least=2, bins=bins)
+        if latent_dim < 2:
             raise InputError(
-                f"Spline couplings of {latent_dim} dimensions and {bins} bins cannot bend.",
-                "Give at least 2 of each.",
+                "Spline couplings over 1 dimension couple nothing.",
+                "Give 2 or more latent dimensions, or take a MixtureEncoder.",
             )
         self.net = net
         self.layers = layers
@@ -177,11 +178,7 @@ class SplineFlowEncoder(nn.Module):
 
 
 def _latent_dim(net: nn.Module, layers: int, context: int, net_shape: Any) -> int:
-    if layers < 1 or context < 1:
-        raise InputError(
-            f"A flow of {layers} layers with a context of {context} bends nothing.",
-            "Give at least 1 of each, or take GaussianEncoder.",
-        )
+    check_whole(layers=layers, context=context)
     shape = getattr(net, "out_shape", None)
     if shape is None:
         raise InputError(

@@ -7,9 +7,9 @@ from functools import partial
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.distributions import NormalMixture
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS, check_outputs, latent_dim_of
-from pyrovae.errors import InputError
 from pyrovae.networks import smooth_clamp
 
 
@@ -36,7 +36,7 @@ class MixtureEncoder(nn.Module):
     def __init__(self, net: nn.Module, *, components: int = 5) -> None:
         super().__init__()
 
-        _check_components(components)
+        check_whole(least=2, components=components)
         check_outputs(net, partial(self.net_shape, components=components))
 
         self.net = net
@@ -49,7 +49,7 @@ class MixtureEncoder(nn.Module):
         Raises:
             InputError: If there are fewer than two components.
         """
-        _check_components(components)
+        check_whole(least=2, components=components)
         return (components * (1 + 2 * latent_dim),)
 
     def forward(self, x: Tensor) -> dist.Distribution:
@@ -66,11 +66,3 @@ class MixtureEncoder(nn.Module):
         component = dist.Normal(loc, smooth_clamp(log_scale, *LOG_SCALE_BOUNDS).exp())
 
         return NormalMixture(dist.Categorical(logits=logits), component.to_event(1))
-
-
-def _check_components(components: int) -> None:
-    if components < 2:
-        raise InputError(
-            f"The number of components of a MixtureEncoder is {components}.",
-            "Give at least 2, or take a GaussianEncoder.",
-        )

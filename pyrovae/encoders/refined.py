@@ -2,7 +2,6 @@
 
 __all__ = ["RefinedEncoder"]
 
-import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from pyrovae.checks import check_finite, check_whole
 from pyrovae.encoders.outputs import LOG_SCALE_BOUNDS
 from pyrovae.errors import InputError
 
@@ -64,11 +64,8 @@ class RefinedEncoder(nn.Module):
     ) -> None:
         super().__init__()
 
-        if steps < 1 or not 0 < lr < math.inf:
-            raise InputError(
-                f"A RefinedEncoder cannot take {steps} steps of length {lr}.",
-                "Give at least 1 step and a positive, finite lr, or take the encoder alone.",
-            )
+        check_whole(steps=steps)
+        check_finite(above=0, lr=lr)
 
         self.encoder = encoder
         self.prior = prior

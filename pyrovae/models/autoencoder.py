@@ -7,7 +7,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.distributions import ImproperUniform, check_dim
+from pyrovae.checks import check_whole
+from pyrovae.distributions import ImproperUniform
 from pyrovae.handlers import register
 from pyrovae.programs import check_parts
 
@@ -36,7 +37,7 @@ class Autoencoder(nn.Module):
     def __init__(self, latent_dim: int, decoder: nn.Module, encoder: nn.Module) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
         check_parts(decoder=decoder, encoder=encoder)
 
         self.latent_dim = latent_dim

@@ -163,8 +163,7 @@ class ResidualMLP(nn.Module):
     ) -> None:
         super().__init__()
 
-        if blocks < 0:
-            raise InputError(f"A ResidualMLP cannot have {blocks} blocks.", "Give 0 or more.")
+        check_whole(least=0, blocks=blocks)
         check_whole(hidden=hidden)
 
         self.in_shape = as_sizes("in_shape", in_shape)

@@ -5,7 +5,7 @@ __all__ = ["Centred", "Log1p", "Scaled"]
 import torch
 from torch import Tensor, nn
 
-from pyrovae.errors import InputError
+from pyrovae.checks import check_finite, check_whole
 
 
 class _OfOtherUnits(nn.Module):
@@ -35,11 +35,7 @@ class Centred(_OfOtherUnits):
     def __init__(self, net: nn.Module, *, levels: int = 256) -> None:
         super().__init__(net)
 
-        if levels < 2:
-            raise InputError(
-                f"There is nothing to centre in {levels} levels.",
-                "Give at least 2: 256 for 8-bit images.",
-            )
+        check_whole(least=2, levels=levels)
 
         self.levels = levels
 
@@ -76,11 +72,15 @@ class Scaled(_OfOtherUnits):
     Args:
         net: A network of numbers of the order of one.
         factor: The number $s$: $\sqrt D$ for unit vectors in $R^D$.
+
+    Raises:
+        InputError: If the factor is not above 0 and finite.
     """
 
     def __init__(self, net: nn.Module, *, factor: float) -> None:
         super().__init__(net)
 
+        check_finite(above=0, factor=factor)
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Conv2d, GroupNorm, Linear, on_maps, weight_norm
 from pyrovae.networks.sizes import as_sizes, check_strides
@@ -200,10 +201,7 @@ def _norm(depth: int, groups: int) -> nn.Module:
 
 
 def _check(channels: Sequence[int], blocks: int, groups: int) -> None:
-    if blocks < 0 or groups < 0:
-        raise InputError(
-            f"There cannot be {blocks} blocks, or {groups} groups, in a stage.", "Give 0 or more."
-        )
+    check_whole(least=0, blocks=blocks, groups=groups)
     if groups and any(wide % groups for wide in channels):
         raise InputError(
             f"{groups} groups do not divide the channels {tuple(channels)}.",

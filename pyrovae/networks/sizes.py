@@ -4,6 +4,7 @@ __all__ = ["as_sizes", "check_strides"]
 
 from collections.abc import Sequence
 
+from pyrovae.checks import whole
 from pyrovae.errors import InputError
 
 
@@ -16,7 +17,7 @@ def as_sizes(name: str, sizes: Sequence[int], *, dims: str = "") -> tuple[int, .
         dims: What their dimensions are to be; any if empty.
 
     Raises:
-        InputError: If they are one number, of other dimensions, or below 1.
+        InputError: If they are one number, of other dimensions, no whole numbers, or below 1.
 
     Example:
         >>> as_sizes("in_shape", [3, 17, 23], dims="C, H, W")
@@ -30,9 +31,10 @@ def as_sizes(name: str, sizes: Sequence[int], *, dims: str = "") -> tuple[int, .
             f"{name} is {made}, and this network's is to be ({dims}).",
             "Give data of these dimensions, or take an MLP, which has any.",
         )
-    if min(made, default=1) < 1:
-        raise InputError(f"{name} is {made}.", "Give sizes of 1 or more.")
-    return made
+    try:
+        return tuple(whole(name, size) for size in made)
+    except InputError:
+        raise InputError(f"{name} is {made}.", "Give whole numbers of 1 or more.") from None
 
 
 def check_strides(channels: Sequence[int], strides: Sequence[int]) -> None:

@@ -10,7 +10,8 @@ import torch
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
-from pyrovae.distributions import AutoregressiveNormal, check_dim
+from pyrovae.checks import check_whole
+from pyrovae.distributions import AutoregressiveNormal
 from pyrovae.drawn import DrawnWeights, weight_ranks
 from pyrovae.errors import InputError
 from pyrovae.networks import smooth_clamp
@@ -52,7 +53,7 @@ class AutoregressiveGaussianPrior(nn.Module):
     ) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
         if not hidden or min(hidden) < latent_dim:
             raise InputError(
                 f"Hidden layers of {tuple(hidden)} units are none, or too narrow for z.",

@@ -11,13 +11,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_finite, check_whole
 from pyrovae.distributions import (
     OneHotGroups,
     RelaxedBernoulli,
     RelaxedOneHotGroups,
     check_classes,
-    check_dim,
-    check_temperature,
 )
 
 
@@ -29,7 +28,7 @@ class _Bits(nn.Module):
     def __init__(self, latent_dim: int, *, learn_logits: bool = False) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         self.learn_logits = learn_logits
         _hold_logits(self, torch.zeros(latent_dim))
@@ -119,7 +118,7 @@ class RelaxedBernoulliPrior(_Bits):
     ) -> None:
         super().__init__(latent_dim, learn_logits=learn_logits)
 
-        check_temperature(temperature)
+        check_finite(above=0, temperature=temperature)
         self.temperature = temperature
 
     def forward(self) -> dist.Distribution:
@@ -157,7 +156,7 @@ class RelaxedCategoricalPrior(_Codes):
     ) -> None:
         super().__init__(latent_dim, classes=classes, learn_logits=learn_logits)
 
-        check_temperature(temperature)
+        check_finite(above=0, temperature=temperature)
         self.temperature = temperature
 
     def forward(self) -> dist.Distribution:

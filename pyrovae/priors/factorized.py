@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import StudentT, Uniform, check_box, check_dim
+from pyrovae.checks import check_whole
+from pyrovae.distributions import StudentT, Uniform, check_box
 from pyrovae.errors import InputError
 
 
@@ -31,7 +32,7 @@ class StandardNormal(nn.Module):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
 
         self.latent_dim = latent_dim
         # A buffer rather than a number, so that the draws follow the module's device and dtype.
@@ -55,7 +56,7 @@ class DiagonalGaussian(nn.Module):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
 
         self.latent_dim = latent_dim
         self.loc = nn.Parameter(torch.zeros(latent_dim))
@@ -84,7 +85,7 @@ class LaplacePrior(nn.Module):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
 
         self.latent_dim = latent_dim
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
@@ -113,7 +114,7 @@ class StudentTPrior(nn.Module):
     def __init__(self, latent_dim: int, *, df: float = 4.0) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
         if not 0 < df < math.inf:
             raise InputError(
                 f"The df of a StudentTPrior is {df}.",
@@ -149,7 +150,7 @@ class UniformPrior(nn.Module):
     def __init__(self, latent_dim: int, *, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
         check_box(low, high)
 
         self.latent_dim = latent_dim

@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.checks import check_whole
 from pyrovae.distributions import Coupling, Flow, Stack, affine_bend, spline_bend
 from pyrovae.distributions.bijections import Within
 from pyrovae.drawn import DrawnWeights, weight_ranks
@@ -60,6 +61,7 @@ class FlowPrior(nn.Module):
     def __init__(self, latent_dim: int, transforms: Iterable[Any]) -> None:
         super().__init__()
 
+        check_whole(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         self._stack = Stack(transforms, latent_dim)
         self.transforms = self._stack.transforms
@@ -166,8 +168,7 @@ class SplineFlowPrior(nn.Module):
     ) -> None:
         super().__init__()
 
-        if bins < 2:
-            raise InputError(f"A spline of {bins} bins cannot bend.", "Give at least 2.")
+        check_whole(least=2, bins=bins)
 
         self.latent_dim = latent_dim
         self.layers = layers
@@ -195,10 +196,11 @@ def _flow(
 
 def _networks(latent_dim: int, layers: int, hidden: int, *, parameters: int) -> nn.ModuleList:
     """A network for each layer, from the half that stays to the parameters of the other."""
-    if latent_dim < 2 or layers < 1:
+    check_whole(latent_dim=latent_dim, layers=layers, hidden=hidden)
+    if latent_dim < 2:
         raise InputError(
-            f"A flow of {layers} coupling layers over {latent_dim} dimensions couples nothing.",
-            "Give latent_dim at least 2 and layers at least 1.",
+            "Coupling layers over 1 dimension couple nothing.",
+            "Give 2 or more latent dimensions, or take a GaussianMixture.",
         )
     half = latent_dim // 2
     nets = nn.ModuleList()

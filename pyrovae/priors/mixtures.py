@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyrovae.checks import check_whole
-from pyrovae.distributions import Mixture, check_dim
+from pyrovae.distributions import Mixture
 from pyrovae.errors import InputError
 
 
@@ -30,7 +30,7 @@ class GaussianMixture(nn.Module):
     def __init__(self, latent_dim: int, *, components: int = 10, spread: float = 1.0) -> None:
         super().__init__()
 
-        check_dim(latent_dim)
+        check_whole(latent_dim=latent_dim)
         check_whole(components=components)
         if not 0 < spread < math.inf:
             raise InputError(
