@@ -24,9 +24,10 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
     """
     if name is not None:
         try:
-            device = torch.device(name)
-            if device.type not in ("cpu", "cuda"):
+            # Torch would name a dozen others that it has words for.
+            if str(name).split(":")[0] not in ("cpu", "cuda"):
                 raise RuntimeError("it is neither cpu nor cuda")
+            device = torch.device(name)
             torch.zeros(1, device=device).add_(1).item()
         except (RuntimeError, AssertionError) as error:
             raise InputError(

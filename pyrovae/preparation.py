@@ -41,6 +41,8 @@ from pyrovae.svi.stepper import LATE_STEPS
 
 COUNTS = ("epochs", "batch_size", "patience")
 POSITIVE = ("clip_norm", "lr")
+# What torch.manual_seed takes.
+MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
 NO_CLIPPING = ("clip_norm", math.inf)
 
 
@@ -51,6 +53,8 @@ def check_options(*, seed: int = 0, **options: Any) -> None:
         InputError: Naming the option.
     """
     check_whole(least=None, seed=seed)
+    if not MIN_SEED <= seed <= MAX_SEED:
+        raise InputError(f"seed is {seed}, of more than 64 bits.", "Give a smaller number.")
     check_whole(**{name: options.pop(name) for name in COUNTS if name in options})
     for name, value in options.items():
         # An infinite norm is never exceeded, and clips nothing.

@@ -402,6 +402,7 @@ def test_data_outside_the_support_are_refused_with_nothing_written(x, words, tmp
         ({"batch_size": 2.5}, "batch_size is 2.5. Give a whole"),
         ({"batch_size": True}, "batch_size is True. Give a whole"),
         ({"seed": 1.5}, "seed is 1.5. Give a whole number.$"),
+        ({"seed": 2**64}, "of more than 64 bits"),
         ({"lr_schedule": 1.0}, "lr_schedule 1.0 is no function.*cosine"),
         ({"bound": pyrovae.IWAE}, r"the class IWAE, .* Give IWAE\("),
         ({"bound": TraceGraph_ELBO}, r"the class TraceGraph_ELBO, .* Give"),

@@ -117,7 +117,15 @@ def plan(options: Any, spec: str | None, words: list[str]) -> Plan:
     from pyrovae.preparation import check_bound, check_options, check_replays
     from pyrovae.resuming import start_from
 
-    check_options(lr=options.lr, epochs=options.epochs, batch_size=options.batch_size)
+    check_options(
+        lr=options.lr,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        kl_warmup=options.kl_warmup,
+        clip_norm=options.clip_norm,
+        patience=options.patience,
+        seed=options.seed,
+    )
     check_replays(options.steps_per_replay, options.engine)
     device = resolve_device(options.device)
     decoder = chosen("decoder", options, words) if spec is None else None
