@@ -208,7 +208,7 @@ def read_class(path: Path, name: str, kind: str) -> Entry | None:
     the file imports them. Nothing is run.
 
     Raises:
-        InputError: If the file is no Python.
+        InputError: If the file is no Python, or the class has options without names.
     """
     try:
         tree = ast.parse(path.read_text())
@@ -338,10 +338,20 @@ def _init(node: ast.ClassDef) -> ast.FunctionDef | None:
 
 
 def _arguments(node: ast.ClassDef) -> Iterator[tuple[ast.arg, ast.expr | None]]:
-    """The arguments of a constructor behind self, with their defaults."""
+    """The arguments of a constructor behind self, with their defaults.
+
+    Raises:
+        InputError: If one cannot be given by its name.
+    """
     init = _init(node)
     assert init is not None
-    positional = init.args.args[1:]
+    placed = init.args.posonlyargs
+    if len(placed) > 1:
+        raise InputError(
+            f"The constructor of {node.name} takes {placed[-1].arg!r} by its place alone.",
+            "Leave out the / behind it: options are given by name.",
+        )
+    positional = [*placed, *init.args.args][1:]
     missing: list[ast.expr | None] = [None] * (len(positional) - len(init.args.defaults))
     yield from zip(positional, [*missing, *init.args.defaults], strict=True)
     yield from zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)

@@ -60,10 +60,10 @@ def inspect_program(program: Program, batch: Batch) -> Structure:
 
     Raises:
         InputError: If it cannot be run, samples from what is no distribution, observes nothing,
-            observes outside the plate, has a latent in the guide that the model lacks, has in
-            another size or cannot have drawn, has a likelihood of another shape than what it
-            observes, or cannot explain these examples; if a plate takes a part of itself at
-            random, or a guide of Pyro's has parameters for each example.
+            observes outside the plate, has a latent of no number, or one in the guide that the
+            model lacks, has in another size or cannot have drawn, has a likelihood of another
+            shape than what it observes, or cannot explain these examples; if a plate takes a part
+            of itself at random, or a guide of Pyro's has parameters for each example.
     """
     few = Batch(batch.x[:FEW], None if batch.y is None else batch.y[:FEW])
     with evaluating(program):
@@ -173,7 +173,7 @@ def _check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses a model that observes nothing of single examples, and a guide of other latents."""
+    """Refuses a model that observes nothing of an example, and latents that are alone or empty."""
     observed = sites(model_trace, observed=True)
     if not observed:
         raise InputError("The model observes nothing.", "Give its likelihood obs=x.")
@@ -191,6 +191,12 @@ def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
             raise InputError(
                 f"The guide samples {name!r}, which the model does not.",
                 "Give the latent the same name in model and guide.",
+            )
+        if not site["value"].numel():
+            shape = tuple(site["fn"].event_shape)
+            raise InputError(
+                f"The latent {name!r} has the shape {shape}, and no value.",
+                "Give it a dimension or more.",
             )
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "defined_in",
     "describe",
     "digest",
+    "failure",
     "held_to",
     "is_as_it_was",
     "is_own_file",
@@ -24,6 +25,7 @@ __all__ = [
 import hashlib
 import json
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import invalidate_caches
@@ -179,15 +181,23 @@ def load(path: Path, name: str, *, sha256: str | None = None, beside: Beside | N
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{path} cannot be run ({type(error).__name__}: {error}).", "Mend the file."
-        ) from error
+        raise failure(path, error) from error
     _BESIDE[path] = neighbours.found
 
     found = getattr(module, name, None)
     if not callable(found):
         raise InputError(f"{path} defines no {name!r}.", "Name it as file.py:name.")
     return found
+
+
+def failure(path: Path, error: Exception) -> InputError:
+    """What to raise where a file of the user's own raises an error, with the line that did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    place = f", in line {lines[-1]}" if lines else ""
+    return InputError(
+        f"{path} cannot be run ({type(error).__name__}: {error}{place}).", "Mend the file."
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pyrovae import user_files
+from pyrovae.errors import InputError
 from pyrovae.programs import Program, as_module
 
 Builder = Callable[..., Program]
@@ -93,6 +94,18 @@ def make(config: Mapping[str, Any], x_shape: tuple[int, ...], path: Path) -> Pro
         InputError: If the file holds something else, cannot be run, or makes no program.
     """
     builder = user_files.load(path, config["function"], **user_files.held_to(config))
-    program = builder(x_shape, **config["arguments"])
+    try:
+        signature(builder).bind(x_shape, **config["arguments"])
+    except TypeError as error:
+        raise InputError(
+            f"{path}:{config['function']} cannot be called with the shape of the data ({error}).",
+            "Let its first argument be that of one observation, and name all others.",
+        ) from error
+    try:
+        program = builder(x_shape, **config["arguments"])
+    except InputError:
+        raise
+    except Exception as error:
+        raise user_files.failure(path, error) from error
     as_module(program)
     return program

@@ -3,10 +3,11 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import AsIs, Binarize, Dequantize, Preprocessing, Standardize
+from pyrovae.data import AsIs, Binarize, Dequantize, Preprocessing, Standardize, load_data
 from pyrovae.errors import InputError
 
 EVERY = [
@@ -186,3 +187,13 @@ def test_moments_of_large_bytes_do_not_overflow():
     raw[::2] = 252
     assert Standardize.of(raw).mean == 251
     assert Standardize.of(raw).scale == 1
+
+
+def test_moments_are_not_applied_to_observations_of_other_numbers(tmp_path):
+    draw = np.random.default_rng(0).standard_normal
+    np.savez(tmp_path / "x.npz", train=draw((30, 3)), test=draw((9, 4)))
+    with pytest.raises(InputError, match=r"of shape \(4,\), and the moments .* \(3,\)"):
+        load_data(tmp_path / "x.npz")
+    sequences = load_data(draw((30, 5, 3)), sequences=True)
+    sequences.preprocessing.check(torch.zeros(2, 7, 3))  # of another length
+    load_data(draw((30, 3, 6, 6))).preprocessing.check(torch.zeros(2, 3, 8, 8))

@@ -300,6 +300,23 @@ def test_a_model_that_observes_nothing_is_refused(x):
         structure_of(blind, x)
 
 
+def test_a_latent_of_no_number_is_refused(x):
+    vae = small_vae()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 0), 1.0).to_event(1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 0), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros(5), 1.0).to_event(1), obs=x)
+
+    empty = functions_over(vae, model=model, guide=guide)
+    with pytest.raises(InputError, match=r"latent 'z' has the shape \(0,\), and no value"):
+        structure_of(empty, x)
+
+
 def test_an_observation_outside_the_plate_is_refused(x):
     vae = small_vae()
 

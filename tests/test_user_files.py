@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import py_compile
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -192,6 +193,28 @@ def test_a_part_of_the_users_own_is_copied_and_trusted_alike():
         pyrovae.load("run")
     assert same(weights(pyrovae.load("run", trust_source=True).program), before)
     assert not Path("canary").exists()
+
+
+def test_a_part_whose_size_has_no_name_is_refused(capsys):
+    Path("wide.py").write_text(PART.replace("latent_dim, *,", "latent_dim, /,"))
+    said = fails(capsys, "train", "--prior", "wide.py:Wide", "--epochs", "1")
+    assert "The constructor of Wide takes 'latent_dim' by its place alone." in said
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("def build(x_shape):\n    return None + 1", "cannot be run (TypeError: .*, in line 2)"),
+        ("def build():\n    pass", "cannot be called with the shape of the data"),
+        ("def build(x_shape, size, /):\n    pass", "cannot be called with the shape"),
+        ("def build(x_shape):\n    return 3", "A int has no methods model and guide"),
+    ],
+)
+def test_what_makes_no_program_is_refused(text, cause, capsys):
+    Path("mine.py").write_text(text)
+    words = ["--build.size", "3"] if "size" in text else []
+    said = fails(capsys, "train", "mine.py", "--data", "digits", *words)
+    assert re.search(cause.replace("(", r"\(").replace(")", r"\)"), said), said
 
 
 # ── Resuming ──

@@ -66,7 +66,7 @@ class Preprocessing(ABC):
         """Refuses data that are not of the units it was made for.
 
         Raises:
-            InputError: Naming the range of the data.
+            InputError: Naming the range, or the shape, of the data.
         """
         return
 
@@ -271,6 +271,15 @@ class Standardize(Preprocessing):
             has_codes = torch.tensor([codes > 0 for codes in columns], device=raw.device)
             mean, scale = mean.masked_fill(has_codes, 0.0), scale.masked_fill(has_codes, 1.0)
         return cls(mean.float(), scale.float())
+
+    def check(self, raw: Rows) -> None:
+        """Refuses observations of other numbers than those that the moments are of."""
+        own, given = tuple(self.mean.shape), tuple(raw.shape[1:])
+        if any(m not in (1, size) for m, size in zip(own[::-1], given[::-1], strict=False)):
+            raise InputError(
+                f"The data are of shape {given}, and the moments to standardise them by {own}.",
+                "Give data of the shape of those that were trained on.",
+            )
 
     def apply(self, raw: Tensor, noise: Tensor | None) -> Tensor:
         """Standardised values."""
