@@ -188,6 +188,7 @@ def fit(
     check_schedule(lr_schedule)
     check_callback(on_epoch)
     check_config(config)
+    bound = bound or Trace_ELBO()
     if kl_warmup and not weighs_kl(bound):
         raise InputError(
             f"{bound!r} leaves no KL for a warm-up to raise.",
@@ -201,6 +202,7 @@ def fit(
     splits = {name: split.to(target) for name, split in given.items()}
     if patience is not None and "valid" not in splits:
         raise InputError("Early stopping needs validation data.", "Give valid, or no patience.")
+    examples = splits["train"]
 
     with (
         joined() as ranks,
@@ -215,29 +217,20 @@ def fit(
             )
         path, before = _place(run_dir, resume, ranks)
         structure = check_program(program, splits)
-        check_bound(program, structure, bound or Trace_ELBO(), splits["train"].head(3))
-        check_plate(structure, len(splits["train"]), batch_size, ranks.size)
-        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        if not parameters:
-            raise InputError(
-                f"The program {type(program).__name__} has no parameter to train.",
-                "Make it an nn.Module, or keep the modules that it uses as its attributes.",
-            )
-        steps = -(-len(splits["train"]) // batch_size)
-        weight = torch.ones((), device=target) if kl_warmup else None
-        train_set = splits["train"]
-        redraw = train_set.redraw if train_set.preprocessing.redraws else None
+        check_bound(program, structure, bound, examples.head(3))
+        check_plate(structure, len(examples), batch_size, ranks.size)
+        parameters = _trained(program, module)
         objective = Objective(
             program,
             structure,
-            bound or Trace_ELBO(),
-            weight,
-            prepare=redraw,
+            bound,
+            torch.ones((), device=target) if kl_warmup else None,
+            prepare=examples.redraw if examples.preprocessing.redraws else None,
             shared=ranks.size > 1,
         )
         made = _make(optimizer, list(parameters.values()))
         if steps_per_replay > 1:
-            _check_recordable(made, ranks, steps_per_replay, len(splits["train"]) // batch_size)
+            _check_recordable(made, ranks, steps_per_replay, len(examples) // batch_size)
         told = {
             "program": describe_program(program),
             "parameters": sum(p.numel() for p in module.parameters()),
@@ -246,7 +239,7 @@ def fit(
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "kl_warmup": kl_warmup,
-                "bound": _name(bound or Trace_ELBO()),
+                "bound": _name(bound),
                 "optimizer": _describe_optimizer(made),
                 "clip_norm": clip_norm,
                 "patience": patience,
@@ -262,6 +255,7 @@ def fit(
         if before is not None:
             told = before.merged(told)
             engine = told["engine"]["name"] if "engine" in told else engine
+        steps = -(-len(examples) // batch_size)
         step = Stepper(
             objective,
             made,
@@ -273,12 +267,7 @@ def fit(
             find_cause=objective.find_cause,
             exchange=Exchange(ranks, parameters) if ranks.size > 1 else None,
         )
-        environment = {
-            **describe_environment(target),
-            "date": f"{datetime.now():%Y-%m-%d}",
-            **({"launch": launch} if (launch := launched_by()) else {}),
-        }
-        run = Run(program, splits, [], told, environment, path)
+        run = Run(program, splits, [], told, _environment(target), path)
         loop = Loop(
             run=run,
             objective=objective,
@@ -306,6 +295,31 @@ def fit(
             module.eval()
 
     return run
+
+
+def _trained(program: Program, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a run changes, by name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise InputError(
+            f"The program {type(program).__name__} has no parameter to train.",
+            "Make it an nn.Module, or keep the modules that it uses as its attributes.",
+        )
+    return parameters
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What a run is trained by, and on which day."""
+    launch = launched_by()
+    return {
+        **describe_environment(device),
+        "date": f"{datetime.now():%Y-%m-%d}",
+        **({"launch": launch} if launch else {}),
+    }
 
 
 def _check_recordable(
