@@ -52,7 +52,9 @@ class PyrovaeError(Exception):
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
-        # The default is for Pyro, whose tracer raises an error anew with one argument.
+        # Pyro's tracer raises an error anew, with its words and the shapes of a trace behind them
+        # as the one argument.
+        cause = cause.partition("\nTrace Shapes:")[0]
         super().__init__(f"{cause} {remedy}".strip())
 
         self.cause = cause

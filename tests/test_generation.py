@@ -436,7 +436,8 @@ def test_rows_of_an_example_stay_its_own():
 def test_latents_of_another_layout_than_examples_first_are_refused():
     """The site's own layout has the rows of an example before the examples."""
     given = {"top": torch.zeros(5, 2), "z": torch.zeros(5, 3)}
-    with pytest.raises(InputError, match=r"shape \(5,\), and .*\(5, 3\).*Give .*\('N', 5\)\."):
+    words = r"shape \(5,\), and .*\(5, 3\).*Give .*\('N', 5\)\.$"
+    with pytest.raises(InputError, match=words):
         decode(Rows(), given, torch.zeros(1, 5))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -618,3 +619,10 @@ def test_counts_are_read_by_their_logarithms_and_learned_inputs_on_both_sides_of
     torch.testing.assert_close(read, logs * torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0]))
     (slope,) = torch.autograd.grad(read.sum(), x)
     torch.testing.assert_close(slope, 1 / (1 + x.abs()))
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    eight = np.int64(8)
+    assert MLP((eight,), torch.Size([3]), hidden=[eight])(torch.zeros(2, 8)).shape == (2, 3)
+    assert RecurrentEncoderNet((5, 2), (4,), hidden=eight)(torch.zeros(2, 5, 2)).shape == (2, 4)
+    assert ResidualMLP((5,), (4,), hidden=eight, blocks=np.int8(1))(torch.zeros(5)).shape == (4,)

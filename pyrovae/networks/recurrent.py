@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks import check_whole
+from pyrovae.checks import check_whole, whole
 from pyrovae.errors import InputError
 from pyrovae.networks.layers import Embedding, Linear
 from pyrovae.networks.missing import values_and_mask
@@ -219,7 +219,8 @@ def make_recurrent(cell: str, features: int, hidden: int, *, bidirectional: bool
     Raises:
         InputError: If there is no such cell, or no state.
     """
-    check_whole(hidden=hidden)
+    # Torch's layers take no whole numbers but Python's.
+    hidden = whole("hidden", hidden)
     if cell not in _CELLS:
         raise InputError(f"There is no cell {cell!r}.", f"Take {' or '.join(_CELLS)}.")
     return _CELLS[cell](features, hidden, batch_first=True, bidirectional=bidirectional)
